@@ -1,0 +1,48 @@
+"""One plotting style: a colour and a marker for each thing the book compares, the same on every page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from cycler import cycler
+
+#: thing -> keyword arguments of `Axes.plot`; colours from the Okabe-Ito palette, never the only difference
+LINES: dict[str, dict[str, Any]] = {
+    "forward": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "reverse": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    "rope": {"color": "#009E73", "marker": "^", "linestyle": "-"},
+    "alibi": {"color": "#CC79A7", "marker": "D", "linestyle": "-."},
+    "autoregressive": {"color": "#555555", "marker": "x", "linestyle": ":"},
+    "paper": {"color": "#000000", "marker": "*", "linestyle": "none"},
+    "bound": {"color": "#000000", "marker": "", "linestyle": (0, (5, 2))},
+    "control": {"color": "#E69F00", "marker": "v", "linestyle": ":"},
+}
+
+
+def style() -> None:
+    """Set the book's style; call once at the head of a chapter."""
+    plt.rcParams.update({
+        "figure.figsize": (7.2, 3.2),
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "lines.markersize": 4,
+        "lines.linewidth": 1.5,
+        "legend.frameon": False,
+        "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"])
+        + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
+    })
+
+
+def band(axes: Any, x: Any, runs: Any, **line: Any) -> None:
+    """Mean over the first axis of ``runs`` (seeds) as a line, with the range over seeds shaded."""
+    import numpy as np
+
+    runs = np.asarray(runs, dtype=float)
+    axes.plot(x, runs.mean(0), **line)
+    axes.fill_between(x, runs.min(0), runs.max(0), color=line.get("color"), alpha=0.15, linewidth=0)
