@@ -1,0 +1,1 @@
+"""The steps that the Snakefile calls: resolve parameters, execute a chapter, compute the ledger, render pages."""

@@ -1,0 +1,89 @@
+"""Render notebooks as HTML pages:  python -m pipeline.pages OUTPUT NOTEBOOKS RECORDS
+
+NOTEBOOKS is the folder of executed chapters, RECORDS that of their provenance. Nothing is executed. The pages are
+rendered in a staging folder and take the place of the old ones only when they are whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from pipeline import chapters
+
+STAGE = chapters.ROOT / "_build" / "stage"
+
+
+def stage(notebooks: Path, records: Path, folder: Path) -> None:
+    """Lay out what Jupyter Book reads: its two settings files, the bibliography, and the executed chapters."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "book").mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(chapters.ROOT / name, folder / name)
+    for path in sorted((chapters.ROOT / "book").iterdir()):
+        if path.name == "_static":
+            shutil.copytree(path, folder / "_static")
+        elif path.suffix in {".bib"} or path.stem == "references":
+            shutil.copy2(path, folder / "book" / path.name)
+    for chapter in chapters.chapters():
+        stage_chapter(chapter, notebooks, records, folder)
+
+
+def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> None:
+    """One chapter, with a last line that says which run its numbers come from."""
+    path = notebooks / f"{chapter}.ipynb"
+    if not path.exists():
+        sys.exit(f"{path}: this chapter has not been executed; `make book` executes it, `make record` records it")
+    book = nbformat.read(path, as_version=4)
+    cell = nbformat.v4.new_markdown_cell(provenance_line(json.loads((records / f"{chapter}.json").read_text())))
+    cell["id"] = f"{chapter}-provenance"
+    book.cells.append(cell)
+    nbformat.write(book, folder / "book" / path.name)
+
+
+def provenance_line(run: dict) -> str:
+    """The run behind a page, as its last line."""
+    values = ", ".join(f"{name} = {value}" for name, value in run["parameters"].items()) or "none"
+    packages = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return (f":::{{admonition}} Where these numbers come from\n:class: dropdown provenance\n"
+            f"Executed {run['started']} from commit `{run['commit']}` on {run['device']} in {run['seconds']:.0f} s, "
+            f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n:::")
+
+
+def render(folder: Path, output: Path) -> None:
+    """Build the HTML with every warning an error, and put it in place of the old pages."""
+    built = folder.with_name("rendered")
+    shutil.rmtree(built, ignore_errors=True)
+    command = ["jupyter-book", "build", str(folder), "--path-output", str(built),
+               "-W", "-n", "--keep-going", "--quiet"]
+    if subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode:
+        sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    (built / "_build" / "html").rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(built, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("notebooks", type=Path)
+    parser.add_argument("records", type=Path)
+    asked = parser.parse_args()
+    stage(asked.notebooks, asked.records, STAGE)
+    render(STAGE, asked.output)
+
+
+if __name__ == "__main__":
+    main()
