@@ -1,4 +1,13 @@
-"""Positional encodings: the rotary frequencies that everything in the routing theory is made of."""
+"""Positional encodings: what each adds to the embeddings, does to queries and keys, and adds to the scores.
+
+Sec. 3 needs one distinction only: a *relative* encoding touches the scores and leaves the value vectors
+free of position; an *absolute* one is added to the embeddings, so that values carry position too (App.
+E.2). An encoding is a small object without state of its own. Where it has something to learn, it names the
+shape (`weight_shape`) and is handed the tensor; leading axes of that tensor (an ensemble's) pass through.
+
+Sources: rope (Su et al. 2024), alibi (Press et al. 2022), learned and sinusoidal (Vaswani et al. 2017), t5
+(Raffel et al. 2020).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +15,14 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+T5_BUCKETS, T5_REACH = 32, 128  # buckets of both directions together; offsets from T5_REACH on share one
 
 
-def rope_frequencies(head_dim: int, base: float = 10_000.0) -> np.ndarray:
+def rope_frequencies(head_dim: int | np.integer, base: float | int | np.number = 10_000.0) -> np.ndarray:
     """Angular frequencies of RoPE's planes, theta_i = base**(-2 i / head_dim), in radians a position.
 
     :param head_dim: d, the number of coordinates of a query or key; even and positive
@@ -22,3 +36,160 @@ def rope_frequencies(head_dim: int, base: float = 10_000.0) -> np.ndarray:
         raise ValueError(f"base must be a finite number above 1, not {base!r}")
     exponents = -2.0 * np.arange(int(head_dim) // 2) / int(head_dim)
     return np.asarray(float(base) ** exponents)
+
+
+class Encoding:
+    """No encoding at all (``none``), and the base of the others.
+
+    :param length: number of positions
+    :param width: D, coordinates of an embedding
+    :param heads: attention heads; the head dimension is ``width // heads``
+    """
+
+    #: position enters the embeddings, and through them the values
+    absolute = False
+
+    def __init__(self, length: int, width: int, heads: int = 1) -> None:
+        if heads < 1 or width % heads:
+            raise ValueError(f"width {width} must be a multiple of heads {heads}")
+        self.length, self.width, self.heads = length, width, heads
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """Shape of the learned tensor, or None."""
+        return None
+
+    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+        """What is added to the embedding at each position; None for relative encodings."""
+        return None
+
+    def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
+        """Queries or keys, one a position, as the scores see them."""
+        return x
+
+    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+        """What is added to the scores, row = query position; None for nothing."""
+        return None
+
+    @property
+    def offsets(self) -> Int[Tensor, "length length"]:
+        """Key position minus query position."""
+        positions = torch.arange(self.length)
+        return positions[None, :] - positions[:, None]
+
+
+class Rope(Encoding):
+    """Query and key at position p turned by R(p), so that their product is q^T R(j - i) k (Sec. 4.2).
+
+    A plane is a pair of neighbouring coordinates, as in the block form of the theory.
+    """
+
+    def __init__(self, length: int, width: int, heads: int = 1) -> None:
+        super().__init__(length, width, heads)
+        if width // heads % 2:
+            raise ValueError(f"rope: the head dimension width / heads must be even, not {width} / {heads}")
+        angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width // heads))
+        self._cos, self._sin = angles.cos().float(), angles.sin().float()
+
+    def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
+        cos, sin = (table.to(x.dtype) for table in (self._cos, self._sin))
+        first, second = x[..., 0::2], x[..., 1::2]
+        return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+
+
+class Alibi(Encoding):
+    """Score minus mu |i - j|: the same on both sides; head h = 1, 2, ... has mu = 2**(-8 h / heads)."""
+
+    def slopes(self) -> Float[Tensor, " heads"]:
+        return 2.0 ** (-8.0 * torch.arange(1, self.heads + 1) / self.heads)
+
+    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+        return -self.slopes()[:, None, None] * self.offsets.abs()
+
+
+class DirectionalAlibi(Alibi):
+    """ALiBi that knows left from right: keys to the left cost a constant `LEFT` more, whatever their
+    distance.
+
+    Still a function of position alone, so Prop. 4.5 holds for it word for word.
+    """
+
+    LEFT = 1.0
+
+    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+        return -self.slopes()[:, None, None] * self.offsets.abs() - self.LEFT * (self.offsets < 0)
+
+
+class T5(Encoding):
+    """A learned bias for each head and bucket of offsets: near offsets one by one, far ones by powers."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        return (self.heads, T5_BUCKETS)
+
+    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+        assert weight is not None
+        return weight[..., self.buckets()]
+
+    def buckets(self) -> Int[Tensor, "length length"]:
+        """The bucket of each pair of positions: half of them for keys to the right, half for the rest."""
+        half, distance = T5_BUCKETS // 2, self.offsets.abs()
+        exact = half // 2
+        growth = torch.log(distance.clamp(min=1) / exact) / math.log(T5_REACH / exact)
+        far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
+        return half * (self.offsets > 0) + torch.where(distance < exact, distance, far)
+
+
+class Learned(Encoding):
+    """A learned vector for each position, added to the embedding."""
+
+    absolute = True
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        return (self.length, self.width)
+
+    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+        return weight
+
+
+class Sinusoidal(Encoding):
+    """Sines and cosines of the position, added to the embedding.
+
+    Divided by the root of the width: embeddings here start at that scale, where Vaswani et al. multiply
+    theirs by the root instead.
+    """
+
+    absolute = True
+
+    def __init__(self, length: int, width: int, heads: int = 1) -> None:
+        super().__init__(length, width, heads)
+        if width % 2:
+            raise ValueError(f"sinusoidal: the width must be even, not {width}")
+        angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width))
+        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+        self._table = (table / math.sqrt(width)).float()
+
+    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+        return self._table
+
+
+ENCODINGS: dict[str, type[Encoding]] = {
+    "rope": Rope,
+    "alibi": Alibi,
+    "alibi_directional": DirectionalAlibi,
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "t5": T5,
+    "none": Encoding,
+}
+
+
+def encoding(name: str, length: int, width: int, heads: int = 1) -> Encoding:
+    """The encoding of that name.
+
+    :raises ValueError: for an unknown name, or sizes that the encoding cannot serve
+    """
+    if name not in ENCODINGS:
+        raise ValueError(f"unknown encoding {name!r}; one of {', '.join(ENCODINGS)}")
+    return ENCODINGS[name](length, width, heads)

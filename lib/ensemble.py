@@ -1,0 +1,204 @@
+"""Many models of equal settings trained as one: every weight has a leading axis over members.
+
+All weights live in one buffer (members, parameters), so optimiser, clipping, moving average and checkpoint
+are a few operations on plain matrices. `Ensemble.member` gives the i-th model as a plain `Transformer`.
+
+A one-layer masked model needs little of a transformer's work (*the short way*): queries are only asked at
+masks, so they are one vector a position; keys and values depend on (token, position), or on the token
+alone, and are computed once for the vocabulary and not once for each token of each sequence; scores are
+then looked up. With values free of position, attention reduces to the mass it puts on each token, and W_O
+W_V is applied to the vocabulary: the storage-routing decomposition, sum over tokens of mass x stored value,
+is how the program computes. What is left, and dominates, is the MLP and the unembedding at masked
+positions. All other models go through `Transformer` itself, mapped over members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from lib import letters
+from lib.encodings import encoding
+from lib.transformer import Settings, Transformer, initialise
+
+
+class Ensemble:
+    """Weights of several models, and their logits.
+
+    :param settings: shared by all members
+    :param flat: (members, parameters) in the order of `Transformer.named_parameters`; used, not copied
+    """
+
+    def __init__(self, settings: Settings, flat: Float[Tensor, "members parameters"]) -> None:
+        self.settings = settings
+        self.template = Transformer(settings)
+        self.template.requires_grad_(False)
+        count = sum(weight.numel() for weight in self.template.parameters())
+        if flat.shape[1] != count:
+            raise ValueError(f"flat has {flat.shape[1]} parameters a member; these settings have {count}")
+        self.flat = flat.detach()
+        self.weights = {
+            name: self.flat[:, part].view(len(flat), *shape).requires_grad_()
+            for name, part, shape in self.layout()
+        }
+        self.encoding = encoding(settings.encoding, settings.positions, settings.width, settings.heads)
+        self.training = False
+
+    @classmethod
+    def from_seeds(cls, settings: Settings, seeds: Sequence[int]) -> Ensemble:
+        """Fresh weights, one member a seed."""
+        return cls.of([initialise(Transformer(settings), seed) for seed in seeds])
+
+    @classmethod
+    def of(cls, models: Sequence[Transformer]) -> Ensemble:
+        """An ensemble of copies of plain models."""
+        flat = [torch.cat([weight.detach().reshape(-1) for weight in model.parameters()]) for model in models]
+        return cls(models[0].settings, torch.stack(flat))
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def layout(self) -> list[tuple[str, slice, torch.Size]]:
+        """Name, columns of the buffer, and shape of each weight."""
+        found, start = [], 0
+        for name, weight in self.template.named_parameters():
+            found.append((name, slice(start, start + weight.numel()), weight.shape))
+            start += weight.numel()
+        return found
+
+    def member(self, index: int) -> Transformer:
+        """A copy of one member as a plain model."""
+        model = Transformer(self.settings)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(self.weights[name][index])
+        return model.eval()
+
+    def gradient(self, losses: Float[Tensor, " members"]) -> Float[Tensor, "members parameters"]:
+        """Gradient of each member's loss in its own weights, in the buffer's layout."""
+        parts = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    # Logits -------------------------------------------------------------------------------------------------
+
+    def logits(
+        self, tokens: Int[Tensor, "members batch length"], rows: Int[Tensor, "members rows"]
+    ) -> Float[Tensor, "members rows clean"]:
+        """Logits at the given rows of each member's flattened batch.
+
+        :raises ValueError: if a masked model of depth 1 is asked at a row that is no mask
+        """
+        if self.settings.causal or self.settings.depth > 1:
+            return self._mapped(tokens, rows)
+        if not bool((tokens.flatten(1).gather(1, rows) == letters.MASK).all()):
+            raise ValueError("rows: a masked model is asked at masked positions only")
+        return self._short(tokens, rows)
+
+    def _mapped(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        self.template.train(self.training)
+        def call(weights: dict[str, Tensor], ids: Tensor, wanted: Tensor) -> Tensor:
+            return functional_call(self.template, weights, (ids,), {"rows": wanted}).logits
+
+        return vmap(call, randomness="different")(self.weights, tokens, rows)
+
+    def _short(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        length = self.settings.length
+        # the whole sequence of each row, (members, rows, length)
+        context = tokens.gather(1, (rows // length)[..., None].expand(-1, -1, length))
+        position = rows % length
+        weights = self._routing(context, position)
+        x = self._stream(position) + self._drop(self._retrieved(weights, context))
+        if self.settings.mlp:
+            x = x + self._drop(self._mlp(self._norm(x, "blocks.0.norm2")))
+        return self._linear(self._norm(x, "norm"), "head")
+
+    def score_table(self) -> Float[Tensor, "members heads length tokens length"]:
+        """Score from a mask at i to token v at j; at depth 1 no other token matters."""
+        x = self._inputs()
+        # (members, heads, tokens, 1 or length, head dimension)
+        keys = self._heads(self._linear(x, "blocks.0.attention.key"))
+        queries = self._heads(self._linear(x[:, letters.MASK :], "blocks.0.attention.query"))[:, :, 0]
+        length = self.settings.length
+        keys = self.encoding.turned(keys.expand(-1, -1, -1, length, -1))
+        queries = self.encoding.turned(queries.expand(-1, -1, length, -1)) / math.sqrt(keys.shape[-1])
+        table = (queries @ keys.flatten(2, 3).mT).unflatten(-1, keys.shape[2:4])
+        bias = self.encoding.bias(self.weights.get("position"))
+        return table if bias is None else table + bias.unsqueeze(-2)
+
+    def _inputs(self) -> Tensor:
+        """What attention sees of each token (and position): (members, tokens, 1 or length, width)."""
+        x = self.weights["embedding"][:, :, None]
+        added = self.encoding.added(self.weights.get("position"))
+        if added is not None:
+            x = x + (added if added.dim() == 2 else added[:, None])
+        return self._norm(x, "blocks.0.norm1")
+
+    def _routing(self, context: Tensor, position: Tensor) -> Tensor:
+        """Attention weights alpha of each row: (members, heads, rows, length)."""
+        length, table = self.settings.length, self.score_table()
+        place = position[..., None] * (letters.TOKENS * length) + context * length + torch.arange(length)
+        place = place[:, None].expand(-1, table.shape[1], -1, -1)
+        scores = table.flatten(2).gather(2, place.flatten(2)).view(place.shape)
+        return scores.softmax(-1)
+
+    def _retrieved(self, weights: Tensor, context: Tensor) -> Tensor:
+        """What attention adds to the residual stream at each row: (members, rows, width)."""
+        stored = self._stored()  # (members, heads, tokens, 1 or length, width)
+        members, heads, rows, length = weights.shape
+        tokens = context[:, None].expand(-1, heads, -1, -1)
+        if stored.shape[3] == 1:
+            mass = weights.new_zeros(members, heads, rows, letters.TOKENS).scatter_add(3, tokens, weights)
+            return (mass @ stored[:, :, :, 0]).sum(1)
+        tables = torch.arange(members * heads).view(members, heads, 1, 1)
+        place = (tables * letters.TOKENS + tokens) * length + torch.arange(length)
+        mixed = functional.embedding_bag(
+            place.reshape(-1, length), stored.reshape(-1, stored.shape[-1]), mode="sum",
+            per_sample_weights=weights.reshape(-1, length),
+        )
+        return mixed.view(members, heads, rows, -1).sum(1)
+
+    def _stored(self) -> Tensor:
+        """W_O W_V applied to the vocabulary, head by head."""
+        values = self._heads(self._linear(self._inputs(), "blocks.0.attention.value"))
+        output = self.weights["blocks.0.attention.output.weight"]  # (members, width, heads * head dimension)
+        output = output.unflatten(-1, (self.settings.heads, -1)).permute(0, 2, 3, 1)
+        return (values.flatten(2, 3) @ output).unflatten(2, values.shape[2:4])
+
+    def _stream(self, position: Tensor) -> Tensor:
+        """The residual stream at a mask before the block."""
+        x = self.weights["embedding"][:, letters.MASK][:, None]
+        added = self.encoding.added(self.weights.get("position"))
+        if added is None:
+            return x
+        if added.dim() == 2:
+            return x + added[position]
+        return x + added.gather(1, position[..., None].expand(-1, -1, added.shape[-1]))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(members, tokens, positions, width) to (members, heads, tokens, positions, head dimension)."""
+        return x.unflatten(-1, (self.settings.heads, -1)).permute(0, 3, 1, 2, 4)
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        flat = x.reshape(len(x), -1, x.shape[-1])
+        product = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
+        return product.view(*x.shape[:-1], -1)
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        if not self.settings.norm:
+            return x
+        weight = self.weights[f"{name}.weight"]
+        return functional.layer_norm(x, x.shape[-1:]) * weight.view(len(weight), *[1] * (x.dim() - 2), -1)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        inside = functional.gelu(self._linear(x, "blocks.0.mlp.up"), approximate="tanh")
+        return self._linear(inside, "blocks.0.mlp.down")
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.settings.dropout, self.training)
