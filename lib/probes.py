@@ -14,18 +14,23 @@ Any module works whose call ``model(input_ids=..., attention_mask=...)`` returns
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lib import gradients_by_hooks
+
 IGNORED = -100  # the label of a position that is not asked for
 
 Batch = Mapping[str, Tensor]
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.")
 _HOLDS = "a batch holds input_ids, labels and maybe attention_mask"
 
 
@@ -151,15 +156,78 @@ def _values(scores: object) -> np.ndarray:
     return np.asarray(scores, dtype=np.float64)
 
 
-def gradient_cosine(model: nn.Module, forward_batch: Batch, reverse_batch: Batch) -> GradientCosine:
+def gradient_cosine(
+    model: nn.Module, forward_batch: Batch, reverse_batch: Batch, *, scope: str = "all"
+) -> GradientCosine:
     """Cosine of the forward and the reverse gradient over all parameters (Figs. 3 and 4, middle).
 
     The loss of a batch is its mean cross-entropy over the positions asked for. Dropout is off; the ``.grad``
-    fields stay as they were. A gradient of exactly zero leaves the cosine undefined (NaN).
+    fields stay as they were. A gradient of exactly zero leaves the cosine undefined (NaN). No weight gradient
+    is stored (`lib.gradients_by_hooks`), so the peak in memory stays near the weights themselves.
 
-    :raises ValueError: for a malformed batch (see `check_batch`)
+    :param scope: ``all`` parameters, or only the ``trainable`` ones (adapters, where the rest is frozen)
+    :raises ValueError: for a malformed batch (see `check_batch`), or another scope
     """
-    return cosine_by_autograd(model, forward_batch, reverse_batch)
+    return whole(gradient_alignment(model, forward_batch, reverse_batch, scope=scope))
+
+
+def gradient_alignment(
+    model: nn.Module, forward_batch: Batch, reverse_batch: Batch, *, scope: str = "all"
+) -> dict[str, GradientCosine]:
+    """The same for each parameter by itself; inner products and squared norms add up to the whole's."""
+    names = _scope(model, scope)
+    losses = [functools.partial(mean_cross_entropy, model, batch) for batch in (forward_batch, reverse_batch)]
+    with evaluating(model):
+        caught = gradients_by_hooks.catchable(model, losses, names)
+        forward, reverse = (
+            gradients_by_hooks.gradient(model, loss_of, caught, names - caught) for loss_of in losses
+        )
+    inner, square_f, square_r = (
+        gradients_by_hooks.inner_products(a, b)
+        for a, b in ((forward, reverse), (forward, forward), (reverse, reverse))
+    )
+    order = [name for name, _ in model.named_parameters() if name in names]
+    return {name: cosine_of(inner[name], square_f[name], square_r[name]) for name in order}
+
+
+def _scope(model: nn.Module, scope: str) -> set[str]:
+    if scope not in ("all", "trainable"):
+        raise ValueError(f"scope must be 'all' or 'trainable', not {scope!r}")
+    names = {name for name, weight in model.named_parameters() if scope == "all" or weight.requires_grad}
+    if not names:
+        raise ValueError(f"scope {scope!r}: the model has no such parameter")
+    return names
+
+
+def whole(parts: Mapping[str, GradientCosine]) -> GradientCosine:
+    """The cosine of gradients put together from parts (orthogonal coordinates)."""
+    return cosine_of(
+        sum(part.inner for part in parts.values()),
+        sum(part.norm_f**2 for part in parts.values()),
+        sum(part.norm_r**2 for part in parts.values()),
+    )
+
+
+def by_layer(parts: Mapping[str, GradientCosine]) -> dict[int | str, GradientCosine]:
+    """Parts put together by layer; what belongs to no layer goes under the name of its module."""
+    return _grouped(parts, _layer)
+
+
+def by_matrix(parts: Mapping[str, GradientCosine]) -> dict[str, GradientCosine]:
+    """Parts put together by role: the same matrix of every layer."""
+    return _grouped(parts, lambda name: _LAYER.split(name)[-1].removesuffix(".weight"))
+
+
+def _layer(name: str) -> int | str:
+    match = _LAYER.search(name)
+    return int(match[1]) if match else name.removesuffix(".weight").split(".")[-1]
+
+
+def _grouped(parts: Mapping[str, GradientCosine], group_of: Callable) -> dict[Any, GradientCosine]:
+    groups: dict[Any, dict[str, GradientCosine]] = {}
+    for name, part in parts.items():
+        groups.setdefault(group_of(name), {})[name] = part
+    return {group: whole(members) for group, members in groups.items()}
 
 
 def cosine_by_autograd(model: nn.Module, forward_batch: Batch, reverse_batch: Batch) -> GradientCosine:
