@@ -1,8 +1,8 @@
 """The correlation of forward and reverse RoPE scores given the query, exactly, for any covariance of the key.
 
-Given q, both scores s_f = q^T R(Delta_1) k and s_r = q^T R(-Delta_2) k are linear in the key, so their correlation
-needs nothing but q and Cov(k | q) (Sec. 4.2, App. A.3). Assumption 4.2 is one family of covariances; the chapters
-on its limits use others.
+Given q, both scores s_f = q^T R(Delta_1) k and s_r = q^T R(-Delta_2) k are linear in the key, so their
+correlation needs nothing but q and Cov(k | q) (Sec. 4.2, App. A.3). Assumption 4.2 is one family of
+covariances; the chapters on its limits use others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from lib.encodings import rope_frequencies
 
 
-def rotate(x: Float[np.ndarray, "*batch dim"], angles: Float[np.ndarray, " half"]) -> Float[np.ndarray, "*batch dim"]:
+def rotate(
+    x: Float[np.ndarray, "*batch dim"], angles: Float[np.ndarray, " half"]
+) -> Float[np.ndarray, "*batch dim"]:
     """R x: rotate plane i, coordinates (2 i, 2 i + 1), counter-clockwise by angles[i] radians.
 
     :raises ValueError: if there are not as many angles as planes
@@ -35,7 +37,8 @@ def key_covariance(
 
     :param kappa: alignment of each plane, in [-1, 1]: 0 isotropic, 1 along q_i, below 0 across it (then the
         assumption is broken)
-    :param trace: tau^2, variance of a plane in squared key units; the assumption wants the same in every plane
+    :param trace: tau^2, variance of a plane in squared key units; the assumption wants the same in every
+        plane
     :raises ValueError: for kappa outside [-1, 1] or a trace that is not positive
     """
     if np.any(np.abs(kappa) > 1):
@@ -57,7 +60,7 @@ def score_correlation(
     query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"],
     forward: float, reverse: float, base: float = 10_000.0,
 ) -> Float[np.ndarray, "*batch"]:
-    """Corr(s_f, s_r | q) for evidence ``forward`` positions to the right and ``reverse`` to the left of the mask.
+    """Corr(s_f, s_r | q), evidence ``forward`` positions right and ``reverse`` positions left of the mask.
 
     :param forward: Delta_1 in positions; ``reverse``: Delta_2 in positions
     :param covariance: Cov(k | q); nothing is assumed of it
@@ -66,7 +69,7 @@ def score_correlation(
     there = rotate(query, -forward * frequencies)  # R(Delta_1)^T q, so that s_f = there . k
     back = rotate(query, reverse * frequencies)  # R(-Delta_2)^T q
     moment = lambda one, other: np.einsum("...i,...ij,...j->...", one, covariance, other)
-    return moment(there, back) / np.sqrt(moment(there, there) * moment(back, back))
+    return np.asarray(moment(there, back) / np.sqrt(moment(there, there) * moment(back, back)))
 
 
 def plane_weights(query: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch half"]:

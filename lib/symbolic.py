@@ -1,7 +1,8 @@
-"""Derivations of Secs. 4.1 and 4.2 in computer algebra: gradients, covariances and identities, decided exactly.
+"""Derivations of Secs. 4.1 and 4.2 in computer algebra: gradients, covariances, identities, decided exactly.
 
-Symbols follow the paper: ``W`` effective weights (n x (n + 1), the last column is the mask's), ``alpha`` attention
-weights, ``A`` target, ``B`` evidence, ``kappa`` alignment of the key covariance, ``tau2`` its trace in a plane.
+Symbols follow the paper: ``W`` effective weights (n x (n + 1), the last column is the mask's), ``alpha``
+attention weights, ``A`` target, ``B`` evidence, ``kappa`` alignment of the key covariance, ``tau2`` its
+trace in a plane.
 
 A function with numbers in its arguments (tokens, number of planes) derives one concrete case; the ones called
 ``general_...`` leave vocabulary, length and positions symbolic and work on indexed sums.
@@ -10,22 +11,23 @@ A function with numbers in its arguments (tokens, number of planes) derives one 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
 from sympy.concrete.delta import deltasummation
 from sympy.simplify.simplify import factor_sum
 
-Kernel = Callable[[Any, Any], sp.Expr]
+Kernel = Callable[[Any, Any], Any]
+Moments = Mapping[tuple[int, ...], Any]
 
 
 def vanishes(expression: sp.Expr) -> bool:
     """Whether an expression is identically zero.
 
-    A decision, not a heuristic, for rational functions of symbols, of exponentials and of sines and cosines whose
-    arguments are polynomials: each monomial of an exponent becomes an unknown of its own, and the numerator of the
-    resulting rational function is expanded.
+    A decision, not a heuristic, for rational functions of symbols, of exponentials and of sines and cosines
+    whose arguments are polynomials: each monomial of an exponent becomes an unknown of its own, and the
+    numerator of the resulting rational function is expanded.
     """
     unknowns: dict[sp.Expr, sp.Symbol] = {}
 
@@ -33,17 +35,17 @@ def vanishes(expression: sp.Expr) -> bool:
         terms = sp.expand(argument).as_coefficients_dict().items()
         return sp.Mul(*(unknowns.setdefault(term, sp.Dummy(positive=True)) ** times for term, times in terms))
 
-    trigonometric = (sp.sin, sp.cos)
-    plain = expression.replace(lambda part: isinstance(part, trigonometric), lambda part: part.rewrite(sp.exp))
+    waves = (sp.sin, sp.cos)
+    plain = expression.replace(lambda part: isinstance(part, waves), lambda part: part.rewrite(sp.exp))
     plain = plain.replace(sp.exp, split)
     return bool(sp.expand(sp.numer(sp.together(plain))) == 0)
 
 
 def sign(expression: sp.Expr) -> int | None:
-    """1 or -1 if a rational function of exponentials has that sign for all values of its symbols, 0 if it vanishes.
+    """1 or -1 if a rational function of exponentials has that sign for all values of its symbols, 0 if zero.
 
-    ``None`` where the factored form does not show a sign. Exponentials are positive, and so are the symbols that
-    say so; all terms of each factor must agree.
+    ``None`` where the factored form does not show a sign. Exponentials are positive, and so are the symbols
+    that say so; all terms of each factor must agree.
     """
     factored = sp.factor(expression)
     if factored == 0:
@@ -51,12 +53,12 @@ def sign(expression: sp.Expr) -> int | None:
     return {(True, False): 1, (False, True): -1}.get((factored.is_positive, factored.is_negative))
 
 
-# Storage: Sec. 4.1, App. A.2 --------------------------------------------------------------------------------------
+# Storage: Sec. 4.1, App. A.2 --------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class StorageModel:
-    """One masked position of the one-layer model of Sec. 3, with attention weights that do not depend on W."""
+    """One masked position of the one-layer model of Sec. 3; its attention weights do not depend on W."""
 
     tokens: tuple[int, ...]
     target: int
@@ -122,15 +124,16 @@ class GeneralStorage:
     def mass(self) -> sp.Expr:
         """Total attention mass on the evidence token, an indexed sum over positions."""
         place = self.position
-        return sp.Sum(sp.KroneckerDelta(self.evidence, self.x[place]) * self.alpha[place], (place, 1, self.length))
+        present = sp.KroneckerDelta(self.evidence, self.x[place])
+        return sp.Sum(present * self.alpha[place], (place, 1, self.length))
 
 
 def general_storage() -> GeneralStorage:
     """Differentiate the loss in W_{v,B} with n, L, x, A, B and v symbolic.
 
-    The loss is -sum_l alpha_l W_{A,x_l} + log sum_y exp(sum_l alpha_l W_{y,x_l}). sympy differentiates the indexed
-    sums, which yields Kronecker deltas; deltas that do not depend on the position leave the sum over positions,
-    and the sum over the vocabulary collapses at y = v (1 <= v <= n is understood).
+    The loss is -sum_l alpha_l W_{A,x_l} + log sum_y exp(sum_l alpha_l W_{y,x_l}). sympy differentiates the
+    indexed sums, which yields Kronecker deltas; deltas that do not depend on the position leave the sum
+    over positions, and the sum over the vocabulary collapses at y = v (1 <= v <= n is understood).
     """
     n, length = sp.symbols("n L", integer=True, positive=True)
     v, target, evidence, y, place = sp.symbols("v A B y l", integer=True)
@@ -142,8 +145,10 @@ def general_storage() -> GeneralStorage:
     partition = sp.Sum(sp.exp(logit(y)), (y, 1, n))
     derivative = sp.diff(sp.log(partition) - logit(target), weights[v, evidence])
     derivative = derivative.replace(lambda part: _sums_over(part, place), factor_sum)
-    derivative = derivative.replace(lambda part: _sums_over(part, y) and part.has(sp.KroneckerDelta), _collapse)
-    return GeneralStorage(n, length, v, target, evidence, place, alpha, x, derivative, sp.exp(logit(v)) / partition)
+    has_delta = lambda part: _sums_over(part, y) and part.has(sp.KroneckerDelta)
+    derivative = derivative.replace(has_delta, _collapse)
+    probability = sp.exp(logit(v)) / partition
+    return GeneralStorage(n, length, v, target, evidence, place, alpha, x, derivative, probability)
 
 
 def _sums_over(part: sp.Basic, index: sp.Symbol) -> bool:
@@ -154,7 +159,7 @@ def _collapse(total: sp.Sum) -> sp.Expr:
     return deltasummation(total.function, total.limits[0], no_piecewise=True)
 
 
-# Routing: Sec. 4.2, Apps. A.3 and A.4 -----------------------------------------------------------------------------
+# Routing: Sec. 4.2, Apps. A.3 and A.4 -----------------------------------------------------------------------
 
 
 def rotation(angle: sp.Expr) -> sp.Matrix:
@@ -177,18 +182,22 @@ class PlaneMoments:
     variance_reverse: sp.Expr
 
 
-def plane_moments(query: sp.Matrix, covariance: sp.Matrix, forward: sp.Expr, reverse: sp.Expr) -> PlaneMoments:
+def plane_moments(
+    query: sp.Matrix, covariance: sp.Matrix, forward: sp.Expr, reverse: sp.Expr
+) -> PlaneMoments:
     """Moments of q^T R(forward) k and q^T R(-reverse) k, given q, for a key of the given covariance.
 
-    :param forward: angle Delta_1 theta of the forward rotation; ``reverse``: angle Delta_2 theta, applied as -angle
+    :param forward: angle Delta_1 theta of the forward rotation; ``reverse``: angle Delta_2 theta, applied
+        as -angle
     """
     there, back = query.T * rotation(forward), query.T * rotation(-reverse)
     return PlaneMoments((there * covariance * back.T)[0], (there * covariance * there.T)[0],
                         (back * covariance * back.T)[0])
 
 
-def plane_identities(query: sp.Matrix, kappa: sp.Expr, tau2: sp.Expr, forward: sp.Expr, reverse: sp.Expr
-                     ) -> PlaneMoments:
+def plane_identities(
+    query: sp.Matrix, kappa: sp.Expr, tau2: sp.Expr, forward: sp.Expr, reverse: sp.Expr
+) -> PlaneMoments:
     """The closed forms that the proof of Theorem 4.3 uses (forward = reverse gives the printed ones)."""
     scale = tau2 / 2 * query.dot(query)
     return PlaneMoments(scale * (sp.cos(forward + reverse) + kappa * sp.cos(forward - reverse)),
@@ -201,28 +210,28 @@ def same_moments(left: PlaneMoments, right: PlaneMoments) -> bool:
     return all(vanishes(one - other) for one, other in pairs)
 
 
-def correlation(w: Sequence[Any], c: Sequence[Any], kappa: Sequence[Any]) -> Any:
-    """N / D of Theorem 4.3's proof: sum w (c + kappa) / sum w (1 + kappa c); numbers or symbols, m of each."""
+def correlation(w: Iterable[Any], c: Iterable[Any], kappa: Iterable[Any]) -> Any:
+    """N / D of Theorem 4.3's proof, sum w (c + kappa) / sum w (1 + kappa c); m numbers or symbols of each."""
     planes = list(zip(w, c, kappa, strict=True))
     return sum(a * (b + k) for a, b, k in planes) / sum(a * (1 + k * b) for a, b, k in planes)
 
 
-def mediant_bound(w: Sequence[Any], c: Sequence[Any], kappa: Sequence[Any]) -> Any:
+def mediant_bound(w: Iterable[Any], c: Iterable[Any], kappa: Iterable[Any]) -> Any:
     """What the termwise inequality gives: the mean of c under weights proportional to w (1 + kappa c)."""
     planes = list(zip(w, c, kappa, strict=True))
     return sum(a * (1 + k * b) * b for a, b, k in planes) / sum(a * (1 + k * b) for a, b, k in planes)
 
 
-def gap_kernel(w: Sequence[Any] | sp.IndexedBase, c: Any, kappa: Any) -> tuple[Kernel, Kernel]:
+def gap_kernel(w: Any, c: Any, kappa: Any) -> tuple[Kernel, Kernel]:
     """Two kernels over pairs of planes: of N - C D by definition (C = sum w c), and the claimed one.
 
     With sum w = 1, N = sum_ij w_i w_j (c_i + kappa_i) and C D = sum_ij w_i w_j c_i (1 + kappa_j c_j).
     """
 
-    def defined(i: Any, j: Any) -> sp.Expr:
+    def defined(i: Any, j: Any) -> Any:
         return w[i] * w[j] * ((c[i] + kappa[i]) - c[i] * (1 + kappa[j] * c[j]))
 
-    def claimed(i: Any, j: Any) -> sp.Expr:
+    def claimed(i: Any, j: Any) -> Any:
         return w[i] * w[j] * kappa[j] * (1 - c[i] * c[j])
 
     return defined, claimed
@@ -231,15 +240,19 @@ def gap_kernel(w: Sequence[Any] | sp.IndexedBase, c: Any, kappa: Any) -> tuple[K
 def same_double_sum(left: Kernel, right: Kernel) -> bool:
     """Whether sum_ij left(i, j) = sum_ij right(i, j) for every number of terms m, with i and j symbols.
 
-    Swapping the names i and j leaves a double sum alone, so each kernel may be replaced by the mean of itself and
-    its transpose; the sums then agree for every m if the symmetrised kernels agree off the diagonal and on it.
+    Swapping the names i and j leaves a double sum alone, so each kernel may be replaced by the mean of
+    itself and its transpose; the sums then agree for every m if the symmetrised kernels agree off the
+    diagonal and on it.
     """
     i, j = sp.symbols("i j", integer=True)
     return vanishes(left(i, j) + left(j, i) - right(i, j) - right(j, i))
 
 
 def expected_weight(planes: Any) -> sp.Expr:
-    """E w_i for w_i = |q_i|^2 / |q|^2, q standard normal, by integration against its Beta(1, m - 1) density."""
+    """E w_i for w_i = |q_i|^2 / |q|^2, q standard normal, by integration against its Beta(1, m - 1) density.
+
+    :param planes: m, a number or symbol above 1 (one plane has weight 1)
+    """
     x = sp.Symbol("x", positive=True)
     return sp.simplify(sp.integrate((planes - 1) * x * (1 - x) ** (planes - 2), (x, 0, 1)))
 
@@ -250,7 +263,7 @@ def normalised_trace(angles: Sequence[sp.Expr]) -> sp.Expr:
     return turned.trace() / turned.rows
 
 
-def expectation(polynomial: sp.Expr, moments: dict[tuple[int, ...], sp.Expr], *variables: sp.Symbol) -> sp.Expr:
+def expectation(polynomial: sp.Expr, moments: Moments, *variables: sp.Symbol) -> sp.Expr:
     """Expectation of a polynomial in random variables, of any law with the given joint moments.
 
     :param moments: exponents -> E[product of powers]; (0, ..., 0) is 1 and need not be given
@@ -262,16 +275,17 @@ def expectation(polynomial: sp.Expr, moments: dict[tuple[int, ...], sp.Expr], *v
     return sp.Add(*(coefficient * known[powers] for powers, coefficient in terms))
 
 
-def score_correlation(forward: sp.Expr, reverse: sp.Expr, moments: dict[tuple[int, ...], sp.Expr],
-                      *variables: sp.Symbol) -> sp.Expr:
+def score_correlation(
+    forward: sp.Expr, reverse: sp.Expr, moments: Moments, *variables: sp.Symbol
+) -> sp.Expr:
     """Pearson correlation of two scores that are linear in random variables with the given joint moments.
 
     The answer is sympy's ``nan`` where a score does not vary: the correlation is then undefined.
     """
 
     def covariance(one: sp.Expr, other: sp.Expr) -> sp.Expr:
-        product = expectation(sp.expand(one * other), moments, *variables)
-        return sp.factor(product - expectation(one, moments, *variables) * expectation(other, moments, *variables))
+        mean = lambda polynomial: expectation(polynomial, moments, *variables)
+        return sp.factor(mean(sp.expand(one * other)) - mean(one) * mean(other))
 
     variances = covariance(forward, forward), covariance(reverse, reverse)
     if 0 in variances:
