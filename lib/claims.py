@@ -102,7 +102,10 @@ class Skip:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         record = {METADATA_KEY: {"claim": self.claim, "skipped": self.reason}}
         text = f"not run here [{self.claim}] {self.reason}"
-        return {"text/plain": text, "text/html": f'<div class="check check-skip">○ {html.escape(text)}</div>'}, record
+        return {
+            "text/plain": text,
+            "text/html": f'<div class="check check-skip">○ {html.escape(text)}</div>',
+        }, record
 
 
 def verify(
@@ -135,8 +138,20 @@ def verify(
     holds = _truth(test(**given), claim)
     if _truth(test(**broken), claim):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({control})")
-    check = Check(claim, kind, says, holds, control, scope, _plain(paper), _plain(ours), None, None,
-                  tuple(seeds), _plain(spread))
+    check = Check(
+        claim,
+        kind,
+        says,
+        holds,
+        control,
+        scope,
+        _plain(paper),
+        _plain(ours),
+        None,
+        None,
+        tuple(seeds),
+        _plain(spread),
+    )
     _display(check)
     return check
 
@@ -167,8 +182,20 @@ def compare(
     control_ours, _ = _summary(measure(**broken), seeds)
     if _within(control_ours, paper, tolerance):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({control})")
-    check = Check(claim, kind, says, _within(ours, paper, tolerance), control, scope, _plain(paper), _plain(ours),
-                  float(tolerance), _plain(control_ours), tuple(seeds), _plain(spread))
+    check = Check(
+        claim,
+        kind,
+        says,
+        _within(ours, paper, tolerance),
+        control,
+        scope,
+        _plain(paper),
+        _plain(ours),
+        float(tolerance),
+        _plain(control_ours),
+        tuple(seeds),
+        _plain(spread),
+    )
     _display(check)
     return check
 
@@ -188,7 +215,8 @@ def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray 
         return array, None
     if len(array) != len(seeds):
         raise ValueError(f"{len(array)} measured values for {len(seeds)} seeds")
-    return array.mean(0), array.std(0, ddof=1) if len(seeds) > 1 else None
+    spread = np.asarray(array.std(0, ddof=1)) if len(seeds) > 1 else None
+    return np.asarray(array.mean(0)), spread
 
 
 def _within(ours: np.ndarray, paper: Any, tolerance: float) -> bool:
@@ -241,9 +269,13 @@ def read_claims(path: Path) -> dict[str, dict[str, Any]]:
         for field in sorted(_REQUIRED - set(entry)):
             raise LedgerError(f"{path}: {name}: field {field!r} is missing")
         for field in sorted(set(entry) - _REQUIRED - _OPTIONAL):
-            raise LedgerError(f"{path}: {name}: unknown field {field!r}; valid: {', '.join(sorted(_REQUIRED | _OPTIONAL))}")
+            raise LedgerError(
+                f"{path}: {name}: unknown field {field!r}; valid: {', '.join(sorted(_REQUIRED | _OPTIONAL))}"
+            )
         if entry["evidence"] not in STATUS_OF:
-            raise LedgerError(f"{path}: {name}: evidence {entry['evidence']!r} is none of {', '.join(STATUS_OF)}")
+            raise LedgerError(
+                f"{path}: {name}: evidence {entry['evidence']!r} is none of {', '.join(STATUS_OF)}"
+            )
         if name in claims:
             raise LedgerError(f"{path}: {name} stands twice")
         claims[name] = entry
@@ -260,7 +292,11 @@ def order(claims: Mapping[str, Mapping[str, Any]]) -> list[str]:
     import graphlib
 
     try:
-        return list(graphlib.TopologicalSorter({name: entry["depends"] for name, entry in claims.items()}).static_order())
+        return list(
+            graphlib.TopologicalSorter(
+                {name: entry["depends"] for name, entry in claims.items()}
+            ).static_order()
+        )
     except graphlib.CycleError as error:
         raise LedgerError(f"claims depend on each other in a circle: {' -> '.join(error.args[1])}") from None
 
@@ -276,14 +312,18 @@ def checks_of(notebook: Path) -> list[dict[str, Any]]:
     return found
 
 
-def ledger(claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def ledger(
+    claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """One row a claim: its status, the reason for it, whether it is fully established, and its checks.
 
     :raises LedgerError: for a check of an unknown claim, and for an orphan: no check and no reason why
     """
     for check in checks:
         if check["claim"] not in claims:
-            raise LedgerError(f"chapter {check['chapter']}, cell {check['cell']}: unknown claim {check['claim']!r}")
+            raise LedgerError(
+                f"chapter {check['chapter']}, cell {check['cell']}: unknown claim {check['claim']!r}"
+            )
     rows = {}
     for name, entry in claims.items():
         mine = [dict(check) for check in checks if check["claim"] == name]
@@ -291,7 +331,9 @@ def ledger(claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str
         rows[name] = {**entry, "status": status, "reason": reason, "checks": mine}
     for name in order(claims):
         settled = rows[name]["status"] in STATUS_OF.values()
-        rows[name]["established"] = settled and all(rows[other]["established"] for other in rows[name]["depends"])
+        rows[name]["established"] = settled and all(
+            rows[other]["established"] for other in rows[name]["depends"]
+        )
     return list(rows.values())
 
 
@@ -317,7 +359,9 @@ def _unchecked(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) ->
         return "not run here", f"needs {entry['needs']}"
     if entry.get("open"):
         return "open", entry["open"]
-    raise LedgerError(f"claim {entry['id']!r} is an orphan: no chapter checks it, and neither 'needs' nor 'open' says why")
+    raise LedgerError(
+        f"claim {entry['id']!r} is an orphan: no chapter checks it, and neither 'needs' nor 'open' says why"
+    )
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

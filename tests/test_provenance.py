@@ -1,0 +1,63 @@
+"""Recorded results: written whole, read back unchanged, refused by name when they are not."""
+
+import json
+
+import pytest
+
+from lib import provenance
+
+
+def record(path, **changes):
+    content = {"experiment": "e", "parameters": {"length": 10}, "seeds": [0, 1], "metrics": {"m": [1.0, 2.0]},
+               "curves": {}, **changes}
+    return provenance.save(path, run=provenance.Run(), **content)
+
+
+def test_a_result_reads_back_with_its_provenance(tmp_path):
+    path = tmp_path / "results" / "e" / "a.json"
+    saved = record(path)
+    assert provenance.load(path) == saved
+    assert {"commit", "device", "versions", "seconds", "started", "checksum"} <= set(saved["provenance"])
+    assert [path.name for path in path.parent.iterdir()] == ["a.json"]
+
+
+def test_an_altered_result_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    record(path)
+    content = json.loads(path.read_text())
+    content["metrics"]["m"][0] = 99.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a\.json: content does not match its checksum"):
+        provenance.load(path)
+
+
+def test_a_cut_or_partial_or_absent_result_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(FileNotFoundError, match="no such result"):
+        provenance.load(path)
+    record(path)
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match="not a whole JSON file"):
+        provenance.load(path)
+    content = json.loads(text)
+    del content["metrics"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="field 'metrics' is missing"):
+        provenance.load(path)
+
+
+def test_a_result_that_is_not_a_number_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    old = record(path)
+    with pytest.raises(ValueError):
+        record(path, metrics={"m": [float("nan")]})
+    assert provenance.load(path) == old
+
+
+def test_the_build_decides_where_results_are_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("RESULTS_DIR", raising=False)
+    assert provenance.results_folder() == provenance.RECORDED
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    record(tmp_path / "e" / "a.json")
+    assert [result["experiment"] for result in provenance.results("e")] == ["e"]
