@@ -11,6 +11,7 @@ A function with numbers in its arguments (tokens, number of planes) derives one 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -269,10 +270,17 @@ def expectation(polynomial: sp.Expr, moments: Moments, *variables: sp.Symbol) ->
     :param moments: exponents -> E[product of powers]; (0, ..., 0) is 1 and need not be given
     :raises KeyError: if a moment that is needed is missing
     """
-    constant = (0,) * len(variables)
-    known = {**moments, constant: sp.Integer(1)}
     terms = sp.Poly(polynomial, *variables).terms()
-    return sp.Add(*(coefficient * known[powers] for powers, coefficient in terms))
+    return sp.Add(*(factor * (moments[powers] if any(powers) else 1) for powers, factor in terms))
+
+
+class StandardNormal(dict[tuple[int, ...], int]):
+    """Joint moments of independent standard normal variables: E x^p = (p - 1)!! for even p, else 0."""
+
+    def __missing__(self, powers: tuple[int, ...]) -> int:
+        if any(power % 2 for power in powers):
+            return 0
+        return math.prod(int(sp.factorial2(power - 1)) for power in powers)
 
 
 def score_correlation(

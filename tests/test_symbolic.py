@@ -243,3 +243,10 @@ def test_score_correlation_of_known_laws():
     assert symbolic.score_correlation(X, 2 * X + 5, shifted, X) == 1
     assert symbolic.score_correlation(X, sp.Integer(5), shifted, X) is sp.nan
     assert symbolic.score_correlation(sp.Integer(5), X, shifted, X) is sp.nan
+
+
+def test_standard_normal_moments():
+    law = symbolic.StandardNormal()
+    assert [law[power,] for power in range(7)] == [1, 0, 1, 0, 3, 0, 15]
+    assert law[2, 4] == 3 and law[2, 1] == 0 and law[1, 1] == 0
+    assert symbolic.expectation((X + Y) ** 4, law, X, Y) == 12                  # X + Y has variance 2
