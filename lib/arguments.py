@@ -1,0 +1,55 @@
+"""Refusing bad arguments by name, before they can turn into a plausible number."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+
+#: what the functions of the bounds accept where a distance or a threshold may be one number or many
+Reals = float | int | np.number | np.ndarray | list | tuple
+Number = float | int | np.number
+Count = int | np.integer
+
+
+def array(name: str, value: Reals) -> np.ndarray:
+    """``value`` as a float64 array of any shape.
+
+    :raises ValueError: if it is not made of finite real numbers
+    """
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a real number or an array of them, not {value!r}") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be finite, not {value!r}")
+    return numbers
+
+
+def distances(name: str, value: Reals) -> np.ndarray:
+    """Distances in positions: finite and not negative."""
+    numbers = array(name, value)
+    if (numbers < 0).any():
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+    return numbers
+
+
+def within(name: str, value: Reals, low: float, high: float) -> np.ndarray:
+    """Numbers strictly between ``low`` and ``high``."""
+    numbers = array(name, value)
+    if ((numbers <= low) | (numbers >= high)).any():
+        raise ValueError(f"{name} must lie strictly between {low:g} and {high:g}, not {value!r}")
+    return numbers
+
+
+def distance(name: str, value: Number) -> float:
+    """One distance: a finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number, not negative, not {value!r}")
+    return float(value)
+
+
+def plain(result: np.ndarray) -> float | np.ndarray:
+    """A float for a scalar argument, the array for an array argument."""
+    return float(result) if np.ndim(result) == 0 else result
