@@ -17,7 +17,7 @@ from pybtex.database import parse_file
 from lib import claims
 
 BOOK = Path(__file__).parent.parent / "book"
-STATEMENTS = "theorem|proposition|corollary|assumption|remark|conjecture|property"  # a lemma only serves its proof
+STATEMENTS = "theorem|proposition|corollary|assumption|remark|conjecture|property|observation"  # a lemma only serves its proof
 LABEL = re.compile(rf"\{{prf:(?:{STATEMENTS})\}}[^\n]*\n(?:[ ]*:[^\n]*\n)*?[ ]*:label: *(\S+)")
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 
