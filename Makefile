@@ -6,6 +6,8 @@ CORES ?= all
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# two threads on a busy two-core machine can be ten times slower than one
+export OMP_NUM_THREADS ?= 1
 
 SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=2 --quiet rules host --show-failed-logs --rerun-incomplete \
             --config profile="$(PROFILE)" set="$(SET)"
@@ -33,8 +35,8 @@ record: $(VENV)/ready          ## promote the last build's notebooks and results
 	@python -m pipeline.record
 
 test: $(VENV)/ready lint       ## pytest, then nbval over the recorded chapters
-	@pytest
-	@pytest --nbval-lax --nbval-current-env book
+	@pytest -n 2 --dist loadfile
+	@pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
 
 lint: $(VENV)/ready
 	@ruff check

@@ -44,7 +44,8 @@ def counts(rows: Sequence[Row]) -> str:
     for status, (_, meaning) in STATUSES.items():
         numbers = [sum(row["status"] == status and row["source"] == source for row in rows) for source in sources]
         cells = "".join(f"<td>{number or '·'}</td>" for number in numbers)
-        body += f"<tr><td>{badge(status)}<br><small>{html.escape(meaning)}</small></td>{cells}<td>{sum(numbers)}</td></tr>"
+        label = f"{badge(status)}<br><small>{html.escape(meaning)}</small>"
+        body += f"<tr><td>{label}</td>{cells}<td>{sum(numbers)}</td></tr>"
     return _scrolled(f"<table class='ledger-counts'><tr><th>Status</th>{head}<th>All</th></tr>{body}</table>")
 
 

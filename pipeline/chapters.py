@@ -86,7 +86,8 @@ def _assignment(statement: ast.stmt, chapter: str) -> tuple[str, Any]:
             return statement.targets[0].id, ast.literal_eval(statement.value)
         except ValueError:
             pass
-    raise Refused(f"{source(chapter)}: the parameters cell holds `name = literal` lines only, not {ast.unparse(statement)!r}")
+    found = ast.unparse(statement)
+    raise Refused(f"{source(chapter)}: the parameters cell holds `name = literal` lines only, not {found!r}")
 
 
 def profile(name: str) -> str:
@@ -113,7 +114,7 @@ def parse(settings: str, only: str = "") -> dict[str, dict[str, Any]]:
     asked: dict[str, dict[str, Any]] = {}
     for word in shlex.split(settings):
         left, equals, text = word.partition("=")
-        chapter, dot, name = left.rpartition(".")
+        chapter, _, name = left.rpartition(".")
         if not equals or not (chapter or only):
             raise Refused(f"setting {word!r} is not of the form chapter.parameter=value, such as one_layer.length=20")
         asked.setdefault(known(chapter or only), {})[name] = yaml.safe_load(text)

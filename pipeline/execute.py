@@ -1,4 +1,4 @@
-"""Execute one chapter:  python -m pipeline.execute CHAPTER OUTPUT.ipynb PROVENANCE.json --parameters JSON --profile NAME
+"""Execute one chapter:  python -m pipeline.execute CHAPTER OUTPUT.ipynb PROVENANCE.json [--parameters JSON]
 
 The notebook is written whole or not at all. It holds nothing that changes from one run to the next on the same
 machine; times, commit and device go to the provenance file beside it.

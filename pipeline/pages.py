@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 
+from lib.claims import METADATA_KEY
 from pipeline import chapters
 
 STAGE = chapters.ROOT / "_build" / "stage"
@@ -45,7 +46,15 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) ->
     cell = nbformat.v4.new_markdown_cell(provenance_line(json.loads((records / f"{chapter}.json").read_text())))
     cell["id"] = f"{chapter}-provenance"
     book.cells.append(cell)
+    fold_checks(book)
     nbformat.write(book, folder / "book" / path.name)
+
+
+def fold_checks(book: nbformat.NotebookNode) -> None:
+    """Fold the code of every cell that displays a verdict: the verdict is for all readers, the code for some."""
+    for cell in book.cells:
+        if any(METADATA_KEY in output.get("metadata", {}) for output in cell.get("outputs", [])):
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
 
 
 def provenance_line(run: dict) -> str:

@@ -83,7 +83,7 @@ def test_compare_over_seeds_reports_mean_and_spread():
 
 
 def test_unknown_kind_of_evidence_is_refused():
-    with pytest.raises(ValueError, match="'gut'.*symbolic, certified, numeric, pattern"):
+    with pytest.raises(ValueError, match=r"'gut'.*symbolic, certified, numeric, pattern"):
         claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="c", kind="gut")
 
 
