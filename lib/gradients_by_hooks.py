@@ -113,7 +113,7 @@ def _arguments(args: Any, kwargs: Any, *names: str) -> list[Any]:
 
 def catchable(model: nn.Module, losses: Sequence[Loss], names: set[str]) -> set[str]:
     """Which parameters serve as linear or embedding weights and as nothing else in computing ``losses``."""
-    wanted = {parameter: name for name, parameter in model.named_parameters() if name in names}
+    wanted: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters() if name in names}
     matrices = {parameter for parameter in wanted if parameter.dim() == 2}
     scout = _Catcher(matrices, keep=False)
     with torch.no_grad(), scout:
@@ -130,7 +130,7 @@ def gradient(model: nn.Module, loss_of: Loss, caught: set[str], plain: set[str])
     :raises ValueError: if the model changes the input of a linear map in place
     """
     parameters = dict(model.named_parameters())
-    name_of = {parameters[name]: name for name in caught}
+    name_of: dict[Tensor, str] = {parameters[name]: name for name in caught}
     rest = {name: parameters[name] for name in sorted(plain)}
     with _requiring_only(model, set(rest.values())), torch.enable_grad():
         with _Catcher(set(name_of), keep=True) as catcher:

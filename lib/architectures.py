@@ -1,0 +1,262 @@
+"""The five architectures of Table 7, each in transformers' own classes.
+
+LLaDA is a Llama without the causal mask, under other tensor names and configuration fields; Dream is a Qwen2
+without the causal mask, whose logits are shifted by one position. So neither needs its authors' code: their
+configuration is translated, or refused with the field that does not fit. Llama, Qwen2 and Qwen3.5 are causal and
+are transformers' own throughout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    Qwen3_5Config,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+Fields = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How a checkpoint of one architecture is read."""
+
+    name: str
+    title: str  # as Table 7 prints it
+    repository: str  # hub id of the model the paper fine-tunes
+    model_types: tuple[str, ...]  # `model_type` in config.json
+    model_class: type[PreTrainedModel]
+    tokenizer_class: Any
+    configure: Callable[[Fields], PreTrainedConfig]
+    causal: bool
+    logits_shift: int  # 1: row i - 1 of the logits predicts position i
+    left_out: str = r"$^"  # pattern of checkpoint tensors that the language model does not have
+
+
+# LLaDA -------------------------------------------------------------------------------------------------------
+
+#: field of a LLaDA configuration -> values under which the model is a Llama; the first is assumed where absent
+_LLADA_IS_LLAMA: dict[str, tuple[Any, ...]] = {
+    "block_type": ("llama",),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "rope": (True,),
+    "alibi": (False,),
+    "block_group_size": (1,),
+    "attention_layer_norm": (False,),
+    "layer_norm_with_affine": (True,),
+    "bias_for_layer_norm": (False, None),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "embedding_dropout": (0.0,),
+    "residual_dropout": (0.0,),
+}
+#: these the published code would fill with values under which the model is no Llama
+_LLADA_NEEDED = ("block_type", "activation_type", "layer_norm_type", "rope", "d_model", "n_heads", "n_layers",
+                 "vocab_size", "rope_theta", "embedding_dropout", "residual_dropout", "weight_tying", "mask_token_id")
+
+
+def llada_config(fields: Fields) -> LlamaConfig:
+    """A LLaDA configuration as a Llama's.
+
+    :raises ValueError: for a model that is not a bidirectional Llama; names the field
+    """
+    for field in _LLADA_NEEDED:
+        if fields.get(field) is None:
+            raise ValueError(f"config.json: field {field!r} is missing, so this is not LLaDA's published layout")
+    for field, accepted in _LLADA_IS_LLAMA.items():
+        value = fields.get(field, accepted[0])
+        if value not in accepted:
+            raise ValueError(f"config.json: {field}={value!r}, but a bidirectional Llama has {accepted[0]!r}")
+    width, heads = fields["d_model"], fields["n_heads"]
+    if width % heads or (width // heads) % 2:
+        raise ValueError(f"config.json: d_model={width} does not split into n_heads={heads} of even size")
+    hidden = fields.get("mlp_hidden_size")
+    config = LlamaConfig(
+        vocab_size=fields.get("embedding_size") or fields["vocab_size"],
+        hidden_size=width,
+        intermediate_size=fields.get("mlp_ratio", 4) * width if hidden is None else hidden,
+        num_hidden_layers=fields["n_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=_llada_key_heads(fields),
+        max_position_embeddings=fields.get("max_sequence_length", 1024),
+        rms_norm_eps=fields.get("rms_norm_eps", 1e-5),
+        rope_parameters={"rope_type": "default", "rope_theta": float(fields["rope_theta"])},
+        attention_dropout=fields.get("attention_dropout", 0.0),
+        tie_word_embeddings=fields["weight_tying"],
+        eos_token_id=fields.get("eos_token_id"),
+        bos_token_id=None,
+        pad_token_id=None,  # its embedding has no padding row: that token is attended and trained
+        use_cache=False,
+    )
+    config.rope_full_precision = fields.get("rope_full_precision", True)
+    return config
+
+
+def _llada_key_heads(fields: Fields) -> int:
+    shared, given = fields.get("multi_query_attention"), fields.get("n_kv_heads")
+    implied = 1 if shared else fields["n_heads"]
+    if shared is not None and given is not None and given != implied:
+        raise ValueError(f"config.json: n_kv_heads={given}, but multi_query_attention={shared} implies {implied}")
+    return implied if given is None else given
+
+
+class LLaDARotaryEmbedding(LlamaRotaryEmbedding):
+    """Cosines and sines in float32, from frequencies computed afresh: no cast of the model can round them."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        config: Any = self.config
+        size, theta = config.head_dim, config.rope_parameters["rope_theta"]
+        steps = torch.arange(0, size, 2, device=x.device, dtype=torch.float32)
+        angles = position_ids[..., None].float() * (1.0 / theta ** (steps / size))  # (batch, length, head_dim / 2)
+        angles = torch.cat((angles, angles), dim=-1)
+        dtype = torch.float32 if config.rope_full_precision else x.dtype
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class LLaDAAttention(LlamaAttention):
+    """Llama's attention, with queries and keys rotated in the precision of the cosines."""
+
+    def forward(self, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None,
+                past_key_values: Any = None, **settings: Any) -> tuple[Tensor, Any]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q, k, v = (linear(hidden_states).view(shape).transpose(1, 2)  # (batch, heads, length, head_dim)
+                   for linear in (self.q_proj, self.k_proj, self.v_proj))
+        cos, sin = position_embeddings
+        q, k = (turned.to(v.dtype) for turned in apply_rotary_pos_emb(q.to(cos.dtype), k.to(cos.dtype), cos, sin))
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **settings)
+        return self.o_proj(mixed.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+
+
+class LLaDAForMaskedDiffusion(LlamaForCausalLM):
+    """LLaDA: `LlamaForCausalLM` with full attention (by its config) and rotation in float32."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model.rotary_emb = LLaDARotaryEmbedding(config)
+        for layer in self.model.layers:
+            layer.self_attn.__class__ = LLaDAAttention
+
+
+_BLOCK = {"attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm", "q_proj": "self_attn.q_proj",
+          "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "attn_out": "self_attn.o_proj",
+          "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "ff_out": "mlp.down_proj"}
+_OUTSIDE = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+
+
+def _llada_renamings() -> list[WeightConverter | WeightRenaming]:
+    """LLaDA's tensor names to Llama's. Anchored at both ends: a loose pattern would catch adapter keys as well."""
+    rules = {rf"^model\.transformer\.{theirs}\.weight$": f"^{ours}.weight$" for theirs, ours in _OUTSIDE.items()}
+    rules |= {rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.weight$": rf"^model.layers.\1.{ours}.weight$"
+              for theirs, ours in _BLOCK.items()}
+    return [WeightRenaming(theirs, ours) for theirs, ours in rules.items()]
+
+
+register_checkpoint_conversion_mapping(LLaDAForMaskedDiffusion.__name__, _llada_renamings(), overwrite=True)
+
+
+def original_name(name: str) -> str:
+    """LLaDA's name of a Llama tensor."""
+    block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+    if block:
+        theirs = {ours: theirs for theirs, ours in _BLOCK.items()}[block[2]]
+        return f"model.transformer.blocks.{block[1]}.{theirs}.weight"
+    theirs = {ours: theirs for theirs, ours in _OUTSIDE.items()}[name.removesuffix(".weight")]
+    return f"model.transformer.{theirs}.weight"
+
+
+# Dream and the causal models ---------------------------------------------------------------------------------
+
+_DREAM_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                 "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range",
+                 "rms_norm_eps", "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id",
+                 "pad_token_id")
+
+
+def dream_config(fields: Fields) -> Qwen2Config:
+    """A Dream configuration as a Qwen2's.
+
+    :raises ValueError: for a model that is not a bidirectional Qwen2 with plain rotary frequencies
+    """
+    for field in (*_DREAM_FIELDS[:6], "rope_theta", "mask_token_id"):
+        if fields.get(field) is None:
+            raise ValueError(f"config.json: field {field!r} is missing, so this is not Dream's published layout")
+    for field, accepted in {"hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False}.items():
+        if fields.get(field, accepted) != accepted:
+            raise ValueError(f"config.json: {field}={fields[field]!r}, but Dream as published has {accepted!r}")
+    known = {field: fields[field] for field in _DREAM_FIELDS if field in fields}
+    rope = {"rope_type": "default", "rope_theta": float(fields["rope_theta"])}
+    return Qwen2Config(**known, rope_parameters=rope, use_cache=False)
+
+
+def _without_code(fields: Fields) -> dict[str, Any]:
+    return {field: value for field, value in fields.items() if field != "auto_map"}
+
+
+def _qwen3_5_config(fields: Fields) -> PreTrainedConfig:
+    """The language model's part of a Qwen3.5 configuration."""
+    if fields["model_type"] == "qwen3_5_text":
+        return Qwen3_5TextConfig(**_without_code(fields))
+    return Qwen3_5Config(**_without_code(fields)).get_text_config()
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    each.name: each
+    for each in (
+        Architecture("llada", "LLaDA-8B", "GSAI-ML/LLaDA-8B-Instruct", ("llada",), LLaDAForMaskedDiffusion,
+                     PreTrainedTokenizerFast, llada_config, causal=False, logits_shift=0),
+        Architecture("dream", "Dream-7B", "Dream-org/Dream-v0-Instruct-7B", ("Dream",), Qwen2ForCausalLM,
+                     Qwen2Tokenizer, dream_config, causal=False, logits_shift=1),
+        Architecture("llama", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ("llama",), LlamaForCausalLM,
+                     AutoTokenizer, lambda fields: LlamaConfig(**_without_code(fields)), causal=True, logits_shift=1),
+        Architecture("qwen2", "Qwen-2.5-7B", "Qwen/Qwen2.5-7B-Instruct", ("qwen2",), Qwen2ForCausalLM,
+                     AutoTokenizer, lambda fields: Qwen2Config(**_without_code(fields)), causal=True, logits_shift=1),
+        Architecture("qwen3_5", "Qwen-3.5-4B", "Qwen/Qwen3.5-4B", ("qwen3_5", "qwen3_5_text"), Qwen3_5ForCausalLM,
+                     AutoTokenizer, _qwen3_5_config, causal=True, logits_shift=1,
+                     left_out=r"^(mtp\.|model\.visual\.)"),
+    )
+}
+
+
+def recognise(fields: Fields) -> Architecture:
+    """The architecture that a config.json declares.
+
+    :raises ValueError: for any other ``model_type``
+    """
+    for each in ARCHITECTURES.values():
+        if fields.get("model_type") in each.model_types:
+            return each
+    known = ", ".join(kind for each in ARCHITECTURES.values() for kind in each.model_types)
+    raise ValueError(f"config.json: model_type={fields.get('model_type')!r}; this book reads {known}")
