@@ -120,16 +120,19 @@ class Ensemble:
 
     def score_table(self) -> Float[Tensor, "members heads length tokens length"]:
         """Score from a mask at i to token v at j; at depth 1 no other token matters."""
-        x = self._inputs()
-        # (members, heads, tokens, 1 or length, head dimension)
-        keys = self._heads(self._linear(x, "blocks.0.attention.key"))
-        queries = self._heads(self._linear(x[:, letters.MASK :], "blocks.0.attention.query"))[:, :, 0]
         length = self.settings.length
+        keys = self._heads(self._linear(self._inputs(), "blocks.0.attention.key"))
         keys = self.encoding.turned(keys.expand(-1, -1, -1, length, -1))
-        queries = self.encoding.turned(queries.expand(-1, -1, length, -1)) / math.sqrt(keys.shape[-1])
+        queries = self.encoding.turned(self.mask_query().expand(-1, -1, length, -1))
+        queries = queries / math.sqrt(keys.shape[-1])
         table = (queries @ keys.flatten(2, 3).mT).unflatten(-1, keys.shape[2:4])
         bias = self.encoding.bias(self.weights.get("position"))
         return table if bias is None else table + bias.unsqueeze(-2)
+
+    def mask_query(self) -> Float[Tensor, "members heads place head_dim"]:
+        """The mask's query, before the encoding turns it; one a position only under an absolute encoding."""
+        mask = self._inputs()[:, letters.MASK :]
+        return self._heads(self._linear(mask, "blocks.0.attention.query"))[:, :, 0]
 
     def _inputs(self) -> Tensor:
         """What attention sees of each token (and position): (members, tokens, 1 or length, width)."""

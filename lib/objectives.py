@@ -20,6 +20,7 @@ without their random replacements); ``autoregressive`` asks for every token give
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -59,8 +60,10 @@ def check_objective(objective: str, draws: str) -> None:
         raise ValueError(f"draws {draws!r} belongs to masked_diffusion, not to {objective}")
 
 
-def ask(objective: str, tokens: Tokens, draw: Draw, quantiles: np.ndarray, draws: str = "stratified") -> Asked:
-    """One batch under an objective; ``quantiles`` are those of `quantiles`, used where counts are stratified."""
+def ask(
+    objective: str, tokens: Tokens, draw: Draw, quantiles: np.ndarray, draws: str = "stratified"
+) -> Asked:
+    """One batch under an objective; ``quantiles`` (see `quantiles`) set the counts where they are stratified."""
     check_objective(objective, draws)
     if objective == "autoregressive":
         return autoregressive(tokens)
@@ -72,22 +75,22 @@ def ask(objective: str, tokens: Tokens, draw: Draw, quantiles: np.ndarray, draws
 
 
 def quantiles(count: int, draw: Draw) -> Float[np.ndarray, " count"]:
-    """Equally spaced quantiles with one common random shift: each is uniform on (0, 1), together they are even."""
+    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even."""
     return (np.arange(count) + draw.random()) / count
 
 
-# Masked objectives ---------------------------------------------------------------------------------------------
+# Masked objectives ----------------------------------------------------------------------------------------
 
 
 def t_dce(tokens: Tokens, draw: Draw) -> Asked:
-    """Denoising cross-entropy in time: t uniform, weight sigma e^(-sigma_bar) / (1 - e^(-sigma_bar)) = 1/t."""
+    """Denoising cross-entropy in time: weight sigma e^(-sigma_bar) / (1 - e^(-sigma_bar)) = 1/t."""
     time = 1.0 - draw.random(len(tokens))
     masked = draw.random(tokens.shape) < (1 - EPSILON) * time[:, None]
     return hide(tokens, masked, 1 / time)
 
 
 def lambda_dce(tokens: Tokens, draw: Draw) -> Asked:
-    """The same after substituting the masking probability lambda for time: lambda uniform, weight 1/lambda."""
+    """The same after substituting the masking probability lambda for time: weight 1/lambda."""
     probability = 1.0 - draw.random(len(tokens))
     masked = draw.random(tokens.shape) < probability[:, None]
     return hide(tokens, masked, 1 / probability)
@@ -101,10 +104,16 @@ def stratified(tokens: Tokens, draw: Draw, quantiles: np.ndarray) -> Asked:
 
 
 def fixed_rate(tokens: Tokens, draw: Draw, quantiles: np.ndarray) -> Asked:
-    """Each token masked with probability `RATE`; counts from evenly spread binomial quantiles, weight 1/RATE."""
+    """Each token masked with probability `RATE`; counts from even binomial quantiles, weight 1/RATE."""
     length = tokens.shape[1]
-    counts = stats.binom.ppf(quantiles, length, RATE).astype(np.int64)
+    counts = np.searchsorted(binomial_distribution(length), quantiles)
     return hide(tokens, subsets(counts, length, draw), np.full(len(tokens), 1 / RATE))
+
+
+@functools.lru_cache
+def binomial_distribution(length: int) -> np.ndarray:
+    """P(count <= k), k = 0..length, of the masks that `RATE` puts into a sequence."""
+    return stats.binom.cdf(np.arange(length + 1), length, RATE)
 
 
 def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:
@@ -116,9 +125,8 @@ def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "ba
 def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> Asked:
     """Mask and ask for the masked tokens; ``weights`` (batch,) weigh every answer of their sequence."""
     rows = np.flatnonzero(masked)
-    return Asked(
-        np.where(masked, letters.MASK, tokens), rows, tokens.reshape(-1)[rows], weights[rows // tokens.shape[1]]
-    )
+    hidden = np.where(masked, letters.MASK, tokens)
+    return Asked(hidden, rows, tokens.reshape(-1)[rows], weights[rows // tokens.shape[1]])
 
 
 def autoregressive(tokens: Tokens) -> Asked:
@@ -130,21 +138,23 @@ def autoregressive(tokens: Tokens) -> Asked:
     return Asked(inputs, rows, tokens.reshape(-1), np.ones(tokens.size))
 
 
-# Loss ----------------------------------------------------------------------------------------------------------
+# Loss -----------------------------------------------------------------------------------------------------
 
 
 def stack(batches: list[Asked]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One batch a member as tensors (members, ...); where counts differ, short ones repeat a row at weight zero."""
+    """One batch a member as tensors (members, ...): tokens, rows, targets, weights.
+
+    Where members are asked at different numbers of rows, short ones repeat a row at weight zero.
+
+    :raises ValueError: if a member is asked nothing
+    """
     most = max(len(batch.rows) for batch in batches)
-    if not most:
-        raise ValueError("no position is asked for in this step; take a larger batch")
+    if min(len(batch.rows) for batch in batches) == 0:
+        raise ValueError("batch: not a single position is asked for; take a larger batch")
 
     def padded(values: np.ndarray) -> np.ndarray:
         return np.concatenate([values, np.repeat(values[:1], most - len(values))])
 
-    for batch in batches:
-        if not len(batch.rows):
-            raise ValueError("no position is asked for of one member; take a larger batch")
     weights = [np.concatenate([batch.weights, np.zeros(most - len(batch.rows))]) for batch in batches]
     return (
         torch.from_numpy(np.stack([batch.tokens for batch in batches])),

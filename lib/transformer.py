@@ -26,6 +26,8 @@ from torch.nn import functional
 from lib import letters
 from lib.encodings import ENCODINGS, Encoding, encoding
 
+HEAD_SCALE = 0.02
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -190,8 +192,9 @@ class Transformer(nn.Module):
 
         :raises ValueError: for another length than the settings', or a mask that hides anything
         """
-        if input_ids.shape[-1] != self.settings.positions:
-            raise ValueError(f"input_ids: length {input_ids.shape[-1]}; the model has {self.settings.positions}")
+        length, positions = input_ids.shape[-1], self.settings.positions
+        if length != positions:
+            raise ValueError(f"input_ids has length {length}, but the model has {positions} positions")
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("attention_mask hides tokens; these sequences have no padding")
         x = self.embed(input_ids)
@@ -204,13 +207,19 @@ class Transformer(nn.Module):
 
 
 def initialise(model: Transformer, seed: int) -> Transformer:
-    """Fill the weights from ``seed``: uniform within one over the root of the fan-in, unembedding zero."""
+    """Fill the weights from ``seed``: uniform within one over the root of the fan-in, the unembedding small.
+
+    RADD starts the unembedding at zero; here that start is a plateau which some seeds take thousands of steps to
+    leave, so it is normal with standard deviation `HEAD_SCALE` instead.
+    """
     draw = torch.Generator().manual_seed(seed)
     width = model.settings.width
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if name.startswith("head.") or (name == "position" and not model.settings.absolute):
+            if name == "head.bias" or (name == "position" and not model.settings.absolute):
                 weight.zero_()
+            elif name == "head.weight":
+                weight.normal_(0, HEAD_SCALE, generator=draw)
             elif "norm" in name:
                 weight.fill_(1.0)
             else:

@@ -1,0 +1,77 @@
+"""Checkpoints of a training run: one file, written whole or not at all, and refused unless it fits.
+
+A checkpoint is a safetensors file whose metadata hold a JSON record: what run it belongs to, how far it is,
+and a digest of all of it. It is written beside its place and moved there in one step, so that a run killed
+at any moment leaves the previous checkpoint or the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_RECORD, _DIGEST = "record", "digest"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be resumed from; it is left as it was."""
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+    """Write a checkpoint in one step.
+
+    :param identity: everything that fixes the run; a run that differs in any of it cannot resume from here
+    :param progress: what else the run needs to go on
+    """
+    record = json.dumps({"identity": dict(identity), "progress": dict(progress)}, sort_keys=True)
+    metadata = {_RECORD: record, _DIGEST: _digest(record, tensors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, metadata=metadata)
+    with open(draft, "rb+") as written:
+        os.fsync(written.fileno())
+    draft.replace(path)
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and progress of the run that ``identity`` describes.
+
+    :raises CheckpointError: for a cut or altered file, or one of another run; the message names file and
+      difference
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint ({error}); delete it to start again") from None
+    record = metadata.get(_RECORD, "")
+    if metadata.get(_DIGEST) != _digest(record, tensors):
+        raise CheckpointError(f"{path}: altered after it was written; delete it to start again")
+    content = json.loads(record)
+    _same_run(path, content["identity"], json.loads(json.dumps(dict(identity))))
+    return tensors, content["progress"]
+
+
+def _same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    differing = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
+    if differing:
+        what = "; ".join(f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing)
+        raise CheckpointError(f"{path}: a checkpoint of another run ({what}); move it away or use its settings")
+
+
+def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,284 @@
+"""Train one-layer models and record what Sec. 5 measures along the way.
+
+    python -m lib.training --length 10 --encoding rope --objective masked_diffusion --depth 1 --width 64 \\
+        --steps 1500 --seeds 0 1 2 --out results/one_layer/rope.json
+
+All seeds train together as one ensemble. The run writes a checkpoint beside its output, continues from it
+after an interruption to the identical result, and removes it at the end. `--help` lists everything that can
+be varied.
+
+Randomness is a function of (seed, step) alone, so a checkpoint needs no generator state and a seed's
+batches do not depend on the other seeds trained with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from lib import letters, measurement, objectives, provenance, resume
+from lib.encodings import ENCODINGS
+from lib.ensemble import Ensemble
+from lib.transformer import Settings
+
+BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
+SHARED = 2**63  # the key of draws that all seeds share
+CHECKPOINT_SECONDS = 20.0
+POINTS = 12  # measurements along training, equally spaced in the logarithm of the step
+INTERVENTIONS = ("none",)
+PROFILES = ("quick", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the paper's own values are lost, these are ours."""
+
+    objective: str = "masked_diffusion"
+    draws: str = "stratified"  # how masks are drawn, see `lib.objectives`
+    intervention: str = "none"
+    steps: int = 1500
+    batch: int = 120  # sequences a step
+    learning_rate: float = 1e-3
+    warmup: int = 100  # steps over which the rate rises; constant afterwards
+    clip: float = 1.0  # largest gradient norm of a member
+    weight_decay: float = 0.0
+    ema: float = 0.99  # decay of the moving average of the weights, which is what gets measured
+
+    def __post_init__(self) -> None:
+        objectives.check_objective(self.objective, self.draws)
+        if self.intervention not in INTERVENTIONS:
+            raise ValueError(f"unknown intervention {self.intervention!r}; one of {', '.join(INTERVENTIONS)}")
+        for field in ("steps", "batch", "warmup"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)!r}")
+        for field in ("learning_rate", "clip"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field} must be positive, not {getattr(self, field)!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), not {self.ema!r}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay!r}")
+
+
+class Trainer:
+    """An ensemble in training: weights, AdamW's moments, the weights' moving average, and the step."""
+
+    def __init__(self, settings: Settings, recipe: Recipe, seeds: Sequence[int]) -> None:
+        if settings.causal != (recipe.objective == "autoregressive"):
+            raise ValueError(f"objective {recipe.objective!r} does not fit causal={settings.causal}")
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds must be different non-negative integers, not {list(seeds)!r}")
+        self.settings, self.recipe, self.seeds, self.step = settings, recipe, tuple(seeds), 0
+        self.ensemble = Ensemble.from_seeds(settings, seeds)
+        self.first, self.second = (torch.zeros_like(self.ensemble.flat) for _ in range(2))
+        self.average = self.ensemble.flat.clone()
+        matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
+                  for _ in range(columns.start, columns.stop)]
+        self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint must hold beside the step."""
+        return {"weights": self.ensemble.flat, "first": self.first, "second": self.second, "average": self.average}
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Continue from the tensors of a checkpoint."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.step = step
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The questions of a step: tokens, rows, targets, weights, each with a leading axis over members."""
+        recipe = self.recipe
+        spread = objectives.quantiles(recipe.batch, generator(SHARED, step))
+        asked = []
+        for seed in self.seeds:
+            draw = generator(seed, step)
+            tokens = letters.sequences(recipe.batch, self.settings.length, draw)
+            asked.append(objectives.ask(recipe.objective, tokens, draw, spread, recipe.draws))
+        return objectives.stack(asked)
+
+    def advance(self) -> Float[Tensor, " members"]:
+        """One step of AdamW for every member; returns the losses before it, nats a sequence."""
+        tokens, rows, targets, weights = self.batch(self.step)
+        if self.settings.dropout:
+            torch.manual_seed(int(generator(SHARED, self.step).integers(2**62)))
+        self.ensemble.training = True
+        losses = objectives.losses(self.ensemble.logits(tokens, rows), targets, weights, self.recipe.batch)
+        gradient = self.ensemble.gradient(losses)
+        self._update(gradient)
+        self.step += 1
+        return losses.detach()
+
+    @torch.no_grad()
+    def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
+        recipe, count = self.recipe, self.step + 1
+        norm = gradient.norm(dim=1, keepdim=True)
+        gradient *= (recipe.clip / (norm + 1e-6)).clamp(max=1)
+        rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
+        self.first.lerp_(gradient, 1 - BETAS[0])
+        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        size = (self.second / (1 - BETAS[1] ** count)).sqrt_().add_(TINY)
+        weights = self.ensemble.flat
+        if recipe.weight_decay:
+            weights.mul_(1 - rate * self._decayed)
+        weights.addcdiv_(self.first, size, value=-rate / (1 - BETAS[0] ** count))
+        # the average catches up quickly at first, as RADD's does
+        self.average.lerp_(weights, 1 - min(recipe.ema, count / (9 + count)))
+
+    def averaged(self) -> Ensemble:
+        """The models that get measured: the moving average of the weights."""
+        return Ensemble(self.settings, self.average.clone())
+
+
+def generator(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of one step of one seed; streams of different keys are independent."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+
+
+# A recorded experiment ----------------------------------------------------------------------------------------
+
+
+def measured_steps(steps: int, points: int = POINTS) -> list[int]:
+    """Steps after which a run is measured: 0, then log-spaced from 10 (or the end) to the end."""
+    return [0, *sorted({round(step) for step in np.geomspace(min(10, steps), steps, points)})]
+
+
+def experiment(
+    settings: Settings, recipe: Recipe, seeds: Sequence[int], out: Path, profile: str = "quick"
+) -> dict[str, Any]:
+    """Train, measure, and record at ``out``; resumes from the checkpoint of an interrupted run.
+
+    :return: the result, as `provenance.load` reads it
+    :raises resume.CheckpointError: if the checkpoint beside ``out`` belongs to another run or is damaged
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
+    run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
+    parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
+    del parameters["causal"]  # the objective says so
+    curves = _train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)})
+    model = trainer.averaged()
+    final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
+    if not settings.causal:
+        curves["score_correlation_by_distance"] = measurement.score_correlations(model).tolist()
+    if settings.encoding == "rope" and not settings.causal and settings.depth == 1:
+        curves["query_bound"] = measurement.query_bound(model).tolist()
+    result = provenance.save(
+        out, experiment="one_layer", parameters=parameters, seeds=seeds, metrics=final, curves=curves, run=run
+    )
+    checkpoint_path(out).unlink(missing_ok=True)
+    return result
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Where the run that writes ``out`` keeps its checkpoint."""
+    return out.with_name(f".{out.name}.checkpoint")
+
+
+def _train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Run to the end, measuring; returns the curves: ``steps``, and name -> [member][point]."""
+    curves: dict[str, Any] = {"steps": []}
+    if checkpoint.exists():
+        tensors, progress = resume.load(checkpoint, identity)
+        trainer.restore(tensors, progress["step"])
+        curves = progress["curves"]
+    due = measured_steps(trainer.recipe.steps)
+    saved = time.monotonic()
+    with _progress(trainer) as bar:
+        while True:
+            if trainer.step in due and trainer.step not in curves["steps"]:
+                _measure(trainer, curves)
+                bar.show(curves)
+            if trainer.step >= trainer.recipe.steps:
+                return curves
+            bar.count(trainer.advance())
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                resume.save(checkpoint, trainer.tensors(), identity, {"step": trainer.step, "curves": curves})
+                saved = time.monotonic()
+
+
+def _measure(trainer: Trainer, curves: dict[str, Any]) -> None:
+    """Append one measurement of every member to the curves."""
+    curves["steps"].append(trainer.step)
+    for name, values in measurement.evaluate(trainer.averaged()).items():
+        runs = curves.setdefault(name, [[] for _ in values])
+        for run, value in zip(runs, values, strict=True):
+            run.append(value)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere one line a measurement."""
+
+    def __init__(self, trainer: Trainer, bar: tqdm) -> None:
+        self.trainer, self.bar = trainer, bar
+        self.loss = float("nan")
+
+    def count(self, losses: Tensor) -> None:
+        self.loss = float(losses.mean())
+        self.bar.update()
+
+    def show(self, curves: dict[str, Any]) -> None:
+        means = [np.mean([run[-1] for run in curves[f"{way}_accuracy"]]) for way in ("forward", "reverse")]
+        text = f"loss {self.loss:.3f}, forward {means[0]:.1f} %, reverse {means[1]:.1f} %"
+        self.bar.set_postfix_str(text)
+        if self.bar.disable:
+            recipe = self.trainer.recipe
+            print(f"{recipe.objective} {self.trainer.settings.encoding}: step {self.trainer.step}/{recipe.steps}, {text}",
+                  file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _progress(trainer: Trainer) -> Iterator[_Progress]:
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=trainer.recipe.steps, initial=trainer.step, disable=quiet, unit="step") as bar:
+        yield _Progress(trainer, bar)
+
+
+# Command line -------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options: every field of `Settings` that shapes an experiment, every field of `Recipe`, seeds and output."""
+    command = argparse.ArgumentParser(prog="python -m lib.training", description=__doc__.split("\n")[0])
+    choices = {"encoding": tuple(ENCODINGS), "objective": objectives.OBJECTIVES, "draws": objectives.DRAWS,
+               "intervention": INTERVENTIONS}
+    for settings in (Settings, Recipe):
+        for field in dataclasses.fields(settings):
+            if field.name in ("causal", "mlp", "norm"):
+                continue
+            option = f"--{field.name.replace('_', '-')}"
+            command.add_argument(option, type=type(field.default), default=field.default,
+                                 choices=choices.get(field.name), help=f"default {field.default}")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one model a seed")
+    command.add_argument("--profile", choices=PROFILES, default="quick", help="recorded with the result")
+    command.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; bad values end it with a message that names the option."""
+    command = parser()
+    given = vars(command.parse_args(arguments))
+    torch.set_num_threads(1)
+    own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
+    try:
+        settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
+        experiment(settings, Recipe(**own(Recipe)), given["seeds"], given["out"], given["profile"])
+    except ValueError as error:
+        command.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
