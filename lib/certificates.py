@@ -210,12 +210,14 @@ def _crossing(trace: _Trace, cell: _Cell, width: float = 5e-7) -> tuple[float, f
     return None
 
 
-def guaranteed_context(head_dim: Count, base: Number = 10_000.0) -> int:
+def guaranteed_context(zero: Number) -> int:
     """The longest context, in tokens, within which T_d(2 Delta) > 0 for every two positions Delta apart.
 
-    L tokens hold distances up to L - 1, so it is the largest L with 2 (L - 1) at most the first zero.
+    L tokens hold distances up to L - 1, so it is the largest L with 2 (L - 1) <= ``zero``.
+
+    :param zero: the lower end of `first_zero`, in positions
     """
-    return math.floor(first_zero(head_dim, base)[0] / 2) + 1
+    return math.floor(distance("zero", zero) / 2) + 1
 
 
 # Enclosures of the exact tail and of the asymmetric expectation -----------------------------------------------------
