@@ -15,7 +15,6 @@ placeholder may always come first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ def check_length(length: int) -> int:
     return int(length)
 
 
-def spell(tokens: Iterable[int]) -> str:
+def spell(tokens: Int[Tensor, " length"] | Int[np.ndarray, " length"]) -> str:
     """Tokens as text: ``0d00D``, the mask as ``_``."""
     return "".join(ALPHABET[int(token)] for token in tokens)
 
