@@ -25,27 +25,19 @@ from jaxtyping import Float
 from scipy.integrate import solve_ivp
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax, wrightomega
 
+from lib import arguments
+from lib.arguments import Count, Number
+
 _SUM_TOLERANCE = 1e-6  # a float32 softmax sums to 1 within this
 
 # Arguments --------------------------------------------------------------------------------------------------
 
 
-def _numbers(name: str, value: Any) -> np.ndarray:
-    """``value`` as an array of finite floats."""
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number or an array of numbers, not {value!r}") from None
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, not {value!r}")
-    return array
-
-
 def _scalar(name: str, value: Any) -> float:
-    array = _numbers(name, value)
-    if array.ndim:
-        raise ValueError(f"{name} must be one number, not an array of shape {array.shape}")
-    return float(array)
+    number = arguments.array(name, value)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number, not an array of shape {number.shape}")
+    return float(number)
 
 
 def _positive(name: str, value: Any) -> float:
@@ -74,7 +66,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _distribution(name: str, value: Any) -> np.ndarray:
-    p = _numbers(name, value)
+    p = arguments.array(name, value)
     if p.ndim != 1 or len(p) < 2:
         raise ValueError(f"{name} must be a vector of at least 2 probabilities, not of shape {p.shape}")
     if (p < 0).any():
@@ -96,12 +88,12 @@ def prediction(
 
 def log_odds(logits: Float[np.ndarray, "*batch vocab"], target: int) -> Float[np.ndarray, "*batch"]:
     """``log p(A)/(1 - p(A))`` of logits along their last axis; keeps its digits where p(A) rounds to 0 or 1."""
-    return logits[..., target] - logsumexp(np.delete(logits, target, axis=-1), axis=-1)
+    return np.asarray(logits[..., target] - logsumexp(np.delete(logits, target, axis=-1), axis=-1))
 
 
 def loss(logits: Float[np.ndarray, "*batch vocab"], target: int) -> Float[np.ndarray, "*batch"]:
     """Cross-entropy ``-log p(A)`` of logits along their last axis."""
-    return np.logaddexp(0, -log_odds(logits, target))
+    return np.asarray(np.logaddexp(0, -log_odds(logits, target)))
 
 
 def column_gradient(alpha: Any, p: Any, target: int) -> Float[np.ndarray, " vocab"]:
@@ -118,8 +110,8 @@ def forward_step(
     storage: Float[np.ndarray, "vocab tokens"],
     mass: Float[np.ndarray, " tokens"],
     target: int,
-    eta: float,
-    column: int | None = None,
+    eta: Number,
+    column: Count | None = None,
 ) -> Float[np.ndarray, "vocab tokens"]:
     """Storage after one gradient step of rate ``eta`` on a prompt's loss: in one ``column`` or in all."""
     error = prediction(storage, mass)
@@ -150,12 +142,12 @@ class SharedStep:
     :param eta: learning rate, any positive number
     """
 
-    alpha_f: float
-    alpha_r: float
-    p_f: np.ndarray
-    p_r: np.ndarray
-    target: int
-    eta: float
+    alpha_f: Any
+    alpha_r: Any
+    p_f: Any
+    p_r: Any
+    target: Any
+    eta: Any
 
     def __post_init__(self) -> None:
         for name in ("alpha_f", "alpha_r"):
@@ -277,8 +269,8 @@ class TwoTokenFlow:
 
     forward_map: Float[np.ndarray, "head_dim head_dim"]
     reverse_map: Float[np.ndarray, "head_dim head_dim"]
-    forward_bias: float = 0.0
-    reverse_bias: float = 0.0
+    forward_bias: Number = 0.0
+    reverse_bias: Number = 0.0
     learned: frozenset[str] = frozenset({"key"})
 
     def __post_init__(self) -> None:
@@ -321,7 +313,7 @@ def route_energy(score: Any) -> Any:
     return np.exp(score) + score
 
 
-def learned_key_score(margin: Any, s_f0: float, vocab: int, q_norm2: float) -> Any:
+def learned_key_score(margin: Any, s_f0: Number, vocab: Count, q_norm2: Number) -> Any:
     """Forward score when all margins have grown from 0 to ``margin``, the key learned and the query fixed.
 
     Solves ``e^s + s = e^{s_f0} + s_f0 + q_norm2 (n - 1)/(2 n) margin^2`` by Wright's omega function.
@@ -338,7 +330,7 @@ def _log_kappa(vocab: Any, q_norm2: Any) -> float:
 
 
 def log_time(
-    margins: Float[np.ndarray, " times"], score: Callable[[np.ndarray], Any], vocab: int
+    margins: Float[np.ndarray, " times"], score: Callable[[np.ndarray], Any], vocab: Count
 ) -> Float[np.ndarray, " times"]:
     """log t at which all margins, grown from 0, reach each of ``margins`` (ascending, > 0).
 
@@ -358,7 +350,7 @@ def log_time(
     return np.logaddexp.accumulate(panels)[np.searchsorted(edges, margins) - 1]
 
 
-def log_odds_at(score: Any, margin: Any, vocab: int) -> Any:
+def log_odds_at(score: Any, margin: Any, vocab: Count) -> Any:
     """`log_odds` of a prompt with this routing score and all margins equal: ``alpha m - log(n - 1)``."""
     return expit(score) * margin - np.log(vocab - 1)
 
@@ -376,17 +368,17 @@ def reverse_limit(rho: Any, s_f0: Any, s_r0: Any, vocab: Any, q_norm2: Any) -> A
     :param q_norm2: c = ``|q|^2``, above 0
     :return: a float, or an array of the arguments' common shape
     """
-    ratio, start_f, start_r = _numbers("rho", rho), _numbers("s_f0", s_f0), _numbers("s_r0", s_r0)
+    ratio = arguments.array("rho", rho)
+    start_f, start_r = arguments.array("s_f0", s_f0), arguments.array("s_r0", s_r0)
     if (np.abs(ratio) > 1).any():
         raise ValueError(f"rho must lie in [-1, 1], not {rho!r}")
     with np.errstate(over="ignore"):  # K may be infinite; the limit is then 1
         at_threshold = np.exp(start_r + start_f / 2 - _log_kappa(vocab, q_norm2) / 2)
     evidence = np.where(ratio > -0.5, np.inf, np.where(ratio < -0.5, 0.0, at_threshold))
-    limit = expit(evidence - np.log(operator.index(vocab) - 1))
-    return float(limit) if limit.ndim == 0 else limit
+    return arguments.plain(np.asarray(expit(evidence - np.log(operator.index(vocab) - 1))))
 
 
-def reverse_tail(log_t: Any, rho: float, s_f0: float, s_r0: float, vocab: int, q_norm2: float) -> Any:
+def reverse_tail(log_t: Any, rho: Number, s_f0: Number, s_r0: Number, vocab: Count, q_norm2: Number) -> Any:
     """Late ``log(1 - p_r(A))`` under the RoPE flow with a learned key; the error tends to 0 for ``rho > -1/2``.
 
     ``log(n - 1) - sigmoid(s_r) m`` with ``m = log(n t)`` and ``s_r = s_r0 + rho (log(kappa m^2) - s_f0)``,
