@@ -25,8 +25,8 @@ _NAME = "recording_sdpa"
 class Routes(NamedTuple):
     """Scores and weights from rows to columns; behind a mask the weight is exactly zero, the score is not."""
 
-    scores: Float[Tensor, "layer head row column"]  # q . k over the root of the head dimension, before any mask
-    weights: Float[Tensor, "layer head row column"]  # after mask and softmax over all positions
+    scores: Float[Tensor, "*batch layer head row column"]  # q . k over the root of the head dimension, unmasked
+    weights: Float[Tensor, "*batch layer head row column"]  # after mask and softmax over all positions
     layers: tuple[int, ...]  # those with attention scores (a hybrid model's other layers have none)
 
 
@@ -38,7 +38,7 @@ class _Recorder:
         self.found: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, layer: int, scores: Tensor, visible: Tensor) -> None:
-        """Take in full rows of scores, (head, row, length), and which columns each row sees."""
+        """Take in full rows of scores, (batch, head, row, length), and which columns each row sees."""
         if layer in self.found:
             raise RuntimeError(f"layer {layer} attends twice in one pass; record it without a cache or recomputation")
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
@@ -48,7 +48,7 @@ class _Recorder:
         if not self.found:
             raise ValueError("model: no layer offered its attention scores")
         layers = tuple(sorted(self.found))
-        scores, weights = (torch.stack([self.found[layer][i].cpu() for layer in layers]) for i in (0, 1))
+        scores, weights = (torch.stack([self.found[layer][i].cpu() for layer in layers], 1) for i in (0, 1))
         return Routes(scores, weights, layers)
 
 
@@ -57,21 +57,25 @@ _recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
 
 @torch.no_grad()
 def attention_routes(
-    model: nn.Module, input_ids: Int[Tensor, " length"], rows: Sequence[int], columns: Sequence[int]
+    model: nn.Module, input_ids: Int[Tensor, "*batch length"], rows: Sequence[int], columns: Sequence[int]
 ) -> Routes:
-    """Routes of one prompt from ``rows`` (the masks, say) to ``columns`` (the evidence).
+    """Routes from ``rows`` (the masks, say) to ``columns`` (the evidence), in one prompt or several alike.
 
-    :param input_ids: one prompt without padding
+    :param input_ids: prompts without padding, with the same rows and columns
     :raises ValueError: for a row or column outside the prompt, or a model that offers no scores
     """
+    length = input_ids.shape[-1]
     for name, positions in (("rows", rows), ("columns", columns)):
-        if not positions or not all(0 <= position < len(input_ids) for position in positions):
-            raise ValueError(f"{name} {tuple(positions)}: need positions between 0 and {len(input_ids) - 1}")
+        if not positions or not all(0 <= position < length for position in positions):
+            raise ValueError(f"{name} {tuple(positions)}: need positions between 0 and {length - 1}")
     recorder = _Recorder(rows, columns)
     listening = _through_interface if hasattr(model, "set_attn_implementation") else _through_named_points
     with evaluating(model), listening(model, recorder):
-        model(input_ids=input_ids[None])
-    return recorder.routes()
+        model(input_ids=input_ids.reshape(-1, length))
+    scores, weights, layers = recorder.routes()
+    batch = input_ids.shape[:-1]
+    return Routes(scores.unflatten(0, batch), weights.unflatten(0, batch), layers) if batch else (
+        Routes(scores[0], weights[0], layers))
 
 
 # transformers models -----------------------------------------------------------------------------------------
@@ -114,10 +118,10 @@ def _recording_attention(
 
 def _scores(
     module: Any, query: Tensor, key: Tensor, rows: list[int], scaling: float | None
-) -> Float[Tensor, "head row length"]:
+) -> Float[Tensor, "batch head row length"]:
     groups = query.shape[1] // key.shape[1]
-    chosen = query[0][:, rows].float()
-    keys = key[0].float().repeat_interleave(groups, 0)
+    chosen = query[:, :, rows].float()
+    keys = key.float().repeat_interleave(groups, 1)
     return chosen @ keys.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
 
 
@@ -126,7 +130,7 @@ def _visible(
 ) -> Tensor:
     """Which columns each chosen row sees, by the mask given or by the rule SDPA falls back on."""
     if mask is not None:
-        chosen = mask[0, :, rows, :length]
+        chosen = mask[:, :, rows, :length]
         return chosen if chosen.dtype == torch.bool else chosen >= 0
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     columns = torch.arange(length)
@@ -150,13 +154,13 @@ def _through_named_points(model: nn.Module, recorder: _Recorder) -> Iterator[Non
 
 
 def _listener(recorder: _Recorder, layer: int, point: Any) -> Any:
-    def listen(module: nn.Module, given: Any, scores: Float[Tensor, "1 head length length"]) -> None:
+    def listen(module: nn.Module, given: Any, scores: Float[Tensor, "batch head length length"]) -> None:
         visible = _visible(point, None, recorder.rows, scores.shape[-1], bool(point.causal))
-        recorder.add(layer, scores[0][:, recorder.rows], visible)
+        recorder.add(layer, scores[:, :, recorder.rows], visible)
 
     return listen
 
 
-def pooled(values: Float[Tensor, "layer head row column"]) -> Float[Tensor, "layer head"]:
+def pooled(values: Float[Tensor, "*batch layer head row column"]) -> Float[Tensor, "*batch layer head"]:
     """Mean over the sub-tokens of both entities: one number for each layer and head."""
     return values.mean((-2, -1))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
@@ -70,11 +71,24 @@ def tiny(
     texts = worlds.world(40).sentences() if texts is None else texts
     special = _write_tokenizer(folder, architecture, texts, vocabulary)
     tokens = -(-(max(special) + 1) // 64) * 64
-    size = {"width": width, "layers": layers, "heads": heads, "key_heads": key_heads or heads, "tokens": tokens}
-    config = _CONFIGS[architecture](size, special) | {"torch_dtype": str(dtype).removeprefix("torch.")} | fields
+    size = Size(width, layers, heads, key_heads or heads, 3 * width, tokens)
+    precision = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    config = config_fields(architecture, size, special) | precision | fields
     _write_json(folder / "config.json", config)
     _write_weights(folder, architecture, config, seed, scale, dtype, shards)
     return folder
+
+
+def rename_tensor(folder: str | os.PathLike[str], old: str, new: str) -> None:
+    """Spoil a checkpoint: one tensor under another name, in its file and in the index."""
+    index = Path(folder) / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][new] = content["weight_map"].pop(old)
+    shard = Path(folder) / content["weight_map"][new]
+    tensors = load_file(shard)
+    tensors[new] = tensors.pop(old)
+    save_file(tensors, shard, metadata={"format": "pt"})
+    _write_json(index, content)
 
 
 # Tokenizers --------------------------------------------------------------------------------------------------
@@ -124,42 +138,62 @@ def _tokenizer_config(architecture: str, ids: list[int]) -> dict[str, Any]:
     return config
 
 
-# Configurations, field by field as published ------------------------------------------------------------------
+# Configurations, field by field as published -----------------------------------------------------------------
 
 
-def _llada(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+class Size(NamedTuple):
+    """What the architectures have in common in size."""
+
+    width: int
+    layers: int
+    heads: int
+    key_heads: int
+    mlp: int
+    tokens: int
+
+
+#: sizes of the two masked models as published
+PUBLISHED = {"llada": Size(4096, 32, 32, 32, 12288, 126464), "dream": Size(3584, 28, 28, 4, 18944, 152064)}
+
+
+def config_fields(architecture: str, size: Size, special: Sequence[int] = (1, 2)) -> dict[str, Any]:
+    """The fields of config.json for a model of some size; ``special`` are the ids of end and mask (or start)."""
+    return _CONFIGS[architecture](size, list(special))
+
+
+def _llada(size: Size, special: list[int]) -> dict[str, Any]:
     return {
         "activation_type": "silu", "alibi": False, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"],
         "attention_dropout": 0.0, "attention_layer_norm": False, "attention_layer_norm_with_affine": True,
         "auto_map": {"AutoConfig": "configuration_llada.LLaDAConfig",
                      "AutoModel": "modeling_llada.LLaDAModelLM",
                      "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM"},
-        "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": size["width"],
-        "embedding_dropout": 0.0, "embedding_size": size["tokens"], "eos_token_id": special[0],
+        "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": size.width,
+        "embedding_dropout": 0.0, "embedding_size": size.tokens, "eos_token_id": special[0],
         "flash_attention": False, "include_bias": False, "include_qkv_bias": False, "init_cutoff_factor": None,
         "init_device": "meta", "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": False,
         "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": special[1],
-        "max_sequence_length": 4096, "mlp_hidden_size": 3 * size["width"], "mlp_ratio": 4, "model_type": "llada",
-        "multi_query_attention": None, "n_heads": size["heads"], "n_kv_heads": size["key_heads"],
-        "n_layers": size["layers"], "pad_token_id": special[0], "precision": "amp_bf16", "residual_dropout": 0.0,
+        "max_sequence_length": 4096, "mlp_hidden_size": size.mlp, "mlp_ratio": 4, "model_type": "llada",
+        "multi_query_attention": None, "n_heads": size.heads, "n_kv_heads": size.key_heads,
+        "n_layers": size.layers, "pad_token_id": special[0], "precision": "amp_bf16", "residual_dropout": 0.0,
         "rms_norm_eps": 1e-5, "rope": True, "rope_full_precision": True, "rope_theta": 500000.0,
         "scale_logits": False, "transformers_version": "4.46.3", "use_cache": False,
-        "vocab_size": size["tokens"], "weight_tying": False,
+        "vocab_size": size.tokens, "weight_tying": False,
     }
 
 
-def _common(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+def _common(size: Size, special: list[int]) -> dict[str, Any]:
     return {
         "attention_dropout": 0.0, "bos_token_id": special[-1], "eos_token_id": special[0], "hidden_act": "silu",
-        "hidden_size": size["width"], "initializer_range": 0.02, "intermediate_size": 3 * size["width"],
-        "num_attention_heads": size["heads"], "num_hidden_layers": size["layers"],
-        "num_key_value_heads": size["key_heads"], "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+        "hidden_size": size.width, "initializer_range": 0.02, "intermediate_size": size.mlp,
+        "num_attention_heads": size.heads, "num_hidden_layers": size.layers,
+        "num_key_value_heads": size.key_heads, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
         "tie_word_embeddings": False, "transformers_version": "4.46.2", "use_cache": True,
-        "vocab_size": size["tokens"],
+        "vocab_size": size.tokens,
     }
 
 
-def _dream(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+def _dream(size: Size, special: list[int]) -> dict[str, Any]:
     return _common(size, special) | {
         "architectures": ["DreamModel"],
         "auto_map": {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"},
@@ -169,7 +203,7 @@ def _dream(size: dict[str, int], special: list[int]) -> dict[str, Any]:
     }
 
 
-def _llama(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+def _llama(size: Size, special: list[int]) -> dict[str, Any]:
     scaling = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                "original_max_position_embeddings": 8192, "rope_type": "llama3"}
     return _common(size, special) | {
@@ -179,26 +213,26 @@ def _llama(size: dict[str, int], special: list[int]) -> dict[str, Any]:
     }
 
 
-def _qwen2(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+def _qwen2(size: Size, special: list[int]) -> dict[str, Any]:
     return _common(size, special) | {
         "architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 32768, "max_window_layers": 28,
         "model_type": "qwen2", "sliding_window": 131072, "use_sliding_window": False,
     }
 
 
-def _qwen3_5(size: dict[str, int], special: list[int]) -> dict[str, Any]:
+def _qwen3_5(size: Size, special: list[int]) -> dict[str, Any]:
     """Three layers of linear attention to one of softmax attention, and an image encoder that is not loaded."""
-    head = size["width"] // size["heads"]
+    head = size.width // size.heads
     text = _common(size, special) | {
-        "head_dim": head, "full_attention_interval": min(4, size["layers"]), "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": head, "linear_num_key_heads": size["key_heads"], "linear_value_head_dim": head,
-        "linear_num_value_heads": size["heads"], "model_type": "qwen3_5_text", "tie_word_embeddings": True,
+        "head_dim": head, "full_attention_interval": min(4, size.layers), "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": head, "linear_num_key_heads": size.key_heads, "linear_value_head_dim": head,
+        "linear_num_value_heads": size.heads, "model_type": "qwen3_5_text", "tie_word_embeddings": True,
         "rope_parameters": {"mrope_interleaved": True, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.25,
                             "rope_theta": 10000000, "rope_type": "default"},
     }
     del text["rope_theta"], text["transformers_version"]
     vision = {"depth": 1, "hidden_size": 16, "in_channels": 3, "intermediate_size": 16, "num_heads": 2,
-              "model_type": "qwen3_5", "num_position_embeddings": 4, "out_hidden_size": size["width"],
+              "model_type": "qwen3_5", "num_position_embeddings": 4, "out_hidden_size": size.width,
               "patch_size": 2, "spatial_merge_size": 1, "temporal_patch_size": 1}
     return {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text,
             "tie_word_embeddings": True, "vision_config": vision}
