@@ -11,6 +11,8 @@ import numpy as np
 Reals = float | int | np.number | np.ndarray | list | tuple
 Number = float | int | np.number
 Count = int | np.integer
+#: what numpy makes of them: an array, or its scalar where no axis is left
+Numbers = np.ndarray | np.floating
 
 
 def array(name: str, value: Reals) -> np.ndarray:
@@ -35,7 +37,7 @@ def distances(name: str, value: Reals) -> np.ndarray:
     return numbers
 
 
-def within(name: str, value: Reals, low: float, high: float) -> np.ndarray:
+def within(name: str, value: Reals, low: Number, high: Number) -> np.ndarray:
     """Numbers strictly between ``low`` and ``high``."""
     numbers = array(name, value)
     if ((numbers <= low) | (numbers >= high)).any():
@@ -50,6 +52,6 @@ def distance(name: str, value: Number) -> float:
     return float(value)
 
 
-def plain(result: np.ndarray) -> float | np.ndarray:
+def plain(result: Numbers) -> float | np.ndarray:
     """A float for a scalar argument, the array for an array argument."""
-    return float(result) if np.ndim(result) == 0 else result
+    return np.asarray(result) if np.ndim(result) else float(result)

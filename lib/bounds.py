@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import sici
 
 from lib import dirichlet
-from lib.arguments import Count, Number, Reals, distances, plain, within
+from lib.arguments import Count, Number, Numbers, Reals, distances, plain, within
 from lib.certificates import certified_minimum, first_zero
 from lib.encodings import rope_frequencies
 
@@ -35,6 +35,8 @@ __all__ = [
     "trace_bound_limit_error",
 ]
 
+_NEAR = 1e-8  # below this distance the limit is 1 - O(x^2), 1 in float64
+
 
 def _angles(name: str, value: Reals, head_dim: Count, base: Number) -> np.ndarray:
     """(*batch, planes) angles of the planes at each distance."""
@@ -50,10 +52,10 @@ def trace_bound_limit(total_distance: Reals, base: Number = 10_000.0) -> float |
     """The limit d -> oo of T_d(x): int_0^1 cos(x base**-u) du = (Ci(x) - Ci(x/base)) / ln base, and 1 at x = 0."""
     rope_frequencies(2, base)  # refuses a bad base
     x = distances("total_distance", total_distance)
-    low = x / float(base)
-    positive = low > 0
-    cosine_integral = sici(np.where(positive, x, 1.0))[1] - sici(np.where(positive, low, 1.0))[1]
-    return plain(np.where(positive, cosine_integral / np.log(float(base)), 1.0))
+    far = x > _NEAR
+    upper = np.where(far, x, 1.0)
+    difference = sici(upper)[1] - sici(upper / float(base))[1]
+    return plain(np.where(far, difference / np.log(float(base)), 1.0))
 
 
 def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -66,7 +68,7 @@ def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number
     return plain((_absolute_sine(x) - _absolute_sine(x / float(base))) / planes)
 
 
-def _absolute_sine(x: np.ndarray) -> np.ndarray:
+def _absolute_sine(x: Numbers) -> Numbers:
     """int_0^x |sin y| dy."""
     halves, rest = np.divmod(x, np.pi)
     return 2 * halves + 1 - np.cos(rest)
@@ -82,7 +84,7 @@ def cantelli(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 
     :param threshold: t, strictly between -1 and 1
     """
     mean, variance = dirichlet.moments(_surplus(distance, threshold, head_dim, base))
-    gap = mean.clip(0)
+    gap = np.asarray(mean).clip(0)
     return plain(np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0))
 
 

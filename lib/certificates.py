@@ -127,7 +127,7 @@ def _up(ball: arb) -> float:
 
 
 def certified_minimum(
-    head_dim: Count, low: Number, high: Number, base: Number = 10_000.0, *, width: float = 1e-6
+    head_dim: Count, low: Number, high: Number, base: Number = 10_000.0, *, width: Number = 1e-6
 ) -> tuple[float, float]:
     """Enclosure of the minimum of T_d(x) over every real x in [low, high].
 
@@ -145,7 +145,7 @@ def certified_minimum(
         return _minimise(_Trace(head_dim, base), left, right, width)
 
 
-def _minimise(trace: _Trace, low: float, high: float, width: float) -> tuple[float, float]:
+def _minimise(trace: _Trace, low: float, high: float, width: Number) -> tuple[float, float]:
     """Branch and bound, best cell first."""
     upper = min(_up(trace.value(arb(low))), _up(trace.value(arb(high))))
     heap: list[_Cell] = []
@@ -173,7 +173,7 @@ def _cover(trace: _Trace, low: float, high: float) -> Iterator[_Cell]:
         yield from trace.cells([arb(low) + row * row_width for row in some], comb)
 
 
-def first_zero(head_dim: Count, base: Number = 10_000.0, *, farthest: float = _FARTHEST) -> tuple[float, float]:
+def first_zero(head_dim: Count, base: Number = 10_000.0, *, farthest: Number = _FARTHEST) -> tuple[float, float]:
     """Enclosure, at most 1e-6 wide, of the smallest x > 0 with T_d(x) = 0; T_d > 0 everywhere before it.
 
     :param farthest: how far to look, in positions
@@ -224,7 +224,7 @@ def guaranteed_context(zero: Number) -> int:
 
 
 def tail_enclosure(
-    equal_distance: Number, threshold: Number, head_dim: Count, base: Number = 10_000.0, *, width: float = 1e-12
+    equal_distance: Number, threshold: Number, head_dim: Count, base: Number = 10_000.0, *, width: Number = 1e-12
 ) -> tuple[float, float]:
     """Enclosure of P(sum_i w_i cos(2 Delta theta_i) >= t) by partial fractions, at rising precision.
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from lib.arguments import Numbers
+
 _STEP = 0.25  # of the trapezoidal rule in log s; its error is near sqrt(m) exp(-pi**2 / _STEP)
 _REACH = 36.0  # the rule runs over |log s| <= _REACH: what is cut off is below 1e-13
 _NOTHING = 1e-18
 
 
-def moments(values: Float[np.ndarray, "*batch planes"]) -> tuple[np.ndarray, np.ndarray]:
+def moments(values: Float[np.ndarray, "*batch planes"]) -> tuple[Numbers, Numbers]:
     """Mean and variance of sum_i w_i values_i (the paper's B.2).
 
     :return: (*batch,) means mu and (*batch,) variances (mean of squares - mu**2) / (m + 1)
@@ -24,7 +26,7 @@ def moments(values: Float[np.ndarray, "*batch planes"]) -> tuple[np.ndarray, np.
     return mean, ((values - mean[..., None]) ** 2).mean(-1) / (values.shape[-1] + 1)
 
 
-def tail(values: Float[np.ndarray, "*batch planes"]) -> np.ndarray:
+def tail(values: Float[np.ndarray, "*batch planes"]) -> Numbers:
     """P(sum_i w_i values_i >= 0), exactly, for any values, coinciding ones included.
 
     The tail of a set of planes is an average of the tails without its largest and without its smallest value;
@@ -45,7 +47,7 @@ def tail(values: Float[np.ndarray, "*batch planes"]) -> np.ndarray:
 
 def ratio_moments(
     numerators: Float[np.ndarray, "*batch planes"], denominators: Float[np.ndarray, "*batch planes"]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Numbers, Numbers]:
     """First and second moment of sum_i w_i n_i / sum_i w_i D_i, for D_i >= 0, as one-dimensional integrals.
 
     With E[N/D] = int_0^oo E[N exp(-sD)] ds and the exponential law of the squared norms,
