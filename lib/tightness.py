@@ -54,7 +54,7 @@ def misaligned_bound(
     return shifted(trace_bound(2 * distances("distance", distance), head_dim, base), -misalignment)
 
 
-def unequal_traces_mean(distance: Number, traces: Reals, base: Number = 10_000.0) -> float:
+def unequal_traces_mean(distance: Reals, traces: Reals, base: Number = 10_000.0) -> float | np.ndarray:
     """E_q[sum w_i c_i] for isotropic keys whose planes differ in variance, w_i ~ ||q_i||^2 tau_i^2, exactly.
 
     :param distance: Delta, of the evidence on either side
@@ -64,8 +64,9 @@ def unequal_traces_mean(distance: Number, traces: Reals, base: Number = 10_000.0
     if variances.ndim != 1 or not (variances > 0).all():
         raise ValueError(f"traces must be a row of positive numbers, one a plane, not {traces!r}")
     variances = variances / variances.mean()
-    angles = 2 * distances("distance", distance) * rope_frequencies(2 * len(variances), base)
-    return float(dirichlet.ratio_moments(variances * np.cos(angles), variances)[0])
+    cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(2 * len(variances), base)))
+    mean, _ = dirichlet.ratio_moments(variances * cosines, np.broadcast_to(variances, cosines.shape))
+    return plain(mean)
 
 
 def unconditional_correlation(

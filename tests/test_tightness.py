@@ -74,6 +74,8 @@ def test_unequal_traces_by_sampling_and_by_their_scale():
         bounds.trace_bound(7.0, 16, 500.0), abs=1e-12
     )
     assert type(mean) is float
+    row = tightness.unequal_traces_mean([1.0, 3.5], traces)
+    assert row.shape == (2,) and row[1] == pytest.approx(mean, abs=1e-15)
 
 
 def drawn_correlation(rng, delta1, delta2, q_mean, q_var, k_mean, k_var, number=120_000):
