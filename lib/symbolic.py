@@ -42,6 +42,28 @@ def vanishes(expression: sp.Expr) -> bool:
     return bool(sp.expand(sp.numer(sp.together(plain))) == 0)
 
 
+def vanishes_as_sum(expression: sp.Expr, index: sp.Symbol) -> bool:
+    """Whether an expression that is linear in sums over ``index`` is zero, for every range of the sum.
+
+    All of them are gathered into one sum (factors that do not depend on the index move inside); its summand and
+    what stands outside must both vanish. Sums over other indices count as unknowns.
+    """
+    summand = outside = sp.Integer(0)
+    for term in sp.Add.make_args(sp.expand(expression)):
+        sums = [part for part in sp.Mul.make_args(term) if isinstance(part, sp.Sum) and part.variables == [index]]
+        if sums:
+            summand += term / sums[0] * sums[0].function
+        else:
+            outside += term
+    return _vanishes_with_sums(summand) and _vanishes_with_sums(outside)
+
+
+def _vanishes_with_sums(expression: sp.Expr) -> bool:
+    unknowns: dict[sp.Expr, sp.Symbol] = {}
+    name = lambda total: unknowns.setdefault(total, sp.Dummy(positive=True))
+    return vanishes(sp.expand(expression).replace(lambda part: isinstance(part, sp.Sum), name))
+
+
 def sign(expression: sp.Expr) -> int | None:
     """1 or -1 if a rational function of exponentials has that sign for all values of its symbols, 0 if zero.
 

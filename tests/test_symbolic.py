@@ -250,3 +250,17 @@ def test_standard_normal_moments():
     assert [law[power,] for power in range(7)] == [1, 0, 1, 0, 3, 0, 15]
     assert law[2, 4] == 3 and law[2, 1] == 0 and law[1, 1] == 0
     assert symbolic.expectation((X + Y) ** 4, law, X, Y) == 12                  # X + Y has variance 2
+
+
+def test_vanishes_as_sum():
+    i, n = sp.symbols("i n", integer=True)
+    j = sp.Symbol("j", integer=True)
+    u = sp.IndexedBase("u")
+    total = lambda term: sp.Sum(term, (i, 1, n))
+    assert symbolic.vanishes_as_sum(total(u[i] * (u[i] + 1)) - total(u[i] ** 2) - total(u[i]), i)
+    assert symbolic.vanishes_as_sum(X * total(u[i]) - total(X * u[i]), i)
+    assert not symbolic.vanishes_as_sum(total(u[i]) + 1, i)
+    assert not symbolic.vanishes_as_sum(total(u[i] ** 2) - total(u[i]), i)
+    inner = sp.Sum(u[j], (j, 1, n))
+    assert symbolic.vanishes_as_sum(total(inner * u[i]) - inner * total(u[i]), i)
+    assert not symbolic.vanishes_as_sum(inner, i)
