@@ -22,21 +22,25 @@ LINES: dict[str, dict[str, Any]] = {
 
 def style() -> None:
     """Set the book's style; call once at the head of a chapter."""
-    plt.rcParams.update({
-        "figure.figsize": (7.2, 3.2),
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "lines.markersize": 4,
-        "lines.linewidth": 1.5,
-        "legend.frameon": False,
-        "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"])
-        + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
-    })
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.2),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "lines.markersize": 4,
+            "lines.linewidth": 1.5,
+            "legend.frameon": False,
+            "axes.prop_cycle": cycler(
+                color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555"]
+            )
+            + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
+        }
+    )
 
 
 def band(axes: Any, x: Any, runs: Any, **line: Any) -> None:

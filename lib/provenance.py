@@ -117,9 +117,13 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a whole JSON file ({error}); delete it and run again") from None
     missing = [key for key in (*_CONTENT, "provenance") if key not in result]
     if missing:
-        raise ValueError(f"{path}: field {missing[0]!r} is missing; a result holds {', '.join(_CONTENT)}, provenance")
+        raise ValueError(
+            f"{path}: field {missing[0]!r} is missing; a result holds {', '.join(_CONTENT)}, provenance"
+        )
     if checksum(result) != result["provenance"].get("checksum"):
-        raise ValueError(f"{path}: content does not match its checksum; it was altered after the run that made it")
+        raise ValueError(
+            f"{path}: content does not match its checksum; it was altered after the run that made it"
+        )
     return result
 
 
