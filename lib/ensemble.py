@@ -108,15 +108,27 @@ class Ensemble:
         return vmap(call, randomness="different")(self.weights, tokens, rows)
 
     def _short(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        length = self.settings.length
-        # the whole sequence of each row, (members, rows, length)
-        context = tokens.gather(1, (rows // length)[..., None].expand(-1, -1, length))
-        position = rows % length
-        weights = self._routing(context, position)
-        x = self._stream(position) + self._drop(self._retrieved(weights, context))
+        weights = self.attention(tokens, rows)
+        x = self._stream(rows % self.settings.length)
+        x = x + self._drop(self._retrieved(weights, self._context(tokens, rows)))
         if self.settings.mlp:
             x = x + self._drop(self._mlp(self._norm(x, "blocks.0.norm2")))
         return self._linear(self._norm(x, "norm"), "head")
+
+    def _context(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """The whole sequence that each row stands in, (members, rows, length)."""
+        length = self.settings.length
+        return tokens.gather(1, (rows // length)[..., None].expand(-1, -1, length))
+
+    def attention(
+        self, tokens: Int[Tensor, "members batch length"], rows: Int[Tensor, "members rows"]
+    ) -> Float[Tensor, "members heads rows length"]:
+        """Attention weights alpha of masked rows (depth 1): the scores looked up, and their softmax."""
+        length, table = self.settings.length, self.score_table()
+        context = self._context(tokens, rows) * length + torch.arange(length)
+        place = (rows % length)[..., None] * (letters.TOKENS * length) + context
+        place = place[:, None].expand(-1, table.shape[1], -1, -1)
+        return table.flatten(2).gather(2, place.flatten(2)).view(place.shape).softmax(-1)
 
     def score_table(self) -> Float[Tensor, "members heads length tokens length"]:
         """Score from a mask at i to token v at j; at depth 1 no other token matters."""
@@ -141,14 +153,6 @@ class Ensemble:
         if added is not None:
             x = x + (added if added.dim() == 2 else added[:, None])
         return self._norm(x, "blocks.0.norm1")
-
-    def _routing(self, context: Tensor, position: Tensor) -> Tensor:
-        """Attention weights alpha of each row: (members, heads, rows, length)."""
-        length, table = self.settings.length, self.score_table()
-        place = position[..., None] * (letters.TOKENS * length) + context * length + torch.arange(length)
-        place = place[:, None].expand(-1, table.shape[1], -1, -1)
-        scores = table.flatten(2).gather(2, place.flatten(2)).view(place.shape)
-        return scores.softmax(-1)
 
     def _retrieved(self, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""

@@ -11,6 +11,7 @@ placement.
 * *Score correlation*: over the 26 facts, at a fixed mask and evidence position each way, of the scores on
   the evidence; averaged over placements. In a one-layer model the mask's query is one vector, so this is
   the correlation of Thm 4.3 given q.
+* *Attention*: the weight alpha on the evidence, forward and reverse, mean over queries and heads.
 * *Gradient cosine*: for each fact, forward loss against reverse loss (means over placements), all
   parameters; the mean over facts. ``mismatched`` pairs one fact's forward loss with another's reverse loss:
   the control.
@@ -46,9 +47,19 @@ def queries(settings: Settings) -> tuple[Queries, Queries]:
 
 def answers(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries clean"]:
     """Logits where each query asks."""
+    return ensemble.logits(*_for_members(ensemble, asked))
+
+
+def attention(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries"]:
+    """Attention weight on the evidence, mean over heads (masked models of depth 1)."""
+    weights = ensemble.attention(*_for_members(ensemble, asked)).mean(1)
+    return weights[:, torch.arange(len(asked)), asked.evidence]
+
+
+def _for_members(ensemble: Ensemble, asked: Queries) -> tuple[Tensor, Tensor]:
+    """Tokens and asked rows of the flattened batch, the same for every member."""
     rows = torch.arange(len(asked)) * ensemble.settings.positions + asked.position - int(ensemble.settings.causal)
-    members = len(ensemble)
-    return ensemble.logits(asked.tokens.expand(members, -1, -1), rows.expand(members, -1))
+    return asked.tokens.expand(len(ensemble), -1, -1), rows.expand(len(ensemble), -1)
 
 
 @torch.no_grad()
@@ -61,6 +72,8 @@ def evaluate(ensemble: Ensemble) -> Measured:
         measured |= {f"{name}_{key}": value for key, value in graded(logits, asked).items()}
         if name == "reverse":
             measured["placeholder_share"] = placeholder_share(logits, asked)
+        if ensemble.settings.depth == 1 and not ensemble.settings.causal:
+            measured[f"{name}_attention"] = attention(ensemble, asked).mean(1).tolist()
     cosines = gradient_cosines(ensemble)
     measured |= {name: list(map(float, values)) for name, values in cosines.items()}
     if not ensemble.settings.causal:

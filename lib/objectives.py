@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,7 +113,8 @@ def fixed_rate(tokens: Tokens, draw: Draw, quantiles: np.ndarray) -> Asked:
 @functools.lru_cache
 def binomial_distribution(length: int) -> np.ndarray:
     """P(count <= k), k = 0..length, of the masks that `RATE` puts into a sequence."""
-    return stats.binom.cdf(np.arange(length + 1), length, RATE)
+    each = [math.comb(length, count) * RATE**count * (1 - RATE) ** (length - count) for count in range(length + 1)]
+    return np.cumsum(each).clip(max=1.0)
 
 
 def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:

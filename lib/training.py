@@ -150,7 +150,7 @@ def generator(seed: int, step: int) -> np.random.Generator:
 # A recorded experiment ----------------------------------------------------------------------------------------
 
 
-def measured_steps(steps: int, points: int = POINTS) -> list[int]:
+def measured_steps(steps: int, points: int) -> list[int]:
     """Steps after which a run is measured: 0, then log-spaced from 10 (or the end) to the end."""
     return [0, *sorted({round(step) for step in np.geomspace(min(10, steps), steps, points)})]
 
@@ -194,7 +194,7 @@ def _train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any]) -> dict
         tensors, progress = resume.load(checkpoint, identity)
         trainer.restore(tensors, progress["step"])
         curves = progress["curves"]
-    due = measured_steps(trainer.recipe.steps)
+    due = measured_steps(trainer.recipe.steps, POINTS)
     saved = time.monotonic()
     with _progress(trainer) as bar:
         while True:
@@ -235,8 +235,8 @@ class _Progress:
         self.bar.set_postfix_str(text)
         if self.bar.disable:
             recipe = self.trainer.recipe
-            print(f"{recipe.objective} {self.trainer.settings.encoding}: step {self.trainer.step}/{recipe.steps}, {text}",
-                  file=sys.stderr, flush=True)
+            run = f"{recipe.objective} {self.trainer.settings.encoding}"
+            print(f"{run}: step {self.trainer.step}/{recipe.steps}, {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -229,8 +229,7 @@ def initialise(model: Transformer, seed: int) -> Transformer:
 
 
 def storage(model: Transformer) -> Tensor:
-    """W of Sec. 3, the contribution of each input token to each logit, exact for one head, MLP and norms
-    off.
+    """W of Sec. 3, the contribution of each input token to each logit; for one head, MLP and norms off.
 
     :return: (clean, tokens) under a relative encoding; (queries, keys, clean, tokens) under an absolute
       one, where mask position i and key position j both matter
@@ -246,4 +245,5 @@ def storage(model: Transformer) -> Tensor:
     added = model.encoding.added(model.position)
     if added is None:
         return w
+    added = added.to(w.dtype)
     return w + (added @ unembed.T)[:, None, :, None] + (added @ route.T)[None, :, :, None]

@@ -1,0 +1,99 @@
+"""Members of an ensemble against plain models: logits, gradients, attention."""
+
+import pytest
+import torch
+
+from lib import letters
+from lib.ensemble import Ensemble
+from lib.transformer import Settings
+
+torch.set_num_threads(1)
+
+CASES = [
+    {"encoding": "rope"}, {"encoding": "rope", "heads": 2}, {"encoding": "alibi_directional", "heads": 4},
+    {"encoding": "learned", "heads": 2}, {"encoding": "sinusoidal"}, {"encoding": "t5", "heads": 2},
+    {"encoding": "none", "mlp": False, "norm": False}, {"encoding": "learned", "norm": False},
+    {"encoding": "rope", "depth": 2}, {"encoding": "t5", "depth": 2}, {"encoding": "learned", "causal": True},
+]
+
+
+def ensemble(seed=0, **settings):
+    made = Ensemble.from_seeds(Settings(**{"length": 7, "width": 16, **settings}), [0, 1, 2])
+    made.flat.add_(0.1 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
+    return made
+
+
+def questions(settings, members=3, batch=5, count=9, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(letters.CLEAN, (members, batch, settings.positions), generator=draw)
+    total = batch * settings.positions
+    rows = torch.stack([torch.randperm(total, generator=draw)[:count] for _ in range(members)])
+    tokens.view(members, -1).scatter_(1, rows, letters.MASK)
+    return tokens, rows
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_logits_and_gradients_are_the_plain_models(settings):
+    made = ensemble(**settings)
+    tokens, rows = questions(made.settings)
+    logits = made.logits(tokens, rows)
+    signal = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    gradient = made.gradient((logits * signal).sum((1, 2)))
+    for index in range(3):
+        plain = made.member(index)
+        own = plain(tokens[index], rows=rows[index]).logits
+        (own * signal[index]).sum().backward()
+        expected = torch.cat([weight.grad.reshape(-1) for weight in plain.parameters()])
+        assert torch.allclose(logits[index], own, atol=1e-5)
+        assert (gradient[index] - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
+def test_attention_and_scores_are_what_the_plain_model_uses(encoding):
+    made = ensemble(encoding=encoding, heads=2)
+    tokens, rows = questions(made.settings)
+    attention, table = made.attention(tokens, rows), made.score_table()
+    for index in range(3):
+        seen, plain = {}, made.member(index)
+        for name in ("weights", "scores"):
+            point = getattr(plain.layers[0].attention, name)
+            point.register_forward_hook(lambda module, inputs, out, name=name, seen=seen: seen.update({name: out}))
+        plain(tokens[index])
+        for column, row in enumerate(rows[index].tolist()):
+            sequence, position = divmod(row, 7)
+            assert torch.allclose(attention[index, :, column], seen["weights"][sequence, :, position], atol=1e-6)
+            for j, token in enumerate(tokens[index, sequence].tolist()):
+                score = table[index, :, position, token, j]
+                assert torch.allclose(score, seen["scores"][sequence, :, position, j], atol=1e-5)
+
+
+def test_a_member_is_a_copy_and_does_not_depend_on_the_others():
+    made, alone = ensemble(), Ensemble.from_seeds(Settings(length=7, width=16), [1])
+    member = made.member(1)
+    made.flat.zero_()
+    assert all(weight.abs().max() > 0 for weight in member.parameters())
+    three = Ensemble.from_seeds(Settings(length=7, width=16), [0, 1, 2])
+    assert torch.equal(three.flat[1], alone.flat[0])
+
+
+def test_dropout_acts_in_training_only():
+    made = ensemble(dropout=0.5)
+    tokens, rows = questions(made.settings)
+    assert torch.equal(made.logits(tokens, rows), made.logits(tokens, rows))
+    made.training = True
+    torch.manual_seed(0)
+    first, second = made.logits(tokens, rows), made.logits(tokens, rows)
+    assert not torch.allclose(first, second)
+
+
+def test_a_question_at_a_visible_token_is_refused():
+    made = ensemble()
+    tokens, rows = questions(made.settings)
+    tokens.view(3, -1)[0, rows[0, 0]] = 5
+    with pytest.raises(ValueError, match="asked at masked positions only"):
+        made.logits(tokens, rows)
+
+
+def test_a_buffer_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="flat has 10 parameters a member"):
+        Ensemble(Settings(), torch.zeros(2, 10))

@@ -1,0 +1,126 @@
+"""Measurements against plain loops and against the shared probes."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import letters, measurement, probes
+from lib.ensemble import Ensemble
+from lib.letters import Queries
+from lib.transformer import Settings
+
+torch.set_num_threads(1)
+
+
+def ensemble(members=2, seed=0, **settings):
+    made = Ensemble.from_seeds(Settings(**{"length": 4, "width": 8, **settings}), list(range(members)))
+    made.flat.add_(0.3 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
+    return made
+
+
+def test_grading_counts_answers():
+    asked = Queries(*(torch.tensor(x) for x in ([[53]] * 4, [0] * 4, [0] * 4, [0, 1, 30, 2], [0, 1, 4, 2])))
+    logits = torch.zeros(1, 4, letters.CLEAN)
+    logits[0, 0, 0] = 5  # right
+    logits[0, 1, letters.PLACEHOLDER], logits[0, 1, 1] = 5, 3  # the placeholder, but right among lowercase letters
+    logits[0, 2, 30], logits[0, 2, 0] = 3, 5  # wrong, but right among capitals
+    logits[0, 3, 9] = 5  # wrong either way
+    graded = measurement.graded(logits, asked)
+    assert graded["accuracy"] == [25.0] and graded["accuracy_lowercase"] == [75.0]
+    expected = [logits[0, row].softmax(0)[target] for row, target in enumerate([0, 1, 30, 2])]
+    assert graded["probability"][0] == pytest.approx(float(sum(expected) / 4))
+    assert measurement.placeholder_share(logits, asked) == [pytest.approx(100 / 3)]
+    assert measurement.placeholder_share(logits[:, :1], asked[torch.arange(1)]) == [None]
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoding": "learned"}, {"depth": 2}, {"causal": True}], ids=str)
+def test_answers_are_the_plain_models(settings):
+    made = ensemble(**settings)
+    for asked in measurement.queries(made.settings):
+        found = measurement.answers(made, asked)
+        place = asked.position - int(made.settings.causal)
+        for index in range(2):
+            own = made.member(index)(asked.tokens).logits[torch.arange(len(asked)), place]
+            assert torch.allclose(found[index], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoding": "t5"}, {"depth": 2}, {"causal": True}], ids=str)
+def test_gradient_cosines_are_the_probes(settings):
+    made = ensemble(1, **settings)
+    forward, reverse = measurement.queries(made.settings)
+    cosine = lambda a, b: probes.gradient_cosine(
+        made.member(0), forward[forward.letter == a].batch(), reverse[reverse.letter == b].batch()).cosine
+    found = measurement.gradient_cosines(made)
+    matched = np.mean([cosine(letter, letter) for letter in range(26)])
+    assert float(found["gradient_cosine"]) == pytest.approx(matched, abs=1e-5)
+    pooled = probes.cosine_by_autograd(made.member(0), forward.batch(), reverse.batch()).cosine
+    assert float(found["gradient_cosine_pooled"]) == pytest.approx(pooled, abs=1e-5)
+    parts = [float(value) for name, value in found.items() if name.startswith("gradient_part")]
+    assert sum(parts) == pytest.approx(matched, abs=1e-5) and len(parts) >= 4
+
+
+def test_the_mismatched_cosine_pairs_different_facts():
+    made = ensemble(1)
+    forward, reverse = (measurement.fact_gradients(made, asked)[0] for asked in measurement.queries(made.settings))
+    cosines = [torch.cosine_similarity(forward[a], reverse[b], 0) for a in range(26) for b in range(26) if a != b]
+    found = measurement.gradient_cosines(made)["gradient_cosine_mismatched"]
+    assert float(found) == pytest.approx(float(torch.stack(cosines).mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoding": "learned", "heads": 2}, {"depth": 2}], ids=str)
+def test_score_correlations_average_over_placements(settings):
+    made = ensemble(1, **settings)
+    model, length = made.member(0), made.settings.length
+    scores = {}
+
+    def listen(module, inputs, out):
+        scores["last"] = out
+
+    model.layers[-1].attention.scores.register_forward_hook(listen)
+
+    def on_evidence(i, j):  # (heads, 26) scores from a mask at i to each capital at j
+        tokens = torch.full((26, length), letters.PLACEHOLDER)
+        tokens[:, i], tokens[:, j] = letters.MASK, torch.arange(26) + 26
+        model(tokens)
+        return scores["last"][:, :, i, j].T.tolist()
+
+    found = measurement.score_correlations(made)[0]
+    for one, two in ((1, 1), (1, 3), (2, 1)):
+        by_hand = [probes.score_correlation(*pair)
+                   for i in range(length - one) for k in range(two, length)
+                   for pair in zip(on_evidence(i, i + one), on_evidence(k, k - two), strict=True)]
+        assert float(found[one - 1, two - 1]) == pytest.approx(np.mean(by_hand), abs=1e-5)
+
+
+def test_alibi_scores_correlate_perfectly_and_rope_scores_do_not():
+    alibi, rope = (measurement.score_correlations(ensemble(encoding=name)) for name in ("alibi", "rope"))
+    assert torch.allclose(alibi, torch.ones_like(alibi), atol=1e-6)
+    assert rope.min() < 0.99
+
+
+def test_the_bound_of_a_query_is_the_correlation_under_isotropic_keys():
+    made = ensemble(1, width=8)
+    bound, q = measurement.query_bound(made)[0], made.mask_query()[0, 0, 0].detach().double()
+    keys = torch.randn(50_000, 8, generator=torch.Generator().manual_seed(3)).double()
+
+    def score(offset):  # q^T R(offset) k, planes as complex numbers
+        angle = -offset * torch.from_numpy(measurement.rope_frequencies(8))
+        turned = torch.view_as_complex(q.view(-1, 2)) * torch.exp(1j * angle)
+        return keys @ torch.view_as_real(turned).reshape(-1)
+
+    assert len(bound) == 5  # totals 2 to 6 at length 4
+    for one, two in ((1, 1), (1, 2), (3, 3)):
+        assert bound[one + two - 2] == pytest.approx(probes.score_correlation(score(one), score(-two)), abs=0.02)
+
+
+def test_everything_measured_is_a_number_a_member():
+    made = ensemble(2, length=3)
+    measured = measurement.evaluate(made)
+    assert {"forward_accuracy", "reverse_accuracy", "placeholder_share", "gradient_cosine", "score_correlation",
+            "forward_attention", "reverse_attention", "reverse_probability"} <= set(measured)
+    assert all(len(values) == 2 for values in measured.values())
+
+
+def test_a_query_bound_belongs_to_rope():
+    with pytest.raises(ValueError, match="query_bound belongs to masked rope models, not to alibi"):
+        measurement.query_bound(ensemble(encoding="alibi"))

@@ -1,0 +1,182 @@
+"""The loop: its optimiser against torch's, resuming to the last bit, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from lib import letters, objectives, provenance, resume, training
+from lib.training import Recipe, Trainer
+from lib.transformer import Settings
+
+torch.set_num_threads(1)
+
+SMALL = {"length": 4, "width": 8}
+
+
+def trainer(seeds=(0, 1), settings=None, **recipe):
+    recipe = {"steps": 30, "batch": 16, "warmup": 3, **recipe}
+    return Trainer(Settings(**SMALL, **(settings or {})), Recipe(**recipe), seeds)
+
+
+def test_one_member_follows_torchs_adamw():
+    ours = trainer((5,), weight_decay=0.1, clip=0.5, learning_rate=3e-3)
+    plain = ours.ensemble.member(0)
+    matrices = [weight for weight in plain.parameters() if weight.dim() > 1]
+    vectors = [weight for weight in plain.parameters() if weight.dim() <= 1]
+    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.1)
+    average = [weight.detach().clone() for weight in plain.parameters()]
+    for step in range(8):
+        tokens, rows, targets, weights = (part[0] for part in ours.batch(step))
+        logits = plain(tokens, rows=rows).logits
+        loss = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / 16
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / 3)
+        optimiser.step()
+        decay = min(0.99, (step + 1) / (step + 10))
+        for mean, weight in zip(average, plain.parameters(), strict=True):
+            mean.mul_(decay).add_(weight.detach(), alpha=1 - decay)
+        assert float(ours.advance()[0]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for found, expected in ((ours.ensemble.flat, plain.parameters()), (ours.average, average)):
+        assert torch.allclose(found[0], torch.cat([weight.detach().reshape(-1) for weight in expected]), atol=1e-5)
+
+
+def test_a_seed_trains_alike_alone_and_in_company():
+    alone, company = trainer((1,)), trainer((0, 1, 2))
+    for _ in range(5):
+        alone.advance()
+        company.advance()
+    assert torch.allclose(alone.ensemble.flat[0], company.ensemble.flat[1], atol=1e-5)
+    assert not torch.allclose(company.ensemble.flat[0], company.ensemble.flat[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_training_lowers_the_loss_of_unseen_batches(objective):
+    causal = objective == "autoregressive"
+    run = trainer(settings={"causal": causal}, objective=objective, learning_rate=2e-2, batch=64)
+    tokens, rows, targets, weights = run.batch(10**6)
+    held = lambda: objectives.losses(run.ensemble.logits(tokens, rows), targets, weights, 64).mean().detach()
+    before = float(held())
+    for _ in range(30):
+        run.advance()
+    assert float(held()) < 0.95 * before
+
+
+def test_a_batch_is_forward_only_and_another_step_is_another_batch():
+    run = trainer()
+    tokens, rows, targets, _ = run.batch(3)
+    filled = tokens.flatten(1).scatter(1, rows, targets).view(tokens.shape)
+    for text in map(letters.spell, filled.flatten(0, 1)):
+        assert text.replace("0", "")[0].islower()
+    assert not torch.equal(tokens, run.batch(4)[0]) and torch.equal(tokens, run.batch(3)[0])
+
+
+@pytest.fixture(autouse=True)
+def few_measurements(monkeypatch):
+    monkeypatch.setattr(training, "POINTS", 3)
+
+
+def experiment(out, **recipe):
+    settings = Settings(**SMALL, dropout=0.1)
+    return training.experiment(settings, Recipe(steps=40, batch=16, warmup=3, **recipe), [0, 3], out)
+
+
+def content(path):
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
+
+
+def test_a_result_is_recorded_with_the_agreed_words(tmp_path):
+    result = experiment(tmp_path / "rope.json")
+    assert provenance.load(tmp_path / "rope.json") == result
+    assert result["experiment"] == "one_layer" and result["seeds"] == [0, 3]
+    assert {"length", "encoding", "objective", "depth", "width", "steps", "intervention"} <= set(result["parameters"])
+    assert {"forward_accuracy", "reverse_accuracy", "forward_accuracy_lowercase", "reverse_accuracy_lowercase",
+            "placeholder_share"} <= set(result["metrics"])
+    assert all(len(values) == 2 for values in result["metrics"].values())
+    assert result["curves"]["steps"] == training.measured_steps(40, 3)
+    assert len(result["curves"]["score_correlation_by_distance"][0]) == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["rope.json"]
+
+
+def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
+    experiment(whole)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    for stop in (1, 7, 25):  # interrupted at this step, counted from each start
+        count = iter(range(1000))
+        advance = Trainer.advance
+
+        def failing(self, advance=advance, stop=stop, count=count):
+            if next(count) == stop:
+                raise KeyboardInterrupt
+            return advance(self)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Trainer, "advance", failing)
+            experiment(cut)
+        assert training.checkpoint_path(cut).exists() and not cut.exists()
+    experiment(cut)
+    assert content(cut) == content(whole)
+
+
+def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path):
+    out = tmp_path / "killed.json"
+    program = "from lib import training; training.CHECKPOINT_SECONDS = 0; training.POINTS = 3; training.main()"
+    command = [sys.executable, "-c", program, "--length", "4", "--width", "8", "--steps", "60",
+               "--batch", "16", "--seeds", "0", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not training.checkpoint_path(out).exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = out.exists() or training.checkpoint_path(out).exists()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    training.main([*command[3:-1], str(tmp_path / "whole.json")])
+    assert resumed and content(out) == content(tmp_path / "whole.json")
+    assert not training.checkpoint_path(out).exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    out = tmp_path / "one.json"
+    monkeypatch.setattr(provenance, "save", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        experiment(out)
+    before = training.checkpoint_path(out).read_bytes()
+    with pytest.raises(resume.CheckpointError, match=r"another run .learning_rate 0.001 there, 0.5 here"):
+        experiment(out, learning_rate=0.5)
+    training.checkpoint_path(out).write_bytes(before[:-9])
+    with pytest.raises(resume.CheckpointError, match="not a whole checkpoint"):
+        experiment(out)
+    assert training.checkpoint_path(out).read_bytes() == before[:-9] and not out.exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--encoding", "rotary"], "'rope', 'alibi'"),
+    (["--objective", "diffusion"], "'masked_diffusion', 'fixed_rate', 'autoregressive'"),
+    (["--length", "1"], "length must be an integer of at least 2"),
+    (["--width", "7"], "rope: the head dimension"),
+    (["--steps", "0"], "steps must be at least 1"),
+    (["--seeds", "1", "1"], "seeds must be different"),
+    (["--profile", "slow"], "'quick', 'full'"),
+    (["--depht", "2"], "unrecognized arguments: --depht"),
+])
+def test_the_command_line_refuses_by_name(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        training.main([*arguments, "--out", str(tmp_path / "x.json")])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_measured_steps_begin_at_zero_and_end_at_the_end():
+    assert training.measured_steps(1000, 5) == [0, 10, 32, 100, 316, 1000]
+    assert training.measured_steps(3, 5) == [0, 3]
