@@ -110,7 +110,8 @@ def _least(value: arb, slope: arb, curve: arb, half: arb, third: arb) -> arb:
     floor = value - third * half**3 / 6
     if curve > 0 and not abs(slope) >= curve * half:
         return floor - slope**2 / (2 * curve)  # the vertex: below the parabola everywhere
-    return floor - abs(slope) * half + curve.min(curve if curve > 0 else arb(0)) * half**2 / 2
+    bend = curve if curve > 0 else curve.min(arb(0))
+    return floor - abs(slope) * half + bend * half**2 / 2
 
 
 def _down(ball: arb) -> float:
@@ -141,7 +142,7 @@ def certified_minimum(
         raise ValueError(f"low must be below high: [{low!r}, {high!r}] is empty")
     if not 1e-12 <= width < math.inf:
         raise ValueError(f"width must be at least 1e-12, not {width!r}")
-    with ctx.workprec(_BITS):
+    with ctx.workprec(_BITS + math.frexp(right)[1]):  # so that angles up to right * theta keep _BITS
         return _minimise(_Trace(head_dim, base), left, right, width)
 
 
