@@ -175,7 +175,7 @@ def _first_layer_only(stack: Any) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def first_layer_prediction(model: Any, mask: int, distance: float) -> Float[np.ndarray, " head"]:
+def first_layer_prediction(model: Any, mask: int, distance: int | float) -> Float[np.ndarray, " head"]:
     """Sum_i w_i cos(2 Delta theta_i) of Thm 4.3, with w_i from the mask's own query: exact for isotropic keys.
 
     In the first layer the mask's query is one vector q whatever the prompt, and w_i = |q_i|^2 / |q|^2.
