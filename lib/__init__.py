@@ -1,1 +1,24 @@
-"""The mathematics and the experiments behind the book, one idea a module, in the paper's order."""
+"""The mathematics and the experiments behind the book, one idea a module, in the paper's order.
+
+Theory
+    encodings, arguments       what an encoding does; what the theory's functions accept
+    routing, symbolic          Sec. 4.1-4.2: covariance of a plane, derivations that sympy decides
+    dirichlet, bounds, certificates, tightness    App. B and its sharpening
+    gradients, dynamics        App. C.1-C.2; Sec. 4.3 and App. C.3
+    counterexamples, transfer  what each assumption is for; other encodings
+
+One layer (Sec. 5)
+    letters                    the task
+    transformer, ensemble      the model, plain; and many of them trained as one
+    objectives                 masked diffusion, fixed rate, autoregressive
+    measurement, training, resume    what is measured, the loop, going on after an interruption
+
+Language models (Sec. 6)
+    probes, gradients_by_hooks, factors, attention_routes    the three signatures, one interface for all models
+    worlds, relations, prompts       facts, and how they are asked
+    architectures, checkpoints, tiny_checkpoints, signatures    models without remote code, and the probes on them
+
+The record
+    claims, statements         the ledger and how it is shown
+    provenance, figures        where a number came from; one plotting style
+"""
