@@ -60,7 +60,8 @@ class Toy(nn.Module):
         x = self.dropout(self.table(input_ids))
         x = x + functional.relu_(self.shared(x))  # in place on the output
         x = x + torch.einsum("hij,blj->bli", self.raw, self.shared(x))  # the same matrix again
-        x = x + x @ self.transposed.T + self.mix(x.mT).mT
+        x = x + functional.linear(x, self.transposed) + x @ self.transposed  # as a linear map, and otherwise
+        x = x + self.mix(x.mT).mT
         return Output(functional.linear(self.norm(x), self.table.weight))  # tied, by hand
 
 
