@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from lib.arguments import Number
 from lib.encodings import rope_frequencies
 
 
@@ -58,7 +59,7 @@ def key_covariance(
 
 def score_correlation(
     query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"],
-    forward: float, reverse: float, base: float = 10_000.0,
+    forward: Number, reverse: Number, base: Number = 10_000.0,
 ) -> Float[np.ndarray, "*batch"]:
     """Corr(s_f, s_r | q), evidence ``forward`` positions right and ``reverse`` positions left of the mask.
 
