@@ -163,7 +163,7 @@ def asymmetric_repaired(delta1: Reals, delta2: Reals, head_dim: Count, base: Num
 
 def surrogate_minimum(
     weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
-) -> np.ndarray:
+) -> Numbers:
     """inf_kappa of the surrogate for given weights (*batch, planes), in closed form."""
     numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
     return (weights * numerators).sum(-1) / (weights * denominators).sum(-1)
@@ -171,7 +171,7 @@ def surrogate_minimum(
 
 def dinkelbach(
     weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
-) -> tuple[np.ndarray, int]:
+) -> tuple[Numbers, int]:
     """inf_kappa of the surrogate by the paper's fractional programming (Dinkelbach 1967).
 
     From a level lambda, the kappa that minimises N - lambda D gives the next level N / D, until none changes.

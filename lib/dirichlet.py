@@ -14,7 +14,7 @@ from lib.arguments import Numbers
 
 _STEP = 0.25  # of the trapezoidal rule in log s; its error is near sqrt(m) exp(-pi**2 / _STEP)
 _REACH = 36.0  # the rule runs over |log s| <= _REACH: what is cut off is below 1e-13
-_NOTHING = 1e-18
+_NOTHING = 1e-22
 
 
 def moments(values: Float[np.ndarray, "*batch planes"]) -> tuple[Numbers, Numbers]:
@@ -62,14 +62,14 @@ def ratio_moments(
     """
     first = np.zeros(numerators.shape[:-1])
     second = np.zeros(numerators.shape[:-1])
-    for log_s in np.arange(-_REACH, _REACH + _STEP, _STEP):
+    for log_s in np.arange(-_REACH, _REACH, _STEP):
         s = np.exp(log_s)
         product = np.exp(log_s - np.log1p(s * denominators).sum(-1))
         terms = numerators / (1 + s * denominators)
         total = terms.sum(-1)
         first += total * product
         second += s * (total**2 + (terms**2).sum(-1)) * product
-        # s * product is log-concave in log s: once tiny beyond its peak it stays tiny
-        if s > 1 and (s**2 * product * numerators.shape[-1] ** 2 < _NOTHING).all():
+        # log-concave in log s: once tiny beyond its peak it stays tiny
+        if log_s > 0 and np.max(s * product) < _NOTHING:
             break
     return first * _STEP, second * _STEP

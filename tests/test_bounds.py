@@ -265,6 +265,30 @@ def test_one_distance_can_be_an_array():
     assert grid.shape == (3, 4) and grid[2, 3] == pytest.approx(bounds.asymmetric(2, 3, 16), abs=1e-15)
 
 
+def test_the_base_is_ten_thousand_unless_said():
+    for function, arguments in (
+        (bounds.trace_bound, (40.0, 64)),
+        (bounds.trace_bound_limit, (40.0,)),
+        (bounds.trace_bound_limit_error, (40.0, 64)),
+        (bounds.cantelli, (20.0, 0.1, 64)),
+        (bounds.exact_tail, (20.0, 0.4, 64)),
+        (bounds.asymmetric_planes, (20.0, 3.0, 64)),
+        (bounds.asymmetric, (20.0, 3.0, 64)),
+        (bounds.asymmetric_floor, (20.0, 3.0, 64)),
+        (bounds.asymmetric_repaired, (20.0, 3.0, 64)),
+        (bounds.surrogate_minimum, (np.ones(32), 20.0, 3.0, 64)),
+        (bounds.dinkelbach, (np.ones((1, 32)), 20.0, 3.0, 64)),
+        (bounds.certified_minimum, (64, 3.0, 4.0)),
+        (bounds.first_zero, (8,)),
+        (certificates.tail_enclosure, (20.0, 0.4, 16)),
+        (certificates.asymmetric_enclosure, (20.0, 3.0, 16)),
+        (certificates.grid_floor, (16, 3)),
+    ):
+        usual, named, other = (function(*arguments, *base) for base in ((), (10_000.0,), (10_001.0,)))
+        first = (lambda result: result[0]) if isinstance(usual, tuple) else (lambda result: result)
+        assert np.array_equal(first(usual), first(named)) and not np.array_equal(first(usual), first(other)), function
+
+
 # Refusals ---------------------------------------------------------------------------------------------------------
 
 EVERY = {

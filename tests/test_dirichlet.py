@@ -76,6 +76,12 @@ def test_tail_of_one_sign_and_of_zeros():
     assert dirichlet.tail(np.array([-1.0, 0.0])) == 0
 
 
+def test_tail_of_values_one_rounding_apart():
+    for value in np.random.default_rng(4).uniform(1, 9, 200):
+        pair = np.array([value, np.nextafter(value, 10)])
+        assert dirichlet.tail(pair) == 1 and dirichlet.tail(-pair) == 0
+
+
 def test_tail_keeps_small_probabilities_and_batches():
     values = np.array([[0.1] + [-1.0] * 20, [-1.0] * 20 + [10.0]])
     chances = dirichlet.tail(values)

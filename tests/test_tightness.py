@@ -62,6 +62,17 @@ def test_misaligned_bound_turns_negative_at_the_trace_bound():
     assert tightness.misaligned_bound([20, 30], 0.0, 64).shape == (2,)
 
 
+def test_the_base_is_ten_thousand_unless_said():
+    zero, one = np.zeros((4, 2)), np.ones(4)
+    for function, arguments in (
+        (tightness.aligned_mean, (40.0, 0.3, 64)),
+        (tightness.misaligned_bound, (40.0, 0.3, 64)),
+        (tightness.unequal_traces_mean, (40.0, np.arange(1.0, 9.0))),
+        (tightness.unconditional_correlation, (40.0, zero, one, zero, one)),
+    ):
+        assert function(*arguments) == function(*arguments, 10_000.0) != function(*arguments, 10_001.0)
+
+
 def test_unequal_traces_by_sampling_and_by_their_scale():
     rng = np.random.default_rng(2)
     traces = np.geomspace(20, 0.05, 8)
@@ -104,7 +115,7 @@ def test_unconditional_correlation_by_hand():
         4.0, query_means, np.array([2.0, 3.0]), key_means, np.array([0.5, 0.25]), 100.0
     )
     assert ours == pytest.approx(expected, abs=1e-14)
-    zero, one = np.zeros((8, 2)), np.ones(8)
+    zero, one = np.zeros((8, 2)), 1e-3 * np.ones(8)
     assert tightness.unconditional_correlation(11.0, zero, one, zero, one) == pytest.approx(
         bounds.trace_bound(11.0, 16), abs=1e-14
     )
