@@ -19,6 +19,7 @@ from lib import claims
 BOOK = Path(__file__).parent.parent / "book"
 STATEMENTS = "theorem|proposition|corollary|assumption|remark|conjecture|property|observation"  # a lemma only serves its proof
 LABEL = re.compile(rf"\{{prf:(?:{STATEMENTS})\}}[^\n]*\n(?:[ ]*:[^\n]*\n)*?[ ]*:label: *(\S+)")
+ANY_LABEL = re.compile(r"^[ ]*:label: *(\S+)", re.MULTILINE)
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 
 
@@ -52,6 +53,12 @@ def unknown_labels(book: Path) -> list[str]:
     known = claims.read_claims(book / "claims.yml")
     return [f"{name}: {label}" for name, text in chapters(book).items() for label in LABEL.findall(text)
             if label not in known]
+
+
+def doubled_labels(book: Path) -> list[str]:
+    """Labels that stand twice: a reference could mean either."""
+    labels = [label for text in chapters(book).values() for label in ANY_LABEL.findall(text)]
+    return sorted({label for label in labels if labels.count(label) > 1})
 
 
 def unknown_checks(book: Path) -> list[str]:
@@ -94,7 +101,7 @@ def odd_mathematics(book: Path) -> list[str]:
             or any(text.count("$") % 2 for text in entry["hypotheses"]) or "$" in entry["title"] + entry["place"]]
 
 
-RULES = (unknown_labels, unknown_checks, unknown_citations, homeless, orphans, stale, odd_mathematics)
+RULES = (unknown_labels, doubled_labels, unknown_checks, unknown_citations, homeless, orphans, stale, odd_mathematics)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -151,6 +158,7 @@ def test_a_sound_small_book_keeps(rule, small_book):
 
 @pytest.mark.parametrize(("rule", "file", "old", "new", "found"), [
     (unknown_labels, "a.md", ":label: one", ":nonumber:\n:label: two", "a: two"),
+    (doubled_labels, "a.md", "Text.\n:::", "Text.\n:::\n\n:::{prf:lemma} Title\n:label: one\n:::", "one"),
     (unknown_checks, "a.md", 'verify("one"', 'skip("two"', "a: two"),
     (unknown_citations, "a.md", "`paper`", "`paper, other`", "a: other"),
     (homeless, "claims.yml", "chapter: a", "chapter: b", "one"),
