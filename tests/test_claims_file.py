@@ -17,7 +17,8 @@ from pybtex.database import parse_file
 from lib import claims
 
 BOOK = Path(__file__).parent.parent / "book"
-STATEMENTS = "theorem|proposition|corollary|assumption|remark|conjecture|property|observation"  # a lemma only serves its proof
+# lemmas are left out: a lemma only serves a proof
+STATEMENTS = "theorem|proposition|corollary|assumption|remark|conjecture|property|observation"
 LABEL = re.compile(rf"\{{prf:(?:{STATEMENTS})\}}[^\n]*\n(?:[ ]*:[^\n]*\n)*?[ ]*:label: *(\S+)")
 ANY_LABEL = re.compile(r"^[ ]*:label: *(\S+)", re.MULTILINE)
 CITATION = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
