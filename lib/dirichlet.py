@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from lib.arguments import Numbers
 
-_STEP = 0.25  # of the trapezoidal rule in log s; its error is near sqrt(m) exp(-pi**2 / _STEP)
-_REACH = 36.0  # the rule runs over |log s| <= _REACH: what is cut off is below 1e-13
+# Trapezoidal rule over x with s = exp(x - exp(-x)) / m: both ends of the integrand vanish (doubly) exponentially
+_STEP = 0.25
+_FIRST, _LAST = -3.6, 60.0
 _NOTHING = 1e-22
 
 
@@ -55,21 +56,20 @@ def ratio_moments(
         E[N/D]     = int_0^oo (sum_i n_i/(1+sD_i)) prod_j 1/(1+sD_j) ds,
         E[N^2/D^2] = int_0^oo s ((sum_i n_i/(1+sD_i))^2 + sum_i (n_i/(1+sD_i))^2) prod_j 1/(1+sD_j) ds.
 
-    In log s the integrand is analytic in a strip of half-width above pi/2, where the trapezoidal rule
-    converges exponentially. A plane with n_i = D_i = 0 drops out.
+    The trapezoidal rule after a double-exponential substitution gives them to about 1e-15. A plane with
+    n_i = D_i = 0 drops out.
 
     :return: (*batch,) E[N/D] and (*batch,) E[N^2/D^2]
     """
     first = np.zeros(numerators.shape[:-1])
     second = np.zeros(numerators.shape[:-1])
-    for log_s in np.arange(-_REACH, _REACH, _STEP):
-        s = np.exp(log_s)
-        product = np.exp(log_s - np.log1p(s * denominators).sum(-1))
+    for x in np.arange(_FIRST, _LAST, _STEP):
+        s = np.exp(x - np.exp(-x)) / numerators.shape[-1]
+        product = s * (1 + np.exp(-x)) * np.exp(-np.log1p(s * denominators).sum(-1))
         terms = numerators / (1 + s * denominators)
         total = terms.sum(-1)
         first += total * product
         second += s * (total**2 + (terms**2).sum(-1)) * product
-        # log-concave in log s: once tiny beyond its peak it stays tiny
-        if log_s > 0 and np.max(s * product) < _NOTHING:
+        if x > 0 and np.max(s * product) < _NOTHING:  # beyond its peak, so it stays tiny
             break
     return first * _STEP, second * _STEP
