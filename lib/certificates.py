@@ -26,7 +26,7 @@ from lib.encodings import rope_frequencies
 
 _BITS = 64  # working precision, where it need not rise
 _MOST_BITS = 1 << 14
-_CELL = 1.0  # width of the first cells, in positions: the fastest plane turns by one radian
+_CELL = 2.0  # width of the first cells, in positions: the fastest plane turns by two radians
 _ROWS, _COLUMNS = 16, 64  # of the grids that are evaluated at once
 _FARTHEST = 1e7
 
