@@ -14,6 +14,7 @@ from typing import Any
 import networkx as nx
 
 from lib.claims import STATUSES, _short
+from lib.provenance import ROOT
 
 SOURCES = {
     "paper": "The paper",
@@ -70,13 +71,19 @@ def _row(row: Row) -> str:
     return (
         f'<tr id="claim-{row["id"]}"><td>{badge(row["status"])}{established}</td>'
         f'<td><b>{html.escape(row["title"])}</b> <small>{html.escape(row["place"])} · '
-        f'<a href="{row["chapter"]}.html">{row["chapter"]}</a> · <code>{row["id"]}</code></small>'
+        f'{_chapter(row["chapter"])} · <code>{row["id"]}</code></small>'
         f'<p>{_mathematics(row["statement"])}</p>{reason}'
         f'<details><summary>{len(row["checks"])} checks, hypotheses, provenance</summary>'
         + (f"<p>Hypotheses:</p><ul>{hypotheses}</ul>" if hypotheses else "")
         + (f"<p>Depends on {depends}.</p>" if depends else "")
         + f"<ul>{checks}</ul></details></td></tr>"
     )
+
+
+def _chapter(name: str) -> str:
+    """A link to the chapter, where it is written."""
+    written = (ROOT / "book" / f"{name}.md").exists()
+    return f'<a href="{name}.html">{name}</a>' if written else f"owed: {name}"
 
 
 def _check(check: Mapping[str, Any]) -> str:
