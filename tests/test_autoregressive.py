@@ -1,5 +1,7 @@
 """The two autoregressive models against torch and against the theorem's own numbers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ PAIRS = np.array([[0, 3], [1, 4], [2, 5]])
 
 def torch_bilinear(embeddings, theta, pairs):
     u, weights = torch.tensor(embeddings), torch.tensor(theta, requires_grad=True)
-    losses = torch.nn.functional.cross_entropy(u[pairs[:, 0]] @ weights @ u.T, torch.tensor(pairs[:, 1]), reduction="none")
+    logits, answers = u[pairs[:, 0]] @ weights @ u.T, torch.tensor(pairs[:, 1])
+    losses = torch.nn.functional.cross_entropy(logits, answers, reduction="none")
     return losses, torch.autograd.grad(losses.sum(), weights)[0]
 
 
@@ -27,7 +30,7 @@ def test_bilinear_training_steps_down_the_gradient():
     embeddings = autoregressive.random_embeddings(6, 5, 1)
     path = autoregressive.train_bilinear(embeddings, PAIRS, 0.3, 4)
     assert path.shape == (5, 5, 5) and not path[0].any()
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in itertools.pairwise(path):
         assert after == pytest.approx(before - 0.3 * torch_bilinear(embeddings, before, PAIRS)[1].numpy(), abs=1e-12)
 
 
@@ -64,7 +67,8 @@ def test_tokens_outside_the_vocabulary_are_refused(tokens):
 def test_prompt_loss_and_gradient():
     storage, masses, targets = RNG.normal(size=(4, 6)), RNG.dirichlet(np.ones(6), size=3), np.array([1, 0, 3])
     weights = torch.tensor(storage, requires_grad=True)
-    losses = torch.nn.functional.cross_entropy(torch.tensor(masses) @ weights.T, torch.tensor(targets), reduction="none")
+    logits = torch.tensor(masses) @ weights.T
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none")
     losses.sum().backward()
     assert autoregressive.prompt_losses(storage, masses, targets) == pytest.approx(losses.detach().numpy())
     assert autoregressive.prompt_gradient(storage, masses, targets) == pytest.approx(weights.grad.numpy(), abs=1e-12)
@@ -80,7 +84,7 @@ def test_training_on_prompts():
     masses, targets = autoregressive.next_tokens([(0, 1, 2), (2, 0)], 3)
     path = autoregressive.train_prompts(masses, targets, 3, 0.5, 3)
     assert path.shape == (4, 3, 3) and not path[0].any()
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in itertools.pairwise(path):
         assert after == pytest.approx(before - 0.5 * autoregressive.prompt_gradient(before, masses, targets), abs=1e-12)
     wide = np.pad(masses, ((0, 0), (0, 2)))
     assert autoregressive.train_prompts(wide, targets, 4, 0.5, 1).shape == (2, 4, 5)
