@@ -108,8 +108,7 @@ class Alibi(Encoding):
 
 
 class DirectionalAlibi(Alibi):
-    """ALiBi that knows left from right: keys to the left cost a constant `LEFT` more, whatever their
-    distance.
+    """ALiBi that knows left from right: a key to the left costs `LEFT` more, at whatever distance.
 
     Still a function of position alone, so Prop. 4.5 holds for it word for word.
     """

@@ -1,20 +1,16 @@
-"""What is measured on one-layer models: accuracy, and the paper's three signatures (Sec. 5, App. D.1, Fig.
-3).
+"""What is measured on one-layer models: accuracy, and the paper's three signatures (Sec. 5, App. D.1, Fig. 3).
 
-Everything is measured for all members of an ensemble at once, on all queries: every fact at every
-placement.
+Everything is measured for all members of an ensemble at once, on all queries: every fact at every placement.
 
-* *Accuracy*: share of queries whose most likely token, of all clean tokens, is the target; and the same
-  among letters of the target's case alone. ``placeholder_share`` is the share of reverse errors that are
-  the placeholder.
-* *Target probability*, forward and reverse, mean over queries.
-* *Score correlation*: over the 26 facts, at a fixed mask and evidence position each way, of the scores on
-  the evidence; averaged over placements. In a one-layer model the mask's query is one vector, so this is
-  the correlation of Thm 4.3 given q.
+* *Accuracy*: share of queries whose most likely token, of all clean tokens, is the target; and the same among
+  letters of the target's case alone. ``placeholder_share`` is the share of reverse errors that are the placeholder.
+* *Target probability*, forward and reverse, mean over queries; ``other`` is a neighbouring letter's: a control.
+* *Score correlation*: over the 26 facts, at a fixed mask and evidence position each way, of the scores on the
+  evidence; averaged over placements. In a one-layer model the mask's query is one vector, so this is the
+  correlation of Thm 4.3 given q. ``mismatched`` pairs one fact's forward with another's reverse scores: a control.
 * *Attention*: the weight alpha on the evidence, forward and reverse, mean over queries and heads.
-* *Gradient cosine*: for each fact, forward loss against reverse loss (means over placements), all
-  parameters; the mean over facts. ``mismatched`` pairs one fact's forward loss with another's reverse loss:
-  the control.
+* *Gradient cosine*: for each fact, forward loss against reverse loss (means over placements), all parameters; the
+  mean over facts. ``mismatched`` pairs one fact's forward loss with another's reverse loss: a control.
 """
 
 from __future__ import annotations
@@ -77,19 +73,25 @@ def evaluate(ensemble: Ensemble) -> Measured:
     cosines = gradient_cosines(ensemble)
     measured |= {name: list(map(float, values)) for name, values in cosines.items()}
     if not ensemble.settings.causal:
-        measured["score_correlation"] = [float(table.mean()) for table in score_correlations(ensemble)]
+        measured["score_correlation"] = score_correlations(ensemble).mean((1, 2)).tolist()
+        measured["score_correlation_mismatched"] = score_correlations(ensemble, 1).mean((1, 2)).tolist()
+    if ensemble.settings.depth == 1 and not ensemble.settings.causal:
+        measured["score_correlation_tokens"] = token_score_correlations(ensemble).mean((1, 2)).tolist()
     return measured
 
 
 def graded(logits: Float[Tensor, "members queries clean"], asked: Queries) -> dict[str, list[float | None]]:
-    """Accuracy, accuracy among letters of the target's case, and target probability."""
+    """Accuracy, accuracy among letters of the target's case, probability of the target and of another letter."""
     case = (asked.target // letters.LETTERS * letters.LETTERS)[:, None] + torch.arange(letters.LETTERS)
     restricted = logits.gather(2, case.expand(len(logits), -1, -1)).argmax(2)
-    probability = logits.softmax(-1).gather(2, asked.target.expand(len(logits), -1)[..., None])
+    wrong = torch.where(asked.target % letters.LETTERS == letters.LETTERS - 1, asked.target - 1, asked.target + 1)
+    both = torch.stack([asked.target, wrong], dim=-1).expand(len(logits), -1, -1)
+    probability, other = logits.softmax(-1).gather(2, both).mean(1).T
     return {
         "accuracy": _percent(logits.argmax(2) == asked.target),
         "accuracy_lowercase": _percent(restricted == asked.target % letters.LETTERS),
-        "probability": [float(value) for value in probability.mean((1, 2))],
+        "probability": probability.tolist(),
+        "probability_other": other.tolist(),
     }
 
 
@@ -137,29 +139,43 @@ def _listened(model: Transformer) -> Float[Tensor, "heads mask letter evidence"]
     return table
 
 
-def score_correlations(ensemble: Ensemble) -> Float[Tensor, "members forward reverse"]:
-    """Correlation over facts of forward and reverse evidence scores, by distances Delta_1, Delta_2 =
-    1..L-1.
+@torch.no_grad()
+def score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "members forward reverse"]:
+    """Correlation over facts of forward and reverse evidence scores, by distances Delta_1, Delta_2 = 1..L-1.
 
     The mean over all placements with those distances, and over heads.
+
+    :param shift: pair fact f forward with fact f + shift in reverse; anything but 0 is a control
     """
-    scores = evidence_scores(ensemble).double()
-    centred = scores - scores.mean(3, keepdim=True)
-    unit = centred / centred.norm(dim=3, keepdim=True)  # inner products over facts are now correlations
-    length = ensemble.settings.length
-    # averaging unit vectors over placements first averages all their inner products
-    along = lambda offset: unit.diagonal(offset, dim1=2, dim2=4).mean(-1)  # (members, heads, letters)
-    forward = torch.stack([along(distance) for distance in range(1, length)], dim=2)
-    reverse = torch.stack([along(-distance) for distance in range(1, length)], dim=2)
-    return (forward @ reverse.mT).mean(1)
+    return _by_distance(evidence_scores(ensemble), shift)
+
+
+@torch.no_grad()
+def token_score_correlations(ensemble: Ensemble) -> Float[Tensor, "members forward reverse"]:
+    """The same over all clean tokens instead of the 26 capitals (masked models of depth 1).
+
+    Most of this correlation says that letters get higher scores than the placeholder, on either side.
+    """
+    return _by_distance(ensemble.score_table()[:, :, :, : letters.CLEAN], 0)
+
+
+def _by_distance(scores: Float[Tensor, "members heads mask item evidence"], shift: int) -> Tensor:
+    centred = scores.double() - scores.double().mean(3, keepdim=True)
+    unit = centred / centred.norm(dim=3, keepdim=True)  # inner products over items are now correlations
+
+    def along(sign: int) -> Tensor:
+        # averaging unit vectors over placements first averages all their inner products
+        distances = range(1, unit.shape[2])
+        return torch.stack([unit.diagonal(sign * d, dim1=2, dim2=4).mean(-1) for d in distances], dim=2)
+
+    return (along(1) @ along(-1).roll(-shift, -1).mT).mean(1)
 
 
 @torch.no_grad()
 def query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals"]:
-    """Thm 4.3 for the query at hand: sum_i w_i cos(x theta_i), w_i = |q_i|^2 / |q|^2, x = Delta_1 + Delta_2
-    = 2..2L-2.
+    """Thm 4.3 for the query at hand: sum_i w_i cos(x theta_i), w_i = |q_i|^2 / |q|^2, mean over heads.
 
-    Rope only; the mean over heads.
+    Rope only; x = Delta_1 + Delta_2 runs over 2..2L-2.
     """
     settings = ensemble.settings
     if settings.encoding != "rope" or settings.causal:

@@ -166,6 +166,7 @@ def experiment(
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
     run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
+    start = trainer.averaged()
     parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
     del parameters["causal"]  # the objective says so
     curves = _train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)})
@@ -173,6 +174,7 @@ def experiment(
     final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
     if not settings.causal:
         curves["score_correlation_by_distance"] = measurement.score_correlations(model).tolist()
+        curves["score_correlation_by_distance_at_start"] = measurement.score_correlations(start).tolist()
     if settings.encoding == "rope" and not settings.causal and settings.depth == 1:
         curves["query_bound"] = measurement.query_bound(model).tolist()
     result = provenance.save(

@@ -29,6 +29,8 @@ def test_grading_counts_answers():
     assert graded["accuracy"] == [25.0] and graded["accuracy_lowercase"] == [75.0]
     expected = [logits[0, row].softmax(0)[target] for row, target in enumerate([0, 1, 30, 2])]
     assert graded["probability"][0] == pytest.approx(float(sum(expected) / 4))
+    others = [logits[0, row].softmax(0)[wrong] for row, wrong in enumerate([1, 2, 31, 3])]
+    assert graded["probability_other"][0] == pytest.approx(float(sum(others) / 4))
     assert measurement.placeholder_share(logits, asked) == [pytest.approx(100 / 3)]
     assert measurement.placeholder_share(logits[:, :1], asked[torch.arange(1)]) == [None]
 
@@ -48,10 +50,11 @@ def test_answers_are_the_plain_models(settings):
 def test_gradient_cosines_are_the_probes(settings):
     made = ensemble(1, **settings)
     forward, reverse = measurement.queries(made.settings)
-    cosine = lambda a, b: probes.gradient_cosine(
-        made.member(0), forward[forward.letter == a].batch(), reverse[reverse.letter == b].batch()).cosine
+    facts = [(forward[forward.letter == fact].batch(), reverse[reverse.letter == fact].batch()) for fact in range(26)]
     found = measurement.gradient_cosines(made)
-    matched = np.mean([cosine(letter, letter) for letter in range(26)])
+    each = [probes.cosine_by_autograd(made.member(0), *pair).cosine for pair in facts]
+    assert probes.gradient_cosine(made.member(0), *facts[4]).cosine == pytest.approx(each[4], abs=1e-5)
+    matched = np.mean(each)
     assert float(found["gradient_cosine"]) == pytest.approx(matched, abs=1e-5)
     pooled = probes.cosine_by_autograd(made.member(0), forward.batch(), reverse.batch()).cosine
     assert float(found["gradient_cosine_pooled"]) == pytest.approx(pooled, abs=1e-5)
@@ -90,6 +93,19 @@ def test_score_correlations_average_over_placements(settings):
                    for i in range(length - one) for k in range(two, length)
                    for pair in zip(on_evidence(i, i + one), on_evidence(k, k - two), strict=True)]
         assert float(found[one - 1, two - 1]) == pytest.approx(np.mean(by_hand), abs=1e-5)
+
+
+def test_mismatched_and_token_correlations_pair_what_they_say():
+    made = ensemble(1)
+    table = made.score_table()[0, 0].detach()  # (mask, token, evidence)
+    for found, over, shift in (
+        (measurement.score_correlations(made, 3), slice(26, 52), 3),
+        (measurement.token_score_correlations(made), slice(0, 53), 0),
+    ):
+        forward, reverse = table[:, over], table[:, over].roll(-shift, 1)
+        pairs = [(forward[i, :, i + 2], reverse[k, :, k - 1]) for i in (0, 1) for k in (1, 2, 3)]
+        by_hand = [probes.score_correlation(*pair) for pair in pairs]
+        assert float(found[0, 1, 0]) == pytest.approx(np.mean(by_hand), abs=1e-5)
 
 
 def test_alibi_scores_correlate_perfectly_and_rope_scores_do_not():

@@ -1,0 +1,47 @@
+"""The parts of a logit: they add up, and the attention part is storage times routing."""
+
+import pytest
+import torch
+
+from lib import decomposition, letters
+from lib.letters import paired_causal_queries, paired_queries
+from lib.transformer import Settings, Transformer, initialise, storage
+
+torch.set_num_threads(1)
+
+
+def model(**settings):
+    made = initialise(Transformer(Settings(**{"length": 5, "width": 8, **settings})), 0).double().eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=draw, dtype=weight.dtype))
+    return made
+
+
+CASES = [{}, {"depth": 3}, {"encoding": "learned"}, {"norm": False}, {"mlp": False, "norm": False}, {"causal": True}]
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_parts_add_up_to_the_logits(settings):
+    made = model(**settings)
+    asked = (paired_causal_queries if made.settings.causal else paired_queries)(5)[1]
+    parts = decomposition.parts(made, asked)
+    logits = made(asked.tokens).logits[torch.arange(len(asked)), asked.position - int(made.settings.causal)]
+    assert torch.allclose(sum(parts.values()), logits, atol=1e-9)
+    margin = logits[torch.arange(len(asked)), asked.target] - logits[:, letters.PLACEHOLDER]
+    assert torch.allclose(sum(decomposition.margins(made, asked).values()), margin, atol=1e-9)
+    assert set(parts) == set(decomposition.PARTS) and bool(parts["mlp"].any()) == made.settings.mlp
+
+
+def test_the_attention_part_is_storage_times_routing():
+    made, asked = model(mlp=False, norm=False), paired_queries(5)[0]
+    alpha = []
+    made.layers[0].attention.weights.register_forward_hook(lambda module, inputs, out: alpha.append(out[:, 0]))
+    parts = decomposition.parts(made, asked)
+    row = alpha[0][torch.arange(len(asked)), asked.position]
+    constant = made.head.weight @ made.embedding[letters.MASK] + made.head.bias
+    stored = storage(made) - constant[:, None]  # U W_V W_E, without the constant that `storage` folds in
+    routed = torch.einsum("qj,qjc->qc", row, stored.T[asked.tokens])
+    assert torch.allclose(parts["storage_routing"], routed, atol=1e-9)
+    assert torch.allclose(parts["residual"], constant.expand(len(asked), -1), atol=1e-9)
