@@ -69,9 +69,9 @@ def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number
 
 
 def _absolute_sine(x: Numbers) -> Numbers:
-    """int_0^x |sin y| dy."""
+    """An antiderivative of |sin y| at x."""
     halves, rest = np.divmod(x, np.pi)
-    return 2 * halves + 1 - np.cos(rest)
+    return 2 * halves - np.cos(rest)
 
 
 def cantelli(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:

@@ -255,7 +255,8 @@ def test_surrogate_minimum_over_all_corners_and_by_iteration(pair):
     corners = np.stack(np.meshgrid(*[[0, 1]] * 6), -1).reshape(-1, 6)
     least = ((w @ (a + corners * b).T) / (w @ (1 + corners * a * b).T)).min(1)
     assert np.allclose(bounds.surrogate_minimum(w, *pair, 12), least, rtol=0, atol=1e-13)
-    values, levels = bounds.dinkelbach(w, *pair, 12)
+    values, levels = bounds.dinkelbach(w.reshape(5, 8, 6), *pair, 12)
+    values = values.reshape(40)
     assert np.allclose(values, least, rtol=0, atol=1e-13)
     assert levels == (1 if (b >= 0).all() else 2)
 
