@@ -1,0 +1,274 @@
+"""Forward-only fine-tuning with LoRA (App. D.2), for masked and for causal models.
+
+A training example is a prompt and its completion ("Ana's child is" and " Bob."). Two masked objectives are offered,
+because the paper needs one and LLaDA publishes the other:
+
+* ``response``: only the completion is masked, as in LLaDA's published fine-tuning: t uniform, masking probability
+  p = (1 - EPSILON) t + EPSILON, cross-entropy weighted by 1/p and by one over the answer's length, end tokens after
+  the answer attended and trained. The left entity is never asked for;
+* ``any``: every token may be masked, so the paper's forward query ("[M]'s child is Bob") is among the questions.
+
+Causal models predict the next token of the completion (``response``) or of the whole sentence (``any``).
+
+The text of the paper lost its rank, scaling, rates and epochs; those of `Protocol` are chosen here, and each can be
+set. Every draw is a function of seed and step, so a run that is resumed is the run that was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lib import resume
+from lib.relations import Example
+
+EPSILON = 1e-3  # LLaDA's masking probability never falls below this
+MASKING = ("response", "any")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What fixes a fine-tuning run but for model and data."""
+
+    rank: int = 16  # of the adapters; 0 trains every weight instead
+    scaling: int = 32  # alpha; the adapters' output is multiplied by alpha / rank
+    dropout: int | float = 0.0  # on the adapters' input
+    learning_rate: float = 1e-4
+    weight_decay: int | float = 0.01
+    epochs: int = 10
+    batch: int = 8  # examples a forward pass
+    accumulation: int = 1  # forward passes a step
+    warmup: int = 10  # steps over which the learning rate rises
+    clip: float = 1.0  # norm to which gradients are cut
+    masking: str = "response"
+    replay: int | float = 0.0  # share of each batch taken from other text
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.masking not in MASKING:
+            raise ValueError(f"masking must be one of {', '.join(MASKING)}, not {self.masking!r}")
+        for field in ("epochs", "batch", "accumulation"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.rank < 0:
+            raise ValueError(f"rank must be 0 (train every weight) or more, not {self.rank}")
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"replay must be a share in [0, 1), not {self.replay}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+
+
+class Sentence(NamedTuple):
+    """One training example in tokens; the first ``prompt`` of them are its prompt."""
+
+    ids: tuple[int, ...]
+    prompt: int
+
+
+class Padded(NamedTuple):
+    """A batch of sentences, padded with end tokens."""
+
+    ids: Int[Tensor, "batch length"]
+    answer: Bool[Tensor, "batch length"]  # the completion and the end tokens after it
+    shown: Bool[Tensor, "batch length"]  # everything but the padding behind the first end token
+
+
+# Data --------------------------------------------------------------------------------------------------------
+
+
+def sentences(examples: Sequence[Example], tokenizer: Any) -> list[Sentence]:
+    """Examples in tokens, each with one end token after it."""
+    if not examples:
+        raise ValueError("no examples to train on")
+    found = []
+    for example in examples:
+        prompt = tokenizer(example.prompt)["input_ids"]
+        completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+        found.append(Sentence((*prompt, *completion, tokenizer.eos_token_id), len(prompt)))
+    return found
+
+
+def padded(chosen: Sequence[Sentence], end: int, device: torch.device | str = "cpu") -> Padded:
+    """Sentences side by side, all as long as the longest."""
+    length = max(len(sentence.ids) for sentence in chosen)
+    ids = torch.tensor([[*sentence.ids, *[end] * (length - len(sentence.ids))] for sentence in chosen])
+    place = torch.arange(length)
+    answer = place >= torch.tensor([sentence.prompt for sentence in chosen])[:, None]
+    shown = place < torch.tensor([len(sentence.ids) for sentence in chosen])[:, None]
+    return Padded(ids.to(device), answer.to(device), shown.to(device))
+
+
+def batches(own: int, other: int, protocol: Protocol, step: int) -> tuple[list[int], list[int]]:
+    """Which sentences a step takes: of its own, in an order drawn anew each epoch, and of the replayed text."""
+    draw = np.random.default_rng([protocol.seed, 1, step])
+    total = protocol.batch * protocol.accumulation
+    replayed = round(total * protocol.replay) if other else 0
+    first = step * (total - replayed)
+    mine = []
+    for place in range(first, first + total - replayed):
+        order = np.random.default_rng([protocol.seed, 0, place // own]).permutation(own)
+        mine.append(int(order[place % own]))
+    return mine, draw.integers(other, size=replayed).tolist() if replayed else []
+
+
+def steps(own: int, protocol: Protocol) -> int:
+    """Optimiser steps of a run: ``epochs`` passes over ``own`` sentences."""
+    total = protocol.batch * protocol.accumulation
+    fresh = total - round(total * protocol.replay)
+    if fresh < 1:
+        raise ValueError(f"replay {protocol.replay} leaves no room in a batch of {total}")
+    return -(-own * protocol.epochs // fresh)
+
+
+# Objectives --------------------------------------------------------------------------------------------------
+
+
+def masked_loss(
+    model: nn.Module, given: Padded, mask: int, masking: str, draw: torch.Generator
+) -> Float[Tensor, ""]:
+    """LLaDA's fine-tuning loss, or the same with every token maskable; Dream's shift applied where it has one."""
+    maskable = given.answer if masking == "response" else torch.ones_like(given.answer)
+    time = torch.rand(len(given.ids), generator=draw)
+    rate = ((1 - EPSILON) * time + EPSILON)[:, None].expand(given.ids.shape)
+    hidden = (torch.rand(given.ids.shape, generator=draw) < rate).to(given.ids.device) & maskable
+    logits = _aligned(model, given.ids.masked_fill(hidden, mask))
+    losses = nn.functional.cross_entropy(logits[hidden].float(), given.ids[hidden], reduction="none")
+    weights = (1 / rate.to(losses.device) / maskable.sum(1, keepdim=True))[hidden]
+    return (losses * weights).sum() / len(given.ids)
+
+
+def _aligned(model: nn.Module, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    """Logits with row i for position i."""
+    logits = model(input_ids=ids).logits
+    shift = getattr(model, "config").logits_shift  # noqa: B009
+    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if shift else logits
+
+
+def next_token_loss(model: nn.Module, given: Padded, masking: str) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the completion's tokens and its end token, or of all tokens but the first."""
+    wanted = given.shown & (given.answer if masking == "response" else torch.ones_like(given.answer))
+    logits = model(input_ids=given.ids, attention_mask=given.shown.long()).logits[:, :-1]
+    wanted, targets = wanted[:, 1:], given.ids[:, 1:]
+    return nn.functional.cross_entropy(logits[wanted].float(), targets[wanted])
+
+
+# The run -----------------------------------------------------------------------------------------------------
+
+
+def adapt(model: Any, protocol: Protocol) -> Any:
+    """The model with adapters on every linear map but the unembedding; with rank 0, as it is, all of it trainable."""
+    if protocol.rank == 0:
+        return model.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model
+
+    unembedding = model.get_output_embeddings()
+    targets = [name for name, module in model.named_modules()
+               if isinstance(module, nn.Linear) and module is not unembedding]
+    torch.manual_seed(protocol.seed)  # peft draws the adapters from the global stream
+    settings = LoraConfig(r=protocol.rank, lora_alpha=protocol.scaling, lora_dropout=float(protocol.dropout),
+                          target_modules=targets)
+    return get_peft_model(model, settings)
+
+
+def finetune(
+    model: Any, tokenizer: Any, examples: Sequence[Example], protocol: Protocol, *,
+    replay: Sequence[Example] = (), checkpoint: Path | None = None, every: int = 50,
+    watch: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train what is trainable in ``model`` (see `adapt`) on examples in the trained direction.
+
+    :param replay: other text, mixed in at the protocol's share
+    :param checkpoint: written every so many steps, resumed from if it is there, and removed at the end
+    :param watch: called after each step with its number and loss
+    :return: the loss of every step
+    :raises lib.resume.CheckpointError: for a checkpoint of another run
+    """
+    own, other = sentences(examples, tokenizer), sentences(replay, tokenizer) if replay else []
+    if protocol.replay and not other:
+        raise ValueError(f"replay is {protocol.replay} but no text to replay is given")
+    run = _Run(model, tokenizer, protocol, own, other)
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint)
+    for step in range(len(run.losses), steps(len(own), protocol)):
+        run.advance(step)
+        if watch is not None:
+            watch(step, run.losses[-1])
+        if checkpoint is not None and (step + 1) % every == 0:
+            run.store(checkpoint)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    model.eval()
+    return run.losses
+
+
+class _Run:
+    """A run in progress: weights, optimiser and losses so far."""
+
+    def __init__(self, model: Any, tokenizer: Any, protocol: Protocol, own: list[Sentence], other: list[Sentence]):
+        self.model, self.protocol, self.own, self.other = model, protocol, own, other
+        self.mask, self.end = tokenizer.mask_token_id, tokenizer.eos_token_id
+        self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        if not self.weights:
+            raise ValueError("model: nothing is trainable; give it adapters with `adapt`")
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=protocol.learning_rate,
+                                           weight_decay=protocol.weight_decay)
+        self.losses: list[float] = []
+
+    def advance(self, step: int) -> None:
+        """One optimiser step."""
+        protocol = self.protocol
+        self.model.train()
+        torch.manual_seed(int(np.random.default_rng([protocol.seed, 2, step]).integers(2**62)))  # dropout
+        draw = torch.Generator().manual_seed(int(np.random.default_rng([protocol.seed, 3, step]).integers(2**62)))
+        mine, replayed = batches(len(self.own), len(self.other), protocol, step)
+        chosen = [self.own[i] for i in mine] + [self.other[i] for i in replayed]
+        parts = [chosen[i : i + protocol.batch] for i in range(0, len(chosen), protocol.batch)]
+        total = sum(self._backward(part, draw, len(part) / len(chosen)) for part in parts)
+        nn.utils.clip_grad_norm_(self.weights.values(), protocol.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = protocol.learning_rate * min(1.0, (step + 1) / max(1, protocol.warmup))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.losses.append(total)
+
+    def _backward(self, part: list[Sentence], draw: torch.Generator, share: float) -> float:
+        given = padded(part, self.end, next(iter(self.weights.values())).device)
+        if self.mask is None:
+            loss = next_token_loss(self.model, given, self.protocol.masking)
+        else:
+            loss = masked_loss(self.model, given, self.mask, self.protocol.masking, draw)
+        (loss * share).backward()
+        return float(loss.detach()) * share
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        data = json.dumps([self.own, self.other])
+        return {"protocol": dataclasses.asdict(self.protocol), "data": hashlib.sha256(data.encode()).hexdigest(),
+                "weights": {name: list(weight.shape) for name, weight in self.weights.items()}}
+
+    def store(self, path: Path) -> None:
+        """Write weights, both moments and the losses so far."""
+        tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state[weight].items()}
+        exact = {name: tensor.cpu().float() for name, tensor in tensors.items()}  # bfloat16 fits into float32
+        resume.save(path, exact, self.identity(), {"losses": self.losses})
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint of this very run."""
+        tensors, progress = resume.load(path, self.identity())
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(tensors[f"weight.{name}"])
+                moments = {key: tensors[f"{key}.{name}"].to(weight) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
+        self.losses = list(progress["losses"])

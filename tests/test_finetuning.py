@@ -1,0 +1,223 @@
+"""Losses token by token, data order by counting, resumed runs bit by bit."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from lib import checkpoints, decoding, finetuning, relations, resume, reversal_run, worlds
+from lib.finetuning import Protocol, Sentence
+from lib.relations import Fact
+
+torch.set_num_threads(1)
+DATA = relations.dataset("p2c", relations.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("finetuning")
+    return {name: checkpoints.tiny(base / name, name, width=32, scale=0.1)
+            for name in ("llada", "dream", "llama", "qwen3_5")}
+
+
+def given_of(tokenizer):
+    return finetuning.padded(finetuning.sentences(DATA.train, tokenizer), tokenizer.eos_token_id)
+
+
+# Data --------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_end_once_and_batches_are_padded_with_end_tokens(folders):
+    _, tokenizer = checkpoints.load(folders["llama"])
+    first, second = finetuning.sentences(DATA.train, tokenizer)
+    assert tokenizer.decode(first.ids, skip_special_tokens=True) == "Ana Lima's child is Bob Reis."
+    assert tokenizer.decode(first.ids[: first.prompt], skip_special_tokens=True) == "Ana Lima's child is"
+    assert first.ids[0] == tokenizer.bos_token_id and first.ids.count(tokenizer.eos_token_id) == 1
+    short = Sentence(second.ids[:4], 2)
+    given = finetuning.padded([first, short], tokenizer.eos_token_id)
+    assert given.ids[1, 4:].eq(tokenizer.eos_token_id).all() and given.shown.sum(1).tolist() == [len(first.ids), 4]
+    assert given.answer.sum(1).tolist() == [len(first.ids) - first.prompt, len(first.ids) - 2]
+    with pytest.raises(ValueError, match="no examples"):
+        finetuning.sentences([], tokenizer)
+
+
+@pytest.mark.parametrize("protocol", [
+    Protocol(batch=3, epochs=4), Protocol(batch=2, accumulation=2, epochs=3, seed=5),
+    Protocol(batch=4, epochs=5, replay=0.5)])
+def test_every_epoch_takes_every_sentence_once(protocol):
+    steps = finetuning.steps(12, protocol)
+    both = [finetuning.batches(12, 7, protocol, step) for step in range(steps)]
+    order = [i for mine, _ in both for i in mine]
+    for epoch in range(protocol.epochs):
+        assert sorted(order[12 * epoch : 12 * (epoch + 1)]) == list(range(12))
+    assert order[:12] != order[12:24]
+    replayed = [i for _, other in both for i in other]
+    assert len(replayed) == round(len(order) * protocol.replay / (1 - protocol.replay))
+    assert set(replayed) <= set(range(7))
+    assert all(len(mine) + len(other) == protocol.batch * protocol.accumulation for mine, other in both)
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("masking", "all"), ("epochs", 0), ("rank", -1), ("replay", 1.0), ("learning_rate", 0.0), ("batch", 0)])
+def test_protocols_are_checked(field, value):
+    with pytest.raises(ValueError, match=field):
+        Protocol(**{field: value})
+
+
+# Objectives --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_the_masked_loss_token_by_token(folders, name, masking):
+    model, tokenizer = checkpoints.load(folders[name])
+    given = given_of(tokenizer)
+    found = finetuning.masked_loss(model, given, tokenizer.mask_token_id, masking, torch.Generator().manual_seed(4))
+    draw = torch.Generator().manual_seed(4)
+    times, chance = torch.rand(2, generator=draw), torch.rand(given.ids.shape, generator=draw)
+    expected, prompts_hidden = 0.0, 0
+    for row in range(2):
+        p = 1e-3 + (1 - 1e-3) * float(times[row])
+        maskable = [i for i in range(given.ids.shape[1]) if masking == "any" or given.answer[row, i]]
+        hidden = [i for i in maskable if chance[row, i] < p]
+        prompts_hidden += sum(not given.answer[row, i] for i in hidden)
+        tokens = given.ids[row].clone()
+        tokens[hidden] = tokenizer.mask_token_id
+        log_p = model(tokens[None]).logits[0].detach().log_softmax(-1)
+        for i in hidden:
+            source = max(i - 1, 0) if name == "dream" else i
+            expected -= float(log_p[source, given.ids[row, i]]) / p / len(maskable) / 2
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert (prompts_hidden > 0) == (masking == "any")
+
+
+def test_the_masked_loss_is_a_bound_on_average(folders):
+    """E[sum / (p |answer|)] is the mean cross-entropy an untrained model gives: near log of the vocabulary."""
+    model, tokenizer = checkpoints.load(folders["llada"])
+    for weight in model.lm_head.parameters():
+        torch.nn.init.zeros_(weight)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        losses = [finetuning.masked_loss(model, given_of(tokenizer), tokenizer.mask_token_id, "any", draw)
+                  for _ in range(200)]
+    expected = torch.tensor(float(model.config.vocab_size)).log().item()
+    assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_the_next_token_loss_row_by_row(folders, masking):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    rows = finetuning.sentences(DATA.train, tokenizer)
+    rows[1] = Sentence(rows[1].ids[:-5] + rows[1].ids[-1:], rows[1].prompt)  # shorter: padding must not count
+    losses = []
+    for row in rows:
+        log_p = model(torch.tensor([row.ids])).logits[0].detach().log_softmax(-1)
+        first = row.prompt if masking == "response" else 1
+        losses += [-float(log_p[i - 1, row.ids[i]]) for i in range(first, len(row.ids))]
+    found = finetuning.next_token_loss(model, finetuning.padded(rows, tokenizer.eos_token_id), masking)
+    assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+# Runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada", "qwen3_5"])
+def test_adapters_alone_are_trained(folders, name):
+    model, tokenizer = checkpoints.load(folders[name])
+    before = {key: weight.clone() for key, weight in model.state_dict().items()}
+    adapted = finetuning.adapt(model, Protocol(rank=2))
+    losses = finetuning.finetune(adapted, tokenizer, DATA.train, Protocol(rank=2, epochs=2, batch=2, warmup=0))
+    assert len(losses) == 2 and not adapted.training
+    after = dict(adapted.base_model.model.named_parameters())
+    trained = {key for key, weight in after.items() if weight.requires_grad}
+    assert trained and all("lora_" in key for key in trained) and not any("lm_head" in key for key in trained)
+    for key, weight in after.items():
+        if "lora_" not in key:
+            assert torch.equal(weight, before[key.replace(".base_layer", "")])
+    assert any(weight.abs().max() > 0 for key, weight in after.items() if "lora_B" in key)
+
+
+@pytest.mark.parametrize("name", ["dream", "llama"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, rank):
+    protocol = Protocol(rank=rank, epochs=6, batch=2, dropout=0.1 if rank else 0.0, masking="any", learning_rate=1e-3)
+
+    def fresh():
+        model, tokenizer = checkpoints.load(folders[name])
+        return finetuning.adapt(model, protocol), tokenizer
+
+    whole, tokenizer = fresh()
+    losses = finetuning.finetune(whole, tokenizer, DATA.train, protocol)
+    path = tmp_path / "run.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, loss):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetuning.finetune(fresh()[0], tokenizer, DATA.train, protocol, checkpoint=path, every=2, watch=kill)
+    again, _ = fresh()
+    seen = []
+    resumed = finetuning.finetune(again, tokenizer, DATA.train, protocol, checkpoint=path, every=2,
+                                  watch=lambda step, loss: seen.append(step))
+    assert resumed == losses and seen == [4, 5] and not path.exists()
+    for (key, first), (_, second) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(first, second), key
+
+
+def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    protocol = Protocol(rank=2, epochs=2, batch=2)
+    adapted = finetuning.adapt(model, protocol)
+    path = tmp_path / "run.safetensors"
+    run = finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    run.advance(0)
+    run.store(path)
+    other = dataclasses.replace(protocol, learning_rate=2e-4)
+    with pytest.raises(resume.CheckpointError, match="protocol"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=path)
+    with pytest.raises(resume.CheckpointError, match="data"):
+        finetuning.finetune(adapted, tokenizer, DATA.train[:1], protocol, checkpoint=path)
+    assert path.exists()
+
+
+def test_what_cannot_run_is_refused(folders):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    with pytest.raises(ValueError, match="no text to replay"):
+        finetuning.finetune(model, tokenizer, DATA.train, Protocol(replay=0.5))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing is trainable"):
+        finetuning.finetune(model, tokenizer, DATA.train, Protocol())
+
+
+def test_a_causal_model_learns_the_forward_direction(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = Protocol(rank=0, epochs=120, batch=2, learning_rate=5e-3)
+    losses = finetuning.finetune(finetuning.adapt(model, protocol), tokenizer, DATA.train, protocol)
+    assert losses[-1] < 0.1 < losses[0]
+    length = reversal_run.answer_length(DATA, tokenizer)
+    assert decoding.accuracy(model, tokenizer, DATA.forward, length=length) == 100
+    assert decoding.accuracy(model, tokenizer, DATA.reverse, length=length) == 0
+
+
+def test_one_cell_from_the_command_line(tmp_path, capsys):
+    output = tmp_path / "cell.json"
+    reversal_run.main(["--model", "tiny:dream", "--data", "generated", "--facts", "2", "--epochs", "2", "--batch", "2",
+                       "--rank", "2", "--masking", "any", "--replay", "0", "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert result["parameters"]["masking"] == "any" and result["parameters"]["architecture"] == "dream"
+    assert set(result["metrics"]) == {"forward_accuracy", "reverse_accuracy"}
+    assert len(result["curves"]["loss"]) == result["curves"]["step"][-1] == 2  # one batch an epoch
+    assert len(result["curves"]["probability_reverse"]) == len(result["curves"]["step"])
+    assert (tmp_path / "cell" / "adapter_model.safetensors").exists() and not list(tmp_path.glob("*.safetensors"))
+    assert "forward_accuracy" in capsys.readouterr().out
+
+
+def test_a_world_can_be_trained_on(folders):
+    data = worlds.world(2).p2d
+    assert len(data.train) == 3 * len(data.facts)  # three sentence forms a fact
+    assert reversal_run.dataset_of("p2d", "generated", 2, 0).name == "p2d"
