@@ -36,7 +36,7 @@ from lib.transformer import Settings
 BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
 CHECKPOINT_SECONDS = 20.0
-POINTS = 12  # measurements along training, equally spaced in the logarithm of the step
+FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
 INTERVENTIONS = ("none",)
 PROFILES = ("quick", "full")
 
@@ -151,8 +151,8 @@ def generator(seed: int, step: int) -> np.random.Generator:
 
 
 def measured_steps(steps: int, points: int) -> list[int]:
-    """Steps after which a run is measured: 0, then log-spaced from 10 (or the end) to the end."""
-    return [0, *sorted({round(step) for step in np.geomspace(min(10, steps), steps, points)})]
+    """Steps after which a run is measured: 0, then log-spaced from `FIRST` (or the end) to the end."""
+    return [0, *sorted({round(step) for step in np.geomspace(min(FIRST, steps), steps, points)})]
 
 
 def experiment(

@@ -178,5 +178,5 @@ def test_the_command_line_refuses_by_name(arguments, message, capsys, tmp_path):
 
 
 def test_measured_steps_begin_at_zero_and_end_at_the_end():
-    assert training.measured_steps(1000, 5) == [0, 10, 32, 100, 316, 1000]
+    assert training.measured_steps(3000, 5) == [0, 30, 95, 300, 949, 3000]
     assert training.measured_steps(3, 5) == [0, 3]
