@@ -124,3 +124,9 @@ def test_bad_arguments_are_refused():
     forward, reverse = prompts_of(0)
     with pytest.raises(ValueError, match="both prompts must show one evidence, not 1 and 0"):
         factors.inner_products(model, forward, dataclasses.replace(reverse, evidence=0))
+
+
+@pytest.mark.parametrize("result", [model_of(0), prompts_of(0)[0], factors.signals(model_of(0), prompts_of(0)[0])])
+def test_results_cannot_be_changed(result):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, next(iter(vars(result))), None)

@@ -1,5 +1,7 @@
 """App. C.1: sensitivities, score gradients and the contrast, against torch and direct descent."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -125,3 +127,17 @@ def test_single_fact_contrast_by_hand():
     # L = 4, n = 2: slope (1 - 1/2) (4 - 2) (4 - 3) / 16
     quarter = sp.Rational(1, 4)
     assert gradients.contrast_slope(1, 2, quarter, (quarter * 2, quarter)) == sp.Rational(1, 16)
+
+
+def test_symbols_carry_their_assumptions():
+    named = {s.name: s for s in gradients.general_sensitivity().derivative.free_symbols if isinstance(s, sp.Symbol)}
+    assert all(named[name].is_integer and named[name].is_positive for name in "nL")
+    assert named["A"].is_integer and named["j"].is_integer
+    pair = gradients.score_pair(sp.eye(2), sp.eye(2))
+    assert all(entry.is_real for weights in (pair.query_weights, pair.key_weights) for entry in weights)
+
+
+@pytest.mark.parametrize("result", [gradients.general_sensitivity(), gradients.score_pair(sp.eye(2), sp.eye(2))])
+def test_results_cannot_be_changed(result):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, next(iter(vars(result))), None)

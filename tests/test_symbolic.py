@@ -1,5 +1,6 @@
 """The symbolic derivations against finite differences, torch, brute-force sums and hand-computed cases."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -264,3 +265,16 @@ def test_vanishes_as_sum():
     inner = sp.Sum(u[j], (j, 1, n))
     assert symbolic.vanishes_as_sum(total(inner * u[i]) - inner * total(u[i]), i)
     assert not symbolic.vanishes_as_sum(inner, i)
+
+
+def test_assumptions_of_the_general_symbols():
+    general = symbolic.general_storage()
+    assert all(symbol.is_integer and symbol.is_positive for symbol in (general.n, general.length))
+    assert all(symbol.is_integer for symbol in (general.v, general.target, general.evidence, general.position))
+
+
+@pytest.mark.parametrize("result", [symbolic.storage_model([0], 2, 0), symbolic.general_storage(),
+                                    symbolic.PlaneMoments(X, X, X)])
+def test_results_cannot_be_changed(result):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, next(iter(vars(result))), None)
