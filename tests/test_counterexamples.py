@@ -1,5 +1,7 @@
 """The counterexamples do what they say: they keep every assumption but one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,8 @@ def test_mask_flow_is_descent_on_the_loss(start):
 
 def test_mask_flow_starts_where_it_is_told_and_refuses_the_rest():
     run = counterexamples.mask_flow(0.25, 3, 1.0, np.linspace(0, 1, 3))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.clock = None
     assert run.attention[0] == pytest.approx(0.25) and run.evidence_margin[0] == run.mask_margin[0] == 0
     for attention in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match="attention must lie in"):

@@ -1,5 +1,7 @@
 """The effective model against its definition, and the split of its gradient against autograd."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,10 @@ def test_training_learns_and_leaves_the_start_alone():
     assert (frozen.query - before).abs().max() < 1e-6
     again = list(effective.train(start, 4, 60, 0, 20))[-1]
     assert torch.equal(again.storage, path[-1].storage)
+
+
+def test_results_cannot_be_changed(model):
+    split = effective.routes(model, letters.paired_queries(3)[0][torch.tensor([0])])
+    for result in (model, split):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(result, next(iter(vars(result))), None)
