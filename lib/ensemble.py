@@ -9,7 +9,9 @@ alone, and are computed once for the vocabulary and not once for each token of e
 then looked up. With values free of position, attention reduces to the mass it puts on each token, and W_O
 W_V is applied to the vocabulary: the storage-routing decomposition, sum over tokens of mass x stored value,
 is how the program computes. What is left, and dominates, is the MLP and the unembedding at masked
-positions. All other models go through `Transformer` itself, mapped over members.
+positions. Deeper and causal models go *the full way*: the first layer's projections still come from the
+vocabulary, and the last MLP and the unembedding still act at the asked rows alone. `Transformer` is the plain
+definition of both.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from lib import letters
 from lib.encodings import encoding
+from lib.kernels import gelu_mlp
 from lib.transformer import Settings, Transformer, initialise
 
 
@@ -95,25 +97,58 @@ class Ensemble:
         :raises ValueError: if a masked model of depth 1 is asked at a row that is no mask
         """
         if self.settings.causal or self.settings.depth > 1:
-            return self._mapped(tokens, rows)
+            return self._full(tokens, rows)
         if not bool((tokens.flatten(1).gather(1, rows) == letters.MASK).all()):
             raise ValueError("rows: a masked model is asked at masked positions only")
         return self._short(tokens, rows)
 
-    def _mapped(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        self.template.train(self.training)
-        def call(weights: dict[str, Tensor], ids: Tensor, wanted: Tensor) -> Tensor:
-            return functional_call(self.template, weights, (ids,), {"rows": wanted}).logits
+    def _full(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Any depth, masked or causal: attention everywhere, the last MLP and the unembedding at the rows."""
+        x = self._look_up(self._embedded(), tokens)
+        last = self.settings.depth - 1
+        for layer in range(self.settings.depth):
+            x = x + self._drop(self._attended(x, tokens, layer))
+            x = x.flatten(1, 2)
+            if layer == last:
+                x = x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+            x = self._thought(x, layer)
+            if layer < last:
+                x = x.unflatten(1, tokens.shape[1:])
+        return self._linear(self._norm(x, "norm"), "head")
 
-        return vmap(call, randomness="different")(self.weights, tokens, rows)
+    def _attended(self, x: Tensor, tokens: Tensor, layer: int) -> Tensor:
+        """What attention adds at every position: (members, batch, length, width)."""
+        block = f"blocks.{layer}.attention"
+        inputs = self._inputs() if layer == 0 else self._norm(x, f"blocks.{layer}.norm1")
+
+        def projected(name: str) -> Tensor:  # (members, batch, heads, length, head dimension)
+            found = self._linear(inputs, f"{block}.{name}")
+            found = self._look_up(found, tokens) if layer == 0 else found
+            return found.unflatten(-1, (self.settings.heads, -1)).transpose(2, 3)
+
+        q, k = (self.encoding.turned(projected(name)) for name in ("query", "key"))
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        bias = self.encoding.bias(self.weights.get("position"))
+        if bias is not None:
+            scores = scores + (bias if bias.dim() == 3 else bias[:, None])
+        if self.settings.causal:
+            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
+        mixed = scores.softmax(-1) @ projected("value")
+        return self._linear(mixed.transpose(2, 3).flatten(3), f"{block}.output")
+
+    def _look_up(self, table: Tensor, tokens: Tensor) -> Tensor:
+        """Rows of a table (members, tokens, 1 or length, width) for each token at its position."""
+        members, _, places, width = table.shape
+        index = (torch.arange(members).view(-1, 1, 1) * letters.TOKENS + tokens) * places
+        if places > 1:
+            index = index + torch.arange(places)
+        return functional.embedding(index, table.reshape(-1, width))
 
     def _short(self, tokens: Tensor, rows: Tensor) -> Tensor:
         weights = self.attention(tokens, rows)
         x = self._stream(rows % self.settings.length)
         x = x + self._drop(self._retrieved(weights, self._context(tokens, rows)))
-        if self.settings.mlp:
-            x = x + self._drop(self._mlp(self._norm(x, "blocks.0.norm2")))
-        return self._linear(self._norm(x, "norm"), "head")
+        return self._linear(self._norm(self._thought(x, 0), "norm"), "head")
 
     def _context(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """The whole sequence that each row stands in, (members, rows, length)."""
@@ -146,13 +181,15 @@ class Ensemble:
         mask = self._inputs()[:, letters.MASK :]
         return self._heads(self._linear(mask, "blocks.0.attention.query"))[:, :, 0]
 
-    def _inputs(self) -> Tensor:
-        """What attention sees of each token (and position): (members, tokens, 1 or length, width)."""
+    def _embedded(self) -> Tensor:
+        """The residual stream that each token (and position) starts with: (members, tokens, 1 or length, width)."""
         x = self.weights["embedding"][:, :, None]
         added = self.encoding.added(self.weights.get("position"))
-        if added is not None:
-            x = x + (added if added.dim() == 2 else added[:, None])
-        return self._norm(x, "blocks.0.norm1")
+        return x if added is None else x + (added if added.dim() == 2 else added[:, None])
+
+    def _inputs(self) -> Tensor:
+        """What the first attention layer sees of it."""
+        return self._norm(self._embedded(), "blocks.0.norm1")
 
     def _retrieved(self, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""
@@ -178,14 +215,11 @@ class Ensemble:
         return (values.flatten(2, 3) @ output).unflatten(2, values.shape[2:4])
 
     def _stream(self, position: Tensor) -> Tensor:
-        """The residual stream at a mask before the block."""
-        x = self.weights["embedding"][:, letters.MASK][:, None]
-        added = self.encoding.added(self.weights.get("position"))
-        if added is None:
-            return x
-        if added.dim() == 2:
-            return x + added[position]
-        return x + added.gather(1, position[..., None].expand(-1, -1, added.shape[-1]))
+        """The residual stream at a mask before the block: (members, rows or 1, width)."""
+        mask = self._embedded()[:, letters.MASK]
+        if mask.shape[1] == 1:
+            return mask
+        return mask.gather(1, position[..., None].expand(-1, -1, mask.shape[-1]))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(members, tokens, positions, width) to (members, heads, tokens, positions, head dimension)."""
@@ -203,9 +237,13 @@ class Ensemble:
         weight = self.weights[f"{name}.weight"]
         return functional.layer_norm(x, x.shape[-1:]) * weight.view(len(weight), *[1] * (x.dim() - 2), -1)
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        inside = functional.gelu(self._linear(x, "blocks.0.mlp.up"), approximate="tanh")
-        return self._linear(inside, "blocks.0.mlp.down")
+    def _thought(self, x: Tensor, layer: int) -> Tensor:
+        """The residual stream (members, rows, width) after the MLP."""
+        if not self.settings.mlp:
+            return x
+        names = ("up.weight", "up.bias", "down.weight", "down.bias")
+        mlp = (self.weights[f"blocks.{layer}.mlp.{name}"] for name in names)
+        return x + self._drop(gelu_mlp(self._norm(x, f"blocks.{layer}.norm2"), *mlp))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.settings.dropout, self.training)

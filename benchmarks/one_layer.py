@@ -1,0 +1,181 @@
+"""How fast a one-layer training step is, beside what it could be and what others do.
+
+    python -m benchmarks.one_layer [--radd DIR] [--length 10] [--width 64] [--batch 120] [--rounds 15]
+
+One thread, in interleaved rounds: in each round every contestant does the same number of steps, and a ratio is taken
+within the round. One line a comparison: name, median ratio, and the ratios at the 10th and 90th percentile.
+
+* ``plain``: time of a step of the same model as a plain module (all positions, torch's AdamW, a loop over weights for
+  the average) over ours. Above 1 means ours is faster.
+* ``radd``: the same against RADD's own model, loss and average, unmodified, from a checkout of
+  https://github.com/ML-GSAI/RADD (which needs einops and omegaconf). Skipped without ``--radd``.
+* ``floor``: time of our step over the time of its unavoidable matrix products alone (MLP and unembedding at masked
+  positions, forward and both gradients), measured in the same rounds.
+* ``seeds``: time of one step of an ensemble of four over four steps of single models. Below 1 means company helps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib import letters
+from lib.training import Recipe, Trainer
+from lib.transformer import Settings, Transformer, initialise
+
+Step = Callable[[], Any]
+
+
+def ours(settings: Settings, recipe: Recipe, members: int = 1) -> Step:
+    return Trainer(settings, recipe, range(members)).advance
+
+
+def plain(settings: Settings, recipe: Recipe) -> Step:
+    """The straightforward loop: a module, every position, independent lambda, torch's optimiser."""
+    model = initialise(Transformer(settings), 0)
+    average = [weight.detach().clone() for weight in model.parameters()]
+    return _loop(model, list(model.parameters()), average, recipe, lambda: _bound(model, settings, recipe))
+
+
+def _bound(model: torch.nn.Module, settings: Settings, recipe: Recipe) -> torch.Tensor:
+    tokens = torch.from_numpy(letters.sequences(recipe.batch, settings.length, np.random.default_rng()))
+    share = torch.rand(recipe.batch, 1)
+    masked = torch.rand(tokens.shape) < share
+    logits = model(tokens.masked_fill(masked, letters.MASK)).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
+    return (loss.view_as(tokens) * masked / share).sum(1).mean()
+
+
+def _loop(model: Any, weights: list, average: list, recipe: Recipe, loss_of: Step) -> Step:
+    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
+
+    def step() -> None:
+        loss = loss_of()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
+        optimiser.step()
+        with torch.no_grad():
+            for mean, weight in zip(average, weights, strict=True):
+                mean.lerp_(weight, 0.01)
+
+    return step
+
+
+def radd(folder: Path, settings: Settings, recipe: Recipe) -> Step:
+    """RADD's own training step (its t_DCE loss, model and moving average), on the same sequences.
+
+    :raises ImportError: if the checkout or what it needs is missing
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        from losses import get_loss_fn  # type: ignore[import-not-found]
+        from model import RADD  # type: ignore[import-not-found]
+        from model.ema import ExponentialMovingAverage  # type: ignore[import-not-found]
+        from noise_lib import LogLinearNoise  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(folder))
+    sizes = {"hidden_size": settings.width, "n_heads": settings.heads, "n_blocks": settings.depth, "dropout": 0.0,
+             "use_checkpoint": False, "dtype": "float32"}
+    model = RADD({"tokens": letters.CLEAN, "model": sizes})
+    weights, average = list(model.parameters()), ExponentialMovingAverage(model.parameters(), 0.99)
+    loss_fn = get_loss_fn(LogLinearNoise(), letters.TOKENS, train=True, loss_type="t_DCE")
+    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
+
+    def step() -> None:
+        tokens = torch.from_numpy(letters.sequences(recipe.batch, settings.length, np.random.default_rng()))
+        optimiser.zero_grad()
+        loss_fn(model, tokens).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
+        optimiser.step()
+        average.update(weights)
+
+    return step
+
+
+def floor(settings: Settings, recipe: Recipe) -> Step:
+    """The matrix products of the MLP and the unembedding at the masked positions of one batch, nothing else."""
+    rows = Trainer(settings, recipe, [0]).batch(0)[1].shape[1]
+    width = settings.width
+    shapes = [(width, 4 * width), (4 * width, width), (width, letters.CLEAN)]
+    work = []
+    for inner, outer in shapes:
+        x, w, g = torch.randn(rows, inner), torch.randn(inner, outer), torch.randn(rows, outer)
+        work += [(x, w, torch.empty(rows, outer)), (g, w.T, torch.empty_like(x)), (x.T, g, torch.empty_like(w))]
+
+    def step() -> None:
+        for left, right, out in work:
+            torch.mm(left, right, out=out)
+
+    return step
+
+
+def seconds(step: Step, steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def rounds(contestants: dict[str, Step], count: int, steps: int) -> list[dict[str, float]]:
+    """Seconds a step of every contestant in every round; the order turns round by round."""
+    for step in contestants.values():
+        seconds(step, steps)
+    names, found = list(contestants), []
+    for turn in range(count):
+        order = names[turn % len(names) :] + names[: turn % len(names)]
+        found.append({name: seconds(contestants[name], steps) for name in order})
+    return found
+
+
+def report(name: str, ratios: list[float]) -> None:
+    low, *_, high = statistics.quantiles(ratios, n=10)
+    print(f"{name} {statistics.median(ratios):.2f} {low:.2f} {high:.2f}", flush=True)
+
+
+def contestants_of(given: types.SimpleNamespace) -> tuple[dict[str, Step], str]:
+    """Everyone who takes part, and why RADD does not (empty if it does)."""
+    settings, recipe = Settings(length=given.length, width=given.width), Recipe(batch=given.batch)
+    found = {"ours": ours(settings, recipe), "plain": plain(settings, recipe), "floor": floor(settings, recipe),
+             "four": ours(settings, recipe, 4)}
+    if given.radd is None:
+        return found, "no --radd DIR"
+    try:
+        found["radd"] = radd(given.radd, settings, recipe)
+    except ImportError as error:
+        return found, f"{given.radd}: {error}"
+    return found, ""
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(prog="python -m benchmarks.one_layer", description=__doc__.split("\n")[0])
+    command.add_argument("--radd", type=Path, help="a checkout of RADD")
+    for name, default in (("length", 10), ("width", 64), ("batch", 120), ("rounds", 15), ("steps", 10)):
+        command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*autocast.*")
+    found, missing = contestants_of(types.SimpleNamespace(**vars(given)))
+    times = rounds(found, given.rounds, given.steps)
+    if missing:
+        print(f"radd skipped ({missing})")
+    else:
+        report("radd", [one["radd"] / one["ours"] for one in times])
+    report("plain", [one["plain"] / one["ours"] for one in times])
+    report("floor", [one["ours"] / one["floor"] for one in times])
+    report("seeds", [one["four"] / (4 * one["ours"]) for one in times])
+
+
+if __name__ == "__main__":
+    main()
