@@ -98,6 +98,7 @@ def test_training_learns_and_leaves_the_start_alone():
     assert not torch.equal(path[0].storage, path[1].storage)
     frozen = next(effective.train(start, 4, 20, 0, 20, slower=1e9))
     assert (frozen.query - before).abs().max() < 1e-6
+    assert len(list(effective.train(start, 4, 3, 0, 2))) == 1                 # three steps, one every second
     again = list(effective.train(start, 4, 60, 0, 20))[-1]
     assert torch.equal(again.storage, path[-1].storage)
 

@@ -57,7 +57,8 @@ def test_key_covariance_refuses(kappa, trace, message):
 
 def test_extreme_kappas_are_allowed():
     for kappa in (-1.0, 1.0):
-        assert np.trace(routing.key_covariance(np.ones(2), kappa, 3.0)) == pytest.approx(3.0)
+        for trace in (0.25, 3.0):
+            assert np.trace(routing.key_covariance(np.ones(2), kappa, trace)) == pytest.approx(trace)
 
 
 def test_score_correlation_against_sampled_keys():
