@@ -1,0 +1,22 @@
+"""The benchmark runs, prints one line a comparison, and says what it skips."""
+
+import torch
+
+from benchmarks import one_layer
+
+torch.set_num_threads(1)
+
+
+def test_it_prints_one_line_a_comparison(monkeypatch, capsys, tmp_path):
+    sizes = ["--length", "4", "--width", "8", "--batch", "8", "--rounds", "3", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["one_layer", *sizes])
+    one_layer.main()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "radd skipped (no --radd DIR)"
+    assert [line.split()[0] for line in lines] == ["plain", "floor", "seeds"]
+    for line in lines:
+        ratio, low, high = map(float, line.split()[1:])
+        assert 0 < low <= ratio <= high
+    monkeypatch.setattr("sys.argv", ["one_layer", *sizes, "--radd", str(tmp_path)])
+    one_layer.main()
+    assert capsys.readouterr().out.startswith(f"radd skipped ({tmp_path}: No module named")
