@@ -4,19 +4,22 @@ Theory
     encodings, arguments       what an encoding does; what the theory's functions accept
     routing, symbolic          Sec. 4.1-4.2: covariance of a plane, derivations that sympy decides
     dirichlet, bounds, certificates, tightness    App. B and its sharpening
-    gradients, dynamics        App. C.1-C.2; Sec. 4.3 and App. C.3
-    counterexamples, transfer  what each assumption is for; other encodings
+    gradients, factors, effective    App. C.1-C.2: gradients of stored, retrieved and effective weights
+    dynamics                   Sec. 4.3 and App. C.3: finite steps and flows
+    counterexamples, transfer, autoregressive    what each assumption is for; other encodings; the causal side
 
 One layer (Sec. 5)
     letters                    the task
-    transformer, ensemble      the model, plain; and many of them trained as one
-    objectives                 masked diffusion, fixed rate, autoregressive
+    transformer, kernels, ensemble    the model, plain; and many of them trained as one
+    objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
+    decomposition              a logit taken apart
     measurement, training, resume    what is measured, the loop, going on after an interruption
 
 Language models (Sec. 6)
     probes, gradients_by_hooks, factors, attention_routes    the three signatures, one interface for all models
     worlds, relations, prompts       facts, and how they are asked
     architectures, checkpoints, tiny_checkpoints, signatures    models without remote code, and the probes on them
+    finetuning, decoding, reversal_run    forward-only fine-tuning, samplers, one cell of Table 7
 
 The record
     claims, statements         the ledger and how it is shown

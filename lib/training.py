@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import letters, measurement, objectives, provenance, resume
+from lib import interventions, letters, measurement, objectives, provenance, resume
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import Settings
@@ -37,7 +37,6 @@ BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
 CHECKPOINT_SECONDS = 20.0
 FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
-INTERVENTIONS = ("none",)
 PROFILES = ("quick", "full")
 
 
@@ -47,7 +46,8 @@ class Recipe:
 
     objective: str = "masked_diffusion"
     draws: str = "stratified"  # how masks are drawn, see `lib.objectives`
-    intervention: str = "none"
+    intervention: str = "none"  # see `lib.interventions`
+    reversed_share: float = 0.0  # expected share of training sequences in the other order
     steps: int = 1500
     batch: int = 120  # sequences a step
     learning_rate: float = 1e-3
@@ -58,8 +58,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         objectives.check_objective(self.objective, self.draws)
-        if self.intervention not in INTERVENTIONS:
-            raise ValueError(f"unknown intervention {self.intervention!r}; one of {', '.join(INTERVENTIONS)}")
+        interventions.check(self.intervention)
+        if not 0 <= self.reversed_share <= 1:
+            raise ValueError(f"reversed_share must lie in [0, 1], not {self.reversed_share!r}")
         for field in ("steps", "batch", "warmup"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)!r}")
@@ -105,8 +106,10 @@ class Trainer:
         asked = []
         for seed in self.seeds:
             draw = generator(seed, step)
-            tokens = letters.sequences(recipe.batch, self.settings.length, draw)
-            asked.append(objectives.ask(recipe.objective, tokens, draw, spread, recipe.draws))
+            tokens = letters.sequences(recipe.batch, self.settings.length, draw, recipe.reversed_share)
+            asked.append(
+                interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
+            )
         return objectives.stack(asked)
 
     def advance(self) -> Float[Tensor, " members"]:
@@ -255,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     """Options: every field of `Settings` that shapes an experiment, every field of `Recipe`, seeds and output."""
     command = argparse.ArgumentParser(prog="python -m lib.training", description=__doc__.split("\n")[0])
     choices = {"encoding": tuple(ENCODINGS), "objective": objectives.OBJECTIVES, "draws": objectives.DRAWS,
-               "intervention": INTERVENTIONS}
+               "intervention": tuple(interventions.NAMES)}
     for settings in (Settings, Recipe):
         for field in dataclasses.fields(settings):
             if field.name in ("causal", "mlp", "norm"):
