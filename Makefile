@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=2 --quiet rules host --show-failed-logs --rerun-incomplete \
             --config profile="$(PROFILE)" set="$(SET)"
 
-.PHONY: book chapter pages record test lint bench clean
+.PHONY: book chapter experiments pages record test lint bench clean
 
 book: $(VENV)/ready            ## execute what changed, compute the ledger, render the pages
 	@$(SNAKEMAKE)
@@ -23,6 +23,9 @@ chapter: $(VENV)/ready         ## one chapter: make chapter NAME=one_layer SET="
 	@test -n "$(NAME)" || { echo 'make chapter needs NAME=chapter, such as NAME=one_layer'; exit 2; }
 	@$(SNAKEMAKE) chapter="$(NAME)"
 	@echo "Notebook: $(CURDIR)/_build/chapters/$(NAME).ipynb"
+
+experiments: $(VENV)/ready     ## the training runs alone: make experiments PROFILE=full NAME=one_layer
+	@$(SNAKEMAKE) chapter="$(NAME)" -- experiments
 
 pages: $(VENV)/ready           ## render the recorded chapters, executing nothing
 	@python -m pipeline.pages _build/pages book results/chapters

@@ -24,7 +24,7 @@ RECORD = "_build/results/chapters/{chapter}.json"
 LEDGER = "_build/results/ledger.json"
 CONTENT = [name for name in chapters.chapters() if name not in chapters.SUMMARIES]
 RUNS = {(chapter, f"{PROFILE}_{name}"): run
-        for chapter in CONTENT for name, run in chapters.experiments(chapter).items()}
+        for chapter in CONTENT for name, run in chapters.experiments(chapter, PROFILE).items()}
 
 
 def runs_of(wildcards):
@@ -42,6 +42,11 @@ wildcard_constraints:
 rule all:
     input:
         NOTEBOOK.format(chapter=ONLY) if ONLY else "_build/html/index.html",
+
+
+rule experiments:
+    input:
+        [f"_build/results/{chapter}/{name}.json" for chapter, name in RUNS if ONLY in ("", chapter)],
 
 
 rule experiment:
@@ -71,6 +76,7 @@ rule chapter:
     params:
         values=lambda wildcards: shlex.quote(json.dumps(VALUES[wildcards.chapter], sort_keys=True)),
         source=lambda wildcards: chapters.digest(chapters.source(wildcards.chapter)),
+        recorded=lambda wildcards: chapters.recorded(wildcards.chapter, PROFILE),
         environment=chapters.environment(),
         profile=PROFILE,
     resources:

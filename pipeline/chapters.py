@@ -145,13 +145,20 @@ def _same_kind(value: Any, default: Any) -> bool:
     return default is None or isinstance(value, type(default))
 
 
-def experiments(chapter: str) -> dict[str, dict[str, Any]]:
+def experiments(chapter: str, profile_name: str) -> dict[str, dict[str, Any]]:
     """The runs a chapter reads: name -> {module, fixed settings}, from ``book/experiments.yml``."""
-    entry = _yaml("book/experiments.yml").get(chapter)
-    if not entry:
-        return {}
-    return {name: {"module": entry["module"], "from": entry["parameters"], "fixed": fixed}
-            for name, fixed in entry["runs"].items()}
+    entry = _yaml("book/experiments.yml").get(chapter) or {}
+    runs = (entry.get("runs") or {}) | ((entry.get("full") or {}) if profile_name == "full" else {})
+    return {name: {"module": fixed.get("module", entry["module"]), "from": entry["parameters"],
+                   "fixed": {key: value for key, value in fixed.items() if key != "module"}}
+            for name, fixed in runs.items()}
+
+
+def recorded(chapter: str, profile_name: str) -> str:
+    """Digest of the recorded results that a chapter shows beside this build's: ``results/``, other profiles' runs."""
+    folders = (_yaml("book/experiments.yml").get(chapter) or {}).get("reads", [chapter])
+    found = [path for folder in folders for path in sorted((ROOT / "results" / folder).glob("*.json"))]
+    return digest(*(path for path in found if not path.name.startswith(f"{profile_name}_")))
 
 
 def command(experiment: Mapping[str, Any], values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import chapters, record
 
@@ -194,6 +195,35 @@ def test_a_hypothesis_broken_by_hand_turns_its_row_and_what_rests_on_it(book):
     book.edit("book/one.md", 'broken={"x": -lowest}', 'broken={"x": lowest}')
     done = book.build(LEDGER)
     assert done.returncode != 0 and "ControlPassed" in done.stdout + done.stderr
+
+
+EXPERIMENTS = """one:
+  module: lib.training
+  parameters: [length]
+  runs: {both: {steps: 3}}
+  full: {long: {length: 9, module: lib.other}}
+  reads: [shelf]
+"""
+
+
+def test_a_run_takes_the_chapters_parameters_and_its_own_settings_win(monkeypatch):
+    monkeypatch.setattr(chapters, "_yaml", lambda name: yaml.safe_load(EXPERIMENTS))
+    assert set(chapters.experiments("one", "quick")) == {"both"}
+    runs = chapters.experiments("one", "full")
+    assert chapters.command(runs["both"], {"length": 4}) == "python -m lib.training --length 4 --steps 3"
+    assert chapters.command(runs["long"], {"length": 4}) == "python -m lib.other --length 9"
+
+
+def test_recorded_results_of_other_profiles_count_as_a_source(monkeypatch, tmp_path):
+    monkeypatch.setattr(chapters, "_yaml", lambda name: yaml.safe_load(EXPERIMENTS))
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    shelf = tmp_path / "results" / "shelf"
+    shelf.mkdir(parents=True)
+    before = chapters.recorded("one", "quick")
+    (shelf / "quick_a.json").write_text("1")
+    assert chapters.recorded("one", "quick") == before
+    (shelf / "full_a.json").write_text("1")
+    assert chapters.recorded("one", "quick") not in (before, chapters.recorded("one", "full"))
 
 
 def test_promoting_copies_notebooks_and_results(book, tmp_path):
