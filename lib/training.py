@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import interventions, letters, measurement, objectives, provenance, resume
+from lib import interventions, letters, measurement, objectives, provenance, resume, snapshots
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import Settings
@@ -159,10 +159,13 @@ def measured_steps(steps: int, points: int) -> list[int]:
 
 
 def experiment(
-    settings: Settings, recipe: Recipe, seeds: Sequence[int], out: Path, profile: str = "quick"
+    settings: Settings, recipe: Recipe, seeds: Sequence[int], out: Path, profile: str = "quick",
+    points: int | None = None, kept: Path | None = None,
 ) -> dict[str, Any]:
     """Train, measure, and record at ``out``; resumes from the checkpoint of an interrupted run.
 
+    :param points: how many measurements along training, the one before it not counted; `POINTS` where not said
+    :param kept: folder for the weights at each of them, see `lib.snapshots`
     :return: the result, as `provenance.load` reads it
     :raises resume.CheckpointError: if the checkpoint beside ``out`` belongs to another run or is damaged
     """
@@ -172,7 +175,8 @@ def experiment(
     start = trainer.averaged()
     parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
     del parameters["causal"]  # the objective says so
-    curves = _train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)})
+    due = measured_steps(recipe.steps, POINTS if points is None else points)
+    curves = _train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)}, due, kept)
     model = trainer.averaged()
     final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
     if not settings.causal:
@@ -192,19 +196,21 @@ def checkpoint_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.checkpoint")
 
 
-def _train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _train(
+    trainer: Trainer, checkpoint: Path, identity: dict[str, Any], due: list[int], kept: Path | None = None
+) -> dict[str, Any]:
     """Run to the end, measuring; returns the curves: ``steps``, and name -> [member][point]."""
     curves: dict[str, Any] = {"steps": []}
     if checkpoint.exists():
         tensors, progress = resume.load(checkpoint, identity)
         trainer.restore(tensors, progress["step"])
         curves = progress["curves"]
-    due = measured_steps(trainer.recipe.steps, POINTS)
     saved = time.monotonic()
     with _progress(trainer) as bar:
         while True:
             if trainer.step in due and trainer.step not in curves["steps"]:
                 _measure(trainer, curves)
+                snapshots.keep(kept, trainer.tensors(), identity, trainer.step)
                 bar.show(curves)
             if trainer.step >= trainer.recipe.steps:
                 return curves
@@ -267,6 +273,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(option, type=type(field.default), default=field.default,
                                  choices=choices.get(field.name), help=f"default {field.default}")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one model a seed")
+    command.add_argument("--points", type=int, default=POINTS, help=f"measurements along training; default {POINTS}")
+    command.add_argument("--snapshots", type=Path, help="folder for the weights at each measurement; default none")
     command.add_argument("--profile", choices=PROFILES, default="quick", help="recorded with the result")
     command.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     return command
@@ -280,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
     try:
         settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
-        experiment(settings, Recipe(**own(Recipe)), given["seeds"], given["out"], given["profile"])
+        recipe = Recipe(**own(Recipe))
+        experiment(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
+                   given["snapshots"])
     except ValueError as error:
         command.error(str(error))
 
