@@ -6,6 +6,11 @@ residual stream has its own share of every logit, and the shares add up to the l
 * ``storage_routing``: the attention layers, sum_j alpha_ij (stored value of x_j), the term that Sec. 3 keeps;
 * ``residual``: the embedding of the mask itself (with its position, where that is added) and the output bias;
 * ``mlp``: the MLPs, which see what attention retrieved and may rewrite it.
+
+In a one-layer masked model the first is a sum over the tokens that attention reads, so it splits further (`ROUTES`):
+the *evidence*, the *placeholders*, and the *mask* itself. Two caveats. The last norm divides by the size of the whole
+stream, so a share depends on the other shares through that number; and the MLP's share is no separate cause: what it
+adds depends on what was retrieved.
 """
 
 from __future__ import annotations
@@ -16,15 +21,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lib import grafts
 from lib.letters import PLACEHOLDER, Queries
 from lib.transformer import Norm, Transformer
 
 PARTS = ("storage_routing", "residual", "mlp")
+#: where attention retrieves from, in a one-layer masked model
+ROUTES = ("evidence", "placeholders", "mask")
 
 
 @torch.no_grad()
 def parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
     """Share of each of `PARTS` in the logits at the asked positions; they add up to the logits."""
+    stream = streams(model, asked)
+    unembed = _linear_readout(model, torch.stack(list(stream.values())).sum(0))
+    shares = {name: unembed(stream[name]) for name in PARTS}
+    shares["residual"] = shares["residual"] + model.head.bias
+    return shares
+
+
+@torch.no_grad()
+def streams(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
+    """What each of `PARTS` added to the residual stream at the asked positions."""
     rows = torch.arange(len(asked)), asked.position - int(model.settings.causal)
     x = model.embed(asked.tokens)
     stream = {"residual": x[rows], "storage_routing": torch.zeros_like(x[rows]), "mlp": torch.zeros_like(x[rows])}
@@ -34,10 +52,25 @@ def parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "querie
         stream["storage_routing"] += (retrieved - x)[rows]
         stream["mlp"] += (thought - retrieved)[rows]
         x = thought
-    unembed = _linear_readout(model, x[rows])
-    shares = {name: unembed(stream[name]) for name in PARTS}
-    shares["residual"] = shares["residual"] + model.head.bias
-    return shares
+    return stream
+
+
+@torch.no_grad()
+def routes(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
+    """``storage_routing`` split by the token it came from: share of each of `ROUTES` in the logits.
+
+    :raises ValueError: for causal or deeper models, where attention reads more than tokens
+    """
+    heard, rows = grafts.heard(model, asked), torch.arange(len(asked))
+    unembed = _linear_readout(model, torch.stack(list(streams(model, asked).values())).sum(0))
+    where = {"evidence": asked.evidence, "mask": asked.position}
+    chosen = {name: torch.zeros_like(heard.row[:, 0]) for name in ROUTES}
+    for name, position in where.items():
+        chosen[name][rows, position] = 1
+    chosen["placeholders"] = 1 - chosen["evidence"] - chosen["mask"]
+    output = model.layers[0].attention.output
+    mixed = {name: (heard.row * keep[:, None])[:, :, None] @ heard.values for name, keep in chosen.items()}
+    return {name: unembed(output(mixed[name].flatten(1))) for name in ROUTES}
 
 
 def _linear_readout(model: Transformer, stream: Tensor) -> Callable[[Tensor], Tensor]:
@@ -51,7 +84,15 @@ def _linear_readout(model: Transformer, stream: Tensor) -> Callable[[Tensor], Te
 
 def margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
     """The same for the margin of the target's logit over the placeholder's, its one serious competitor."""
+    return _margins(parts(model, asked), asked)
+
+
+def route_margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
+    """The margin with ``storage_routing`` split into `ROUTES`; these, ``residual`` and ``mlp`` add up to it."""
+    whole = parts(model, asked)
+    return _margins(routes(model, asked) | {name: whole[name] for name in ("residual", "mlp")}, asked)
+
+
+def _margins(shares: dict[str, Tensor], asked: Queries) -> dict[str, Tensor]:
     rows = torch.arange(len(asked))
-    return {
-        name: share[rows, asked.target] - share[:, PLACEHOLDER] for name, share in parts(model, asked).items()
-    }
+    return {name: share[rows, asked.target] - share[:, PLACEHOLDER] for name, share in shares.items()}

@@ -1,0 +1,192 @@
+"""One query's attention put into another: which part of the reverse computation keeps the letter from being said.
+
+Reverse queries are the mirror images of forward ones (`letters.paired_queries`), so whatever the forward query
+computed at position p has its place in the reverse query at L - 1 - p. `heard` listens to a trained one-layer model,
+`mirrored` reflects what was heard, and `answers` runs the model with some of it put in the place of its own:
+
+* ``score``: the score from the mask to the evidence, before the softmax;
+* ``row``: all attention weights of the mask;
+* ``values``: the value vectors at all positions;
+* ``residual``: the mask's own embedding, with its position where positions are added.
+
+These are all the inputs that the rest of the model has: row, values and residual together reproduce the forward
+answer exactly, whatever the encoding. Under a relative encoding values and residual do not depend on position, so
+there the row alone already does, and the other two change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.letters import LETTERS, PLACEHOLDER, Queries
+from lib.transformer import Transformer
+
+POINTS = ("score", "row", "values", "residual")
+#: shares of attention on the evidence that `doses` tries
+DOSES = tuple(round(0.05 * step, 2) for step in range(20))
+
+
+class Heard(NamedTuple):
+    """What a one-layer model computed for each query; ``score`` and ``row`` are the mask's."""
+
+    score: Float[Tensor, "queries heads length"]
+    row: Float[Tensor, "queries heads length"]
+    values: Float[Tensor, "queries heads length head_dim"]
+    residual: Float[Tensor, "queries width"]
+
+
+def check(model: Transformer) -> None:
+    """Refuse models for which a mirror image of the computation does not exist."""
+    if model.settings.depth > 1 or model.settings.causal:
+        raise ValueError("grafts: defined for masked models of depth 1; deeper queries mix before the last layer")
+
+
+@torch.no_grad()
+def heard(model: Transformer, asked: Queries) -> Heard:
+    """Scores and weights of the mask's row, all values, and the mask's embedding."""
+    check(model)
+    rows = torch.arange(len(asked))
+    found: dict[str, Tensor] = {}
+    attention = model.layers[0].attention
+    with contextlib.ExitStack() as stack:
+        for name in ("scores", "weights", "values"):
+            listen = lambda module, inputs, output, name=name: found.__setitem__(name, output)
+            stack.callback(getattr(attention, name).register_forward_hook(listen).remove)
+        model(asked.tokens)
+    scores, weights = (found[name][rows, :, asked.position] for name in ("scores", "weights"))
+    # the same for all queries where position does not enter: shown as one each
+    values = found["values"].expand(len(asked), -1, -1, -1)
+    return Heard(scores, weights, values, model.embed(asked.tokens)[rows, asked.position])
+
+
+def mirrored(source: Heard) -> Heard:
+    """The same with every position p at L - 1 - p."""
+    return Heard(source.score.flip(-1), source.row.flip(-1), source.values.flip(-2), source.residual)
+
+
+def of_another_fact(source: Heard) -> Heard:
+    """What the same model computed for the next fact at the same positions; queries come letter by letter."""
+    return Heard(*(part.roll(len(part) // LETTERS, 0) for part in source))
+
+
+@torch.no_grad()
+def answers(
+    model: Transformer, asked: Queries, source: Heard, points: tuple[str, ...]
+) -> Float[Tensor, "queries clean"]:
+    """Logits where each query asks, with ``source`` put in at the given points.
+
+    :raises ValueError: for an unknown point, naming the valid ones
+    """
+    check(model)
+    for point in points:
+        if point not in POINTS:
+            raise ValueError(f"unknown point {point!r}; one of {', '.join(POINTS)}")
+    with _grafted(model, asked, source, points):
+        return model(asked.tokens).logits[torch.arange(len(asked)), asked.position]
+
+
+@contextlib.contextmanager
+def _grafted(model: Transformer, asked: Queries, source: Heard, points: tuple[str, ...]) -> Iterator[None]:
+    rows, mask, evidence = torch.arange(len(asked)), asked.position, asked.evidence
+    attention = model.layers[0].attention
+
+    def score(module: object, inputs: object, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        scores[rows, :, mask, evidence] = source.score[rows, :, evidence]
+        return scores
+
+    def row(module: object, inputs: object, weights: Tensor) -> Tensor:
+        weights = weights.clone()
+        weights[rows, :, mask] = source.row
+        return weights
+
+    def values(module: object, inputs: object, own: Tensor) -> Tensor:
+        return source.values
+
+    def residual(module: object, inputs: object, added: Tensor) -> Tensor:
+        # the block adds this to its own embedding; so the difference makes it the source's
+        added = added.clone()
+        added[rows, mask] += source.residual - model.embed(asked.tokens)[rows, mask]
+        return added
+
+    places = {"score": (attention.scores, score), "row": (attention.weights, row),
+              "values": (attention.values, values), "residual": (attention, residual)}
+    with contextlib.ExitStack() as stack:
+        for point in points:
+            place, put = places[point]
+            stack.callback(place.register_forward_hook(put).remove)
+        yield
+
+
+def with_evidence(
+    own: Heard, asked: Queries, mass: Float[Tensor, "queries heads"], draw: torch.Generator | None = None
+) -> Heard:
+    """Rows that put ``mass`` on the evidence; the rest as it was, or, with ``draw``, spread at random."""
+    rest = own.row if draw is None else torch.empty_like(own.row).exponential_(generator=draw)
+    rows = torch.arange(len(asked))
+    rest = rest.clone()
+    rest[rows, :, asked.evidence] = 0
+    row = rest / rest.sum(-1, keepdim=True) * (1 - mass)[..., None]
+    row[rows, :, asked.evidence] = mass
+    return own._replace(row=row)
+
+
+def evidence_mass(source: Heard, asked: Queries) -> Float[Tensor, "queries heads"]:
+    """Attention weight on the evidence."""
+    return source.row[torch.arange(len(asked)), :, asked.evidence]
+
+
+# What a run records ---------------------------------------------------------------------------------------------
+
+
+def trials(model: Transformer, forward: Queries, reverse: Queries, seed: int = 0) -> dict[str, Tensor]:
+    """Logits of the reverse queries under every graft and every control, by name.
+
+    ``X_forward`` takes X from the paired forward query; ``X_other`` from another fact's forward query; ``X_reverse``
+    from another fact's reverse query, a copy that brings no direction; ``itself`` puts the query's own row, values
+    and residual back. ``mass_forward`` has the forward query's evidence mass and a random rest; ``mass_reverse`` its
+    own mass and a random rest.
+    """
+    own, theirs = heard(model, reverse), mirrored(heard(model, forward))
+    sources = {"forward": theirs, "other": of_another_fact(theirs), "reverse": of_another_fact(own)}
+    found = {"itself": answers(model, reverse, own, ("score", "row", "values", "residual"))}
+    for name, source in sources.items():
+        for point in POINTS:
+            found[f"{point}_{name}"] = answers(model, reverse, source, (point,))
+    found["row_values_forward"] = answers(model, reverse, theirs, ("row", "values"))
+    found["values_residual_forward"] = answers(model, reverse, theirs, ("values", "residual"))
+    found["row_residual_forward"] = answers(model, reverse, theirs, ("row", "residual"))
+    found["everything_forward"] = answers(model, reverse, theirs, ("row", "values", "residual"))
+    for name, source in (("forward", theirs), ("reverse", own)):
+        draw = torch.Generator().manual_seed(seed)
+        spread = with_evidence(own, reverse, evidence_mass(source, reverse), draw)
+        found[f"mass_{name}"] = answers(model, reverse, spread, ("row",))
+    return found
+
+
+def outcomes(model: Transformer, forward: Queries, reverse: Queries) -> dict[str, float | None]:
+    """Reverse accuracy and the placeholder's share of the errors, in percent, under every one of `trials`."""
+    found: dict[str, float | None] = {}
+    for name, logits in trials(model, forward, reverse).items():
+        said = logits.argmax(1)
+        wrong = said[said != reverse.target]
+        found[f"graft_{name}_accuracy"] = float((said == reverse.target).float().mean() * 100)
+        found[f"graft_{name}_placeholder_share"] = (
+            float((wrong == PLACEHOLDER).float().mean() * 100) if len(wrong) else None)
+    return found
+
+
+def doses(model: Transformer, asked: Queries) -> list[float]:
+    """Accuracy in percent if the evidence gets each share of attention in `DOSES`, the rest in proportion."""
+    own, found = heard(model, asked), []
+    for dose in DOSES:
+        mass = torch.full(own.row.shape[:2], dose)
+        said = answers(model, asked, with_evidence(own, asked, mass), ("row",)).argmax(1)
+        found.append(float((said == asked.target).float().mean() * 100))
+    return found
