@@ -34,7 +34,7 @@ from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
 
-POINTS = 20  # measurements along training, the one before it not counted
+POINTS = 16  # measurements along training, the one before it not counted
 WATCHED = 2  # training steps from each of them on whose effect is predicted
 Curves = dict[str, Any]
 

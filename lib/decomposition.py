@@ -34,8 +34,13 @@ ROUTES = ("evidence", "placeholders", "mask")
 def parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
     """Share of each of `PARTS` in the logits at the asked positions; they add up to the logits."""
     stream = streams(model, asked)
+    return _shares(model, stream, stream)
+
+
+def _shares(model: Transformer, stream: dict[str, Tensor], split: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each entry of ``split`` contributes to the logits of the whole ``stream``."""
     unembed = _linear_readout(model, torch.stack(list(stream.values())).sum(0))
-    shares = {name: unembed(stream[name]) for name in PARTS}
+    shares = {name: unembed(part) for name, part in split.items()}
     shares["residual"] = shares["residual"] + model.head.bias
     return shares
 
@@ -45,32 +50,40 @@ def streams(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "quer
     """What each of `PARTS` added to the residual stream at the asked positions."""
     rows = torch.arange(len(asked)), asked.position - int(model.settings.causal)
     x = model.embed(asked.tokens)
-    stream = {"residual": x[rows], "storage_routing": torch.zeros_like(x[rows]), "mlp": torch.zeros_like(x[rows])}
+    stream = {name: torch.zeros_like(x[rows]) for name in PARTS}
+    stream["residual"] = x[rows]
     for block in model.layers:
         retrieved = block.attend(x, model.position)
-        thought = block.think(retrieved)
         stream["storage_routing"] += (retrieved - x)[rows]
-        stream["mlp"] += (thought - retrieved)[rows]
-        x = thought
+        if block is model.layers[-1]:  # nothing reads the other positions any more
+            stream["mlp"] += block.think(retrieved[rows]) - retrieved[rows]
+            break
+        x = block.think(retrieved)
+        stream["mlp"] += (x - retrieved)[rows]
     return stream
 
 
 @torch.no_grad()
 def routes(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
-    """``storage_routing`` split by the token it came from: share of each of `ROUTES` in the logits.
+    """The same with ``storage_routing`` split by the token it came from: `ROUTES`, ``residual`` and ``mlp``.
 
     :raises ValueError: for causal or deeper models, where attention reads more than tokens
     """
+    stream = streams(model, asked)
+    split = retrieved(model, asked) | {name: stream[name] for name in ("residual", "mlp")}
+    return _shares(model, stream, split)
+
+
+@torch.no_grad()
+def retrieved(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
+    """What attention added to the residual stream from each of `ROUTES`."""
     heard, rows = grafts.heard(model, asked), torch.arange(len(asked))
-    unembed = _linear_readout(model, torch.stack(list(streams(model, asked).values())).sum(0))
-    where = {"evidence": asked.evidence, "mask": asked.position}
-    chosen = {name: torch.zeros_like(heard.row[:, 0]) for name in ROUTES}
-    for name, position in where.items():
-        chosen[name][rows, position] = 1
-    chosen["placeholders"] = 1 - chosen["evidence"] - chosen["mask"]
+    keep = {name: heard.row.new_zeros(asked.tokens.shape) for name in ("evidence", "mask")}
+    keep["evidence"][rows, asked.evidence] = keep["mask"][rows, asked.position] = 1
+    keep["placeholders"] = 1 - keep["evidence"] - keep["mask"]
     output = model.layers[0].attention.output
-    mixed = {name: (heard.row * keep[:, None])[:, :, None] @ heard.values for name, keep in chosen.items()}
-    return {name: unembed(output(mixed[name].flatten(1))) for name in ROUTES}
+    mixed = {name: (heard.row * keep[name][:, None])[:, :, None] @ heard.values for name in ROUTES}
+    return {name: output(mixed[name].flatten(1)) for name in ROUTES}
 
 
 def _linear_readout(model: Transformer, stream: Tensor) -> Callable[[Tensor], Tensor]:
@@ -88,9 +101,8 @@ def margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " que
 
 
 def route_margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
-    """The margin with ``storage_routing`` split into `ROUTES`; these, ``residual`` and ``mlp`` add up to it."""
-    whole = parts(model, asked)
-    return _margins(routes(model, asked) | {name: whole[name] for name in ("residual", "mlp")}, asked)
+    """The same for `routes`."""
+    return _margins(routes(model, asked), asked)
 
 
 def _margins(shares: dict[str, Tensor], asked: Queries) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def heard(model: Transformer, asked: Queries) -> Heard:
         for name in ("scores", "weights", "values"):
             listen = lambda module, inputs, output, name=name: found.__setitem__(name, output)
             stack.callback(getattr(attention, name).register_forward_hook(listen).remove)
-        model(asked.tokens)
+        model(asked.tokens, rows=torch.zeros(1, dtype=torch.long))  # what follows attention is not needed
     scores, weights = (found[name][rows, :, asked.position] for name in ("scores", "weights"))
     # the same for all queries where position does not enter: shown as one each
     values = found["values"].expand(len(asked), -1, -1, -1)
@@ -88,7 +88,7 @@ def answers(
         if point not in POINTS:
             raise ValueError(f"unknown point {point!r}; one of {', '.join(POINTS)}")
     with _grafted(model, asked, source, points):
-        return model(asked.tokens).logits[torch.arange(len(asked)), asked.position]
+        return model(asked.tokens, rows=torch.arange(len(asked)) * asked.tokens.shape[1] + asked.position).logits
 
 
 @contextlib.contextmanager
