@@ -120,8 +120,9 @@ class Ensemble:
         """What attention adds at every position: (members, batch, length, width)."""
         block = f"blocks.{layer}.attention"
         inputs = self._inputs() if layer == 0 else self._norm(x, f"blocks.{layer}.norm1")
+        stored = self._value_inputs() if layer == 0 else inputs
 
-        def projected(name: str) -> Tensor:  # (members, batch, heads, length, head dimension)
+        def projected(name: str, inputs: Tensor = inputs) -> Tensor:  # (members, batch, heads, length, head dimension)
             found = self._linear(inputs, f"{block}.{name}")
             found = self._look_up(found, tokens) if layer == 0 else found
             return found.unflatten(-1, (self.settings.heads, -1)).transpose(2, 3)
@@ -133,7 +134,7 @@ class Ensemble:
             scores = scores + (bias if bias.dim() == 3 else bias[:, None])
         if self.settings.causal:
             scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
-        mixed = scores.softmax(-1) @ projected("value")
+        mixed = scores.softmax(-1) @ projected("value", stored)
         return self._linear(mixed.transpose(2, 3).flatten(3), f"{block}.output")
 
     def _look_up(self, table: Tensor, tokens: Tensor) -> Tensor:
@@ -191,6 +192,15 @@ class Ensemble:
         """What the first attention layer sees of it."""
         return self._norm(self._embedded(), "blocks.0.norm1")
 
+    def _value_inputs(self) -> Tensor:
+        """The same as values see it: (members, tokens, 1 or length, width)."""
+        if self.settings.values == "natural":
+            return self._inputs()
+        x = self.weights["embedding"][:, :, None]
+        if self.settings.values == "laden":
+            x = x + self.weights["blocks.0.attention.value_position"][:, None]
+        return self._norm(x, "blocks.0.norm1")
+
     def _retrieved(self, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""
         stored = self._stored()  # (members, heads, tokens, 1 or length, width)
@@ -209,7 +219,7 @@ class Ensemble:
 
     def _stored(self) -> Tensor:
         """W_O W_V applied to the vocabulary, head by head."""
-        values = self._heads(self._linear(self._inputs(), "blocks.0.attention.value"))
+        values = self._heads(self._linear(self._value_inputs(), "blocks.0.attention.value"))
         output = self.weights["blocks.0.attention.output.weight"]  # (members, width, heads * head dimension)
         output = output.unflatten(-1, (self.settings.heads, -1)).permute(0, 2, 3, 1)
         return (values.flatten(2, 3) @ output).unflatten(2, values.shape[2:4])

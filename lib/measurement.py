@@ -31,7 +31,7 @@ Measured = dict[str, list[float | None]]
 #: where the weights of a module belong in the storage-routing account
 PARTS = {
     "query": "query_key", "key": "query_key", "value": "storage", "output": "storage", "head": "storage",
-    "mlp": "mlp", "embedding": "embedding", "position": "embedding",
+    "mlp": "mlp", "embedding": "embedding", "position": "embedding", "value_position": "embedding",
     "norm": "norm", "norm1": "norm", "norm2": "norm",
 }
 

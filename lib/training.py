@@ -31,7 +31,7 @@ from tqdm import tqdm
 from lib import interventions, letters, measurement, objectives, provenance, resume, snapshots
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
-from lib.transformer import Settings
+from lib.transformer import VALUES, Settings
 
 BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
@@ -264,7 +264,7 @@ def parser() -> argparse.ArgumentParser:
     """Options: every field of `Settings` that shapes an experiment, every field of `Recipe`, seeds and output."""
     command = argparse.ArgumentParser(prog="python -m lib.training", description=__doc__.split("\n")[0])
     choices = {"encoding": tuple(ENCODINGS), "objective": objectives.OBJECTIVES, "draws": objectives.DRAWS,
-               "intervention": tuple(interventions.NAMES)}
+               "intervention": tuple(interventions.NAMES), "values": tuple(VALUES)}
     for settings in (Settings, Recipe):
         for field in dataclasses.fields(settings):
             if field.name in ("causal", "mlp", "norm"):

@@ -27,6 +27,12 @@ from lib import letters
 from lib.encodings import ENCODINGS, Encoding, encoding
 
 HEAD_SCALE = 0.02
+#: what position does to the values, beside what it does to queries, keys and scores
+VALUES = {
+    "natural": "as the encoding has it: position is in the values under absolute encodings alone",
+    "free": "an absolute encoding without it: values come from the token's embedding alone",
+    "laden": "a relative encoding with it: a learned vector a position is added to what the values see",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Settings:
     mlp: bool = True
     norm: bool = True
     dropout: float = 0.0  # on what attention and MLP add to the residual stream
+    values: str = "natural"  # whether position enters the values, see `VALUES`
 
     def __post_init__(self) -> None:
         letters.check_length(self.length)
@@ -52,6 +59,21 @@ class Settings:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {self.dropout!r}")
         encoding(self.encoding, self.positions, self.width, self.heads)  # refuses what it cannot serve
+        self._check_values()
+
+    def _check_values(self) -> None:
+        if self.values not in VALUES:
+            raise ValueError(f"unknown values {self.values!r}; one of {', '.join(VALUES)}")
+        if self.values == "natural":
+            return
+        if self.absolute == (self.values == "laden"):
+            fitting = [name for name, kind in ENCODINGS.items() if kind.absolute != self.absolute]
+            already = "carry position" if self.absolute else "are free of position"
+            raise ValueError(f"values {self.values!r}: under encoding {self.encoding!r} values {already} anyway; "
+                             f"encodings it changes are {', '.join(fitting)}")
+        if self.depth > 1:
+            raise ValueError(f"values {self.values!r} needs depth 1, not {self.depth}: "
+                             "above the first layer the stream holds what attention moved")
 
     @property
     def positions(self) -> int:
@@ -60,7 +82,7 @@ class Settings:
 
     @property
     def absolute(self) -> bool:
-        """Whether position enters the values."""
+        """Whether position is added to the embeddings."""
         return ENCODINGS[self.encoding].absolute
 
 
@@ -84,6 +106,8 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Full or causal attention; position acts on queries, keys and scores through the encoding.
 
+    Values may see another input than queries and keys do (`VALUES`).
+
     ``scores``, ``weights`` and ``values`` are named points: a forward hook there listens, and one that
     returns a tensor intervenes. ``scores`` are what the softmax sees, divided by the root of the head
     dimension.
@@ -100,12 +124,27 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(width, width, bias=False) for _ in "qkvo")
         self.scores, self.weights, self.values = nn.Identity(), nn.Identity(), nn.Identity()
         self.encoding = encoding(settings.encoding, settings.positions, width, settings.heads)
+        self.kind = settings.values
+        laden = settings.values == "laden"
+        self.value_position = nn.Parameter(torch.empty(settings.positions, width)) if laden else None
+
+    def stored(
+        self, x: Float[Tensor, "batch length width"], position: Tensor | None
+    ) -> Float[Tensor, "batch length width"]:
+        """The stream as values see it, before the norm: with or without position, whatever the encoding does."""
+        if self.value_position is not None:
+            return x + self.value_position
+        added = self.encoding.added(position) if self.kind == "free" else None
+        return x if added is None else x - added
 
     def split(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch heads length head_dim"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def forward(
-        self, x: Float[Tensor, "batch length width"], position: Tensor | None
+        self,
+        x: Float[Tensor, "batch length width"],
+        position: Tensor | None,
+        stored: Float[Tensor, "batch length width"],
     ) -> Float[Tensor, "batch length width"]:
         q, k = (self.encoding.turned(self.split(linear(x))) for linear in (self.query, self.key))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
@@ -114,7 +153,7 @@ class Attention(nn.Module):
         if self.causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
             scores = scores.masked_fill(later, -math.inf)
-        values = self.values(self.split(self.value(x)))
+        values = self.values(self.split(self.value(stored)))
         mixed = self.weights(scores.softmax(-1)) @ values
         return self.output(mixed.transpose(-3, -2).flatten(-2))
 
@@ -142,7 +181,10 @@ class Block(nn.Module):
         self.mlp = MLP(settings.width) if settings.mlp else None
 
     def attend(self, x: Tensor, position: Tensor | None) -> Tensor:
-        return x + functional.dropout(self.attention(self.norm1(x), position), self.dropout, self.training)
+        seen = self.norm1(x)
+        stored = seen if self.attention.kind == "natural" else self.norm1(self.attention.stored(x, position))
+        retrieved = self.attention(seen, position, stored)
+        return x + functional.dropout(retrieved, self.dropout, self.training)
 
     def think(self, x: Tensor) -> Tensor:
         if self.mlp is None:
@@ -231,8 +273,8 @@ def initialise(model: Transformer, seed: int) -> Transformer:
 def storage(model: Transformer) -> Tensor:
     """W of Sec. 3, the contribution of each input token to each logit; for one head, MLP and norms off.
 
-    :return: (clean, tokens) under a relative encoding; (queries, keys, clean, tokens) under an absolute
-      one, where mask position i and key position j both matter
+    :return: (clean, tokens) where position is added to nothing; else (queries, keys, clean, tokens): under an
+      absolute encoding mask position i and key position j both matter
     :raises ValueError: where the logits are not of that form
     """
     settings = model.settings
@@ -243,7 +285,9 @@ def storage(model: Transformer) -> Tensor:
     route = unembed @ attention.output.weight @ attention.value.weight  # U W_O W_V, (clean, width)
     w = route @ model.embedding.T + (unembed @ model.embedding[letters.MASK] + bias)[:, None]
     added = model.encoding.added(model.position)
-    if added is None:
-        return w
-    added = added.to(w.dtype)
-    return w + (added @ unembed.T)[:, None, :, None] + (added @ route.T)[None, :, :, None]
+    carried = added if settings.values == "natural" else attention.value_position
+    if added is not None:  # the mask's own position, in the residual stream
+        w = w + (added.to(w.dtype) @ unembed.T)[:, None, :, None]
+    if carried is not None:  # the key's position, in its value
+        w = w + (carried.to(w.dtype) @ route.T)[:, :, None]
+    return w if w.dim() == 2 else w.expand(settings.length, settings.length, -1, -1)

@@ -28,8 +28,8 @@ BREAKAGES = {
     ),
     "storage untied from what is stored: values carry their position": (
         "lib/transformer.py",
-        "values = self.values(self.split(self.value(x)))",
-        "values = self.values(self.split(self.value(x + 0.01 * torch.arange(x.shape[-2])[:, None])))",
+        "values = self.values(self.split(self.value(stored)))",
+        "values = self.values(self.split(self.value(stored + 0.01 * torch.arange(x.shape[-2])[:, None])))",
         "test_transformer.py",
     ),
 }

@@ -14,6 +14,9 @@ CASES = [
     {"encoding": "learned", "heads": 2}, {"encoding": "sinusoidal"}, {"encoding": "t5", "heads": 2},
     {"encoding": "none", "mlp": False, "norm": False}, {"encoding": "learned", "norm": False},
     {"encoding": "rope", "depth": 2}, {"encoding": "t5", "depth": 2}, {"encoding": "learned", "causal": True},
+    {"encoding": "learned", "values": "free", "heads": 2}, {"encoding": "sinusoidal", "values": "free"},
+    {"encoding": "rope", "values": "laden", "heads": 2}, {"encoding": "none", "values": "laden"},
+    {"encoding": "learned", "values": "free", "causal": True}, {"encoding": "t5", "values": "laden", "causal": True},
 ]
 
 

@@ -92,25 +92,39 @@ def test_relative_logits_are_stored_values_weighed_by_attention(encoding):
     assert not torch.allclose(logits, routed.roll(1, 0) @ storage(made).T, atol=1e-3)
 
 
-@pytest.mark.parametrize("encoding", ["learned", "sinusoidal"])
-def test_absolute_logits_need_a_store_for_each_pair_of_positions(encoding):
-    made = model(encoding=encoding, mlp=False, norm=False)
+@pytest.mark.parametrize(("encoding", "values", "query", "key"), [
+    ("learned", "natural", True, True), ("sinusoidal", "natural", True, True), ("learned", "free", True, False),
+    ("sinusoidal", "free", True, False), ("rope", "laden", False, True), ("alibi", "laden", False, True)])
+def test_absolute_logits_need_a_store_for_each_pair_of_positions(encoding, values, query, key):
+    made = model(encoding=encoding, values=values, mlp=False, norm=False)
     ids, seen = tokens(5, 6), []
     made.layers[0].attention.weights.register_forward_hook(lambda module, inputs, alpha: seen.append(alpha[:, 0, 1]))
     logits, w = made(ids).logits[:, 1], storage(made)
     gathered = torch.stack([w[1, j, :, ids[:, j]] for j in range(6)])  # (keys, clean, batch)
     assert torch.allclose(logits, torch.einsum("bj,jvb->bv", seen[0], gathered), atol=1e-9)
-    assert (w[1, 0] - w[1, 4]).abs().max() > 0.01 and (w[0, 2] - w[3, 2]).abs().max() > 0.01
+    assert ((w[1, 0] - w[1, 4]).abs().max() > 0.01) == key and ((w[0, 2] - w[3, 2]).abs().max() > 0.01) == query
 
 
-def test_values_do_not_move_with_the_token():
-    made = model(encoding="rope")
-    values = []
-    made.layers[0].attention.values.register_forward_hook(lambda module, inputs, out: values.append(out))
+@pytest.mark.parametrize(("settings", "free"), [
+    ({"encoding": "rope"}, True), ({"encoding": "rope", "values": "laden"}, False), ({"encoding": "learned"}, False),
+    ({"encoding": "learned", "values": "free"}, True), ({"encoding": "sinusoidal", "values": "free"}, True),
+    ({"encoding": "none", "values": "laden"}, False)], ids=str)
+def test_values_move_with_the_token_only_where_position_enters_them(settings, free):
+    made, seen = model(**settings), {}
+    attention = made.layers[0].attention
+    for name in ("values", "scores"):
+        getattr(attention, name).register_forward_hook(lambda module, inputs, out, name=name: seen.update({name: out}))
     ids = torch.full((2, 6), letters.PLACEHOLDER)
     ids[0, 1] = ids[1, 4] = 30
     made(ids)
-    assert torch.equal(values[0][0, :, 1], values[0][1, :, 4])
+    assert torch.allclose(seen["values"][0, :, 1], seen["values"][1, :, 4]) == free
+    # what position does to the scores is left as it was
+    scores, _ = seen["scores"], made(ids)
+    natural = model(**{**settings, "values": "natural"})
+    natural.load_state_dict(made.state_dict(), strict=False)
+    natural.layers[0].attention.scores.register_forward_hook(lambda module, inputs, out: seen.update(scores=out))
+    natural(ids)
+    assert torch.equal(scores, seen["scores"])
 
 
 def test_a_named_point_lets_a_hook_intervene():
@@ -176,6 +190,10 @@ def test_a_seed_fixes_the_weights():
     ({"depth": 0}, "depth must be a positive integer"),
     ({"encoding": "absolute"}, "unknown encoding 'absolute'"),
     ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+    ({"values": "fixed"}, "unknown values 'fixed'; one of natural, free, laden"),
+    ({"values": "free"}, r"values 'free': under encoding 'rope' values are free of position anyway; .*learned, sinus"),
+    ({"encoding": "learned", "values": "laden"}, r"'learned' values carry position anyway; .*are rope, alibi, .*none"),
+    ({"encoding": "learned", "values": "free", "depth": 2}, "values 'free' needs depth 1, not 2"),
 ])
 def test_impossible_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
