@@ -14,6 +14,7 @@ One layer (Sec. 5)
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
     decomposition              a logit taken apart
     measurement, training, resume    what is measured, the loop, going on after an interruption
+    premises                   the premise of Thm 4.3 in a model's own query and keys
 
 Language models (Sec. 6)
     probes, gradients_by_hooks, factors, attention_routes    the three signatures, one interface for all models
