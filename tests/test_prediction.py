@@ -1,0 +1,117 @@
+"""The rule on synthetic cells whose law is known, and its contexts against single questions."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import letters, prediction
+from lib.ensemble import Ensemble
+from lib.letters import MASK, PLACEHOLDER
+from lib.transformer import Settings
+
+torch.set_num_threads(1)
+
+
+def synthetic(count=300, noise=0.0, seed=0):
+    """Cells in which reverse accuracy is a logistic curve of `a` alone."""
+    draw = np.random.default_rng(seed)
+    a, b = draw.normal(size=(2, count))
+    reverse = 100 / (1 + np.exp(-(0.5 + 2 * a + noise * draw.normal(size=count))))
+    lengths = draw.choice([10, 20, 30], size=count)
+    return [{"a": x, "b": y, "reverse": r, "length": int(size)}
+            for x, y, r, size in zip(a, b, reverse, lengths, strict=True)]
+
+
+def test_fit_finds_the_law():
+    cells = synthetic()
+    rule = prediction.fit(cells, ["a", "b"], ridge=1e-9)
+    assert rule.intercept - rule.weights @ (rule.centre / rule.scale) == pytest.approx(0.5, abs=1e-3)
+    assert (rule.weights / rule.scale).tolist() == pytest.approx([2, 0], abs=1e-3)
+    assert rule.predict(cells) == pytest.approx([cell["reverse"] for cell in cells], abs=1e-2)
+
+
+def test_held_out_beats_the_mean_where_there_is_a_law_and_not_where_there_is_none():
+    lawful = prediction.held_out(synthetic(noise=0.3), "length", ["a", "b"])
+    assert lawful.error < 0.3 * lawful.baseline_error
+    cells = synthetic()
+    draw = np.random.default_rng(1)
+    shuffled = draw.permutation([cell["reverse"] for cell in cells])
+    lawless = prediction.held_out([cell | {"reverse": r} for cell, r in zip(cells, shuffled, strict=True)],
+                                  "length", ["a", "b"])
+    assert lawless.error > 0.95 * lawless.baseline_error
+
+
+def test_nothing_of_the_left_out_group_is_seen():
+    cells = synthetic()
+    spoiled = [cell | {"reverse": 100.0} if cell["length"] == 30 else cell for cell in cells]
+    one, two = (prediction.held_out(each, "length", ["a"]) for each in (cells, spoiled))
+    left = np.array(one.group) == 30
+    assert (one.predicted[left] == two.predicted[left]).all() and (one.baseline[left] == two.baseline[left]).all()
+    assert (one.predicted[~left] != two.predicted[~left]).any()
+
+
+def test_extreme_shares_stay_finite():
+    cells = [{"a": float(x), "reverse": 100.0 * (x > 0)} for x in np.linspace(-1, 1, 20)]
+    rule = prediction.fit(cells, ["a"])
+    assert np.isfinite(rule.weights).all()
+    assert rule.predict([{"a": -1.0}])[0] < 10 < 90 < rule.predict([{"a": 1.0}])[0]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="none to fit on"):
+        prediction.fit([], ["a"])
+    with pytest.raises(ValueError, match="feature 'c' is in no cell"):
+        prediction.fit(synthetic(5), ["c"])
+    with pytest.raises(ValueError, match="by 'b0': all cells agree"):
+        prediction.held_out([cell | {"b0": 1} for cell in synthetic(5)], "b0", ["a"])
+    causal = Ensemble.from_seeds(Settings(length=4, width=8, causal=True), [0])
+    with pytest.raises(ValueError, match="masked models"):
+        prediction.features(causal)
+
+
+def test_contexts_are_masked_training_sequences():
+    letter, places = torch.tensor([3, 5]), torch.tensor([[0, 2, 3], [1, 2, 4]])
+    show = lambda shown: [letters.spell(row) for row in prediction.context(letter, places, shown, 5)]
+    assert show("_0D") == ["_00D0", "0_00F"] and show("0D_") == ["00D_0", "00F0_"]
+    assert show("dD_") == ["d0D_0", "0fF0_"] and show("_D_") == ["_0D_0", "0_F0_"]
+    draw = np.random.default_rng(0)
+    trained = {letters.spell(row) for row in letters.sequences(20_000, 5, draw)}
+
+    def fits(masked):
+        return any(all(m in ("_", t) for m, t in zip(masked, text, strict=True)) for text in trained)
+
+    for name, asked in prediction._SHOWN.items():
+        for shown, _ in asked:
+            assert all(fits(text) for text in show(shown)) == (name != "reverse"), name
+
+
+def test_features_are_margins_of_the_plain_model():
+    made = Ensemble.from_seeds(Settings(length=5, width=8), [0, 1])
+    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    found = prediction.features(made, samples=40)
+    letter, places = prediction._places(5, 40)
+    model, margins = made.member(1), {name: [] for name in prediction.CONTEXTS}
+    for name, asked in prediction._SHOWN.items():
+        for row in range(40):
+            each = []
+            for shown, columns in asked:
+                tokens = prediction.context(letter[row : row + 1], places[row : row + 1], shown, 5)
+                for column in columns:
+                    place = places[row, column]
+                    assert tokens[0, place] == MASK
+                    logits = model(tokens).logits[0, place].detach()
+                    each.append(float(logits[letter[row]] - logits[PLACEHOLDER]))
+            margins[name].append(np.mean(each))
+        assert found[f"{name}_margin"][1] == pytest.approx(np.mean(margins[name]), abs=1e-4)
+    additive = np.array(margins["right"]) + np.array(margins["forward"]) - np.array(margins["pair"])
+    assert found["additive_margin"][1] == pytest.approx(additive.mean(), abs=1e-4)
+    assert found["additive_share"][1] == pytest.approx(100 * (additive > 0).mean(), abs=1e-4)
+
+
+def test_cells_are_points_where_forward_is_learned():
+    curves = {name: [[0.0, 1.0, 2.0]] for name in (*prediction.FEATURES, "reverse_margin", "loss")}
+    curves |= {"steps": [1, 50, 100], "standard_forward": [[10, 95, 100]], "standard_reverse": [[0, 7, 8]]}
+    result = {"parameters": {"length": 4, "encoding": "rope"}, "seeds": [9], "curves": curves}
+    found = prediction.cells([result])
+    assert [(cell["step"], cell["reverse"], cell["seed"], cell["seen_margin"]) for cell in found] == [
+        (50, 7, 9, 1.0), (100, 8, 9, 2.0)]
