@@ -2,7 +2,8 @@
 
 Reverse queries are the mirror images of forward ones (`letters.paired_queries`), so whatever the forward query
 computed at position p has its place in the reverse query at L - 1 - p. `heard` listens to a trained one-layer model,
-`mirrored` reflects what was heard, and `answers` runs the model with some of it put in the place of its own:
+`mirrored` reflects what was heard, `grafted` puts some of it in the place of the query's own, and `answers` lets the
+rest of the model go on from there. What can be put in:
 
 * ``score``: the score from the mask to the evidence, before the softmax;
 * ``row``: all attention weights of the mask;
@@ -17,7 +18,6 @@ there the row alone already does, and the other two change nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -75,53 +75,28 @@ def of_another_fact(source: Heard) -> Heard:
     return Heard(*(part.roll(len(part) // LETTERS, 0) for part in source))
 
 
-@torch.no_grad()
-def answers(
-    model: Transformer, asked: Queries, source: Heard, points: tuple[str, ...]
-) -> Float[Tensor, "queries clean"]:
-    """Logits where each query asks, with ``source`` put in at the given points.
+def grafted(own: Heard, source: Heard, asked: Queries, points: tuple[str, ...]) -> Heard:
+    """The query's own computation with that of ``source`` at the given points.
 
     :raises ValueError: for an unknown point, naming the valid ones
     """
-    check(model)
     for point in points:
         if point not in POINTS:
             raise ValueError(f"unknown point {point!r}; one of {', '.join(POINTS)}")
-    with _grafted(model, asked, source, points):
-        return model(asked.tokens, rows=torch.arange(len(asked)) * asked.tokens.shape[1] + asked.position).logits
+    if "score" in points:
+        rows, score = torch.arange(len(asked)), own.score.clone()
+        score[rows, :, asked.evidence] = source.score[rows, :, asked.evidence]
+        own = own._replace(score=score, row=score.softmax(-1))
+    return own._replace(**{point: getattr(source, point) for point in points if point != "score"})
 
 
-@contextlib.contextmanager
-def _grafted(model: Transformer, asked: Queries, source: Heard, points: tuple[str, ...]) -> Iterator[None]:
-    rows, mask, evidence = torch.arange(len(asked)), asked.position, asked.evidence
-    attention = model.layers[0].attention
-
-    def score(module: object, inputs: object, scores: Tensor) -> Tensor:
-        scores = scores.clone()
-        scores[rows, :, mask, evidence] = source.score[rows, :, evidence]
-        return scores
-
-    def row(module: object, inputs: object, weights: Tensor) -> Tensor:
-        weights = weights.clone()
-        weights[rows, :, mask] = source.row
-        return weights
-
-    def values(module: object, inputs: object, own: Tensor) -> Tensor:
-        return source.values
-
-    def residual(module: object, inputs: object, added: Tensor) -> Tensor:
-        # the block adds this to its own embedding; so the difference makes it the source's
-        added = added.clone()
-        added[rows, mask] += source.residual - model.embed(asked.tokens)[rows, mask]
-        return added
-
-    places = {"score": (attention.scores, score), "row": (attention.weights, row),
-              "values": (attention.values, values), "residual": (attention, residual)}
-    with contextlib.ExitStack() as stack:
-        for point in points:
-            place, put = places[point]
-            stack.callback(place.register_forward_hook(put).remove)
-        yield
+@torch.no_grad()
+def answers(model: Transformer, heard: Heard) -> Float[Tensor, "queries clean"]:
+    """Logits where each query asks, from row, values and residual on; the model's own where nothing was put in."""
+    check(model)
+    block = model.layers[0]
+    mixed = (heard.row[:, :, None] @ heard.values).flatten(1)
+    return model.head(model.norm(block.think(heard.residual + block.attention.output(mixed))))
 
 
 def with_evidence(
@@ -155,19 +130,16 @@ def trials(model: Transformer, forward: Queries, reverse: Queries, seed: int = 0
     """
     own, theirs = heard(model, reverse), mirrored(heard(model, forward))
     sources = {"forward": theirs, "other": of_another_fact(theirs), "reverse": of_another_fact(own)}
-    found = {"itself": answers(model, reverse, own, ("score", "row", "values", "residual"))}
+    tried = {"itself": grafted(own, own, reverse, POINTS)}
     for name, source in sources.items():
-        for point in POINTS:
-            found[f"{point}_{name}"] = answers(model, reverse, source, (point,))
-    found["row_values_forward"] = answers(model, reverse, theirs, ("row", "values"))
-    found["values_residual_forward"] = answers(model, reverse, theirs, ("values", "residual"))
-    found["row_residual_forward"] = answers(model, reverse, theirs, ("row", "residual"))
-    found["everything_forward"] = answers(model, reverse, theirs, ("row", "values", "residual"))
+        tried |= {f"{point}_{name}": grafted(own, source, reverse, (point,)) for point in POINTS}
+    for pair in (("row", "values"), ("values", "residual"), ("row", "residual")):
+        tried["_".join(pair) + "_forward"] = grafted(own, theirs, reverse, pair)
+    tried["everything_forward"] = grafted(own, theirs, reverse, ("row", "values", "residual"))
     for name, source in (("forward", theirs), ("reverse", own)):
         draw = torch.Generator().manual_seed(seed)
-        spread = with_evidence(own, reverse, evidence_mass(source, reverse), draw)
-        found[f"mass_{name}"] = answers(model, reverse, spread, ("row",))
-    return found
+        tried[f"mass_{name}"] = with_evidence(own, reverse, evidence_mass(source, reverse), draw)
+    return {name: answers(model, one) for name, one in tried.items()}
 
 
 def outcomes(model: Transformer, forward: Queries, reverse: Queries) -> dict[str, float | None]:
@@ -187,6 +159,6 @@ def doses(model: Transformer, asked: Queries) -> list[float]:
     own, found = heard(model, asked), []
     for dose in DOSES:
         mass = torch.full(own.row.shape[:2], dose)
-        said = answers(model, asked, with_evidence(own, asked, mass), ("row",)).argmax(1)
+        said = answers(model, with_evidence(own, asked, mass)).argmax(1)
         found.append(float((said == asked.target).float().mean() * 100))
     return found

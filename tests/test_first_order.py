@@ -1,0 +1,69 @@
+"""Predicted and realised changes: exact for small steps, additive over questions, and the trainer's own step."""
+
+import pytest
+import torch
+
+from lib import first_order, measurement
+from lib.ensemble import Ensemble
+from lib.training import Recipe, Trainer
+from lib.transformer import Settings
+
+torch.set_num_threads(1)
+
+
+def trainer(**recipe):
+    recipe = {"steps": 30, "batch": 40, "warmup": 3, **recipe}
+    run = Trainer(Settings(length=5, width=8), Recipe(**recipe), (0, 1))
+    for _ in range(4):
+        run.advance()
+    return run
+
+
+def test_for_a_small_step_prediction_and_outcome_agree():
+    found = first_order.observed(trainer(learning_rate=1e-3))
+    assert set(found) == set(first_order.NAMES)
+    for step in first_order.STEPS:
+        predicted, realised = (torch.tensor(found[f"{step}_{kind}"]) for kind in ("predicted", "realised"))
+        assert float(predicted.abs().max()) > 1e-4
+        assert torch.allclose(predicted, realised, rtol=0.1, atol=1e-5)
+
+
+def test_for_a_large_step_they_do_not():
+    found = first_order.observed(trainer(learning_rate=0.5))
+    assert found["adamw_predicted"][0] != pytest.approx(found["adamw_realised"][0], rel=0.2)
+
+
+def test_the_step_is_the_trainers_own():
+    watched, plain = trainer(), trainer()
+    first_order.observed(watched)
+    plain.advance()
+    assert torch.equal(watched.ensemble.flat, plain.ensemble.flat) and watched.step == plain.step
+
+
+def test_descent_along_the_forward_gradient_lowers_the_reverse_loss_at_the_start():
+    found = first_order.observed(trainer())
+    assert all(value < 0 for value in found["forward_predicted"] + found["forward_realised"])
+    assert all(value > 0.5 for value in found["cosine_forward"])
+
+
+@pytest.mark.parametrize("intervention", ["none", "drop_right_of_capital"])
+def test_the_batchs_gradient_is_the_sum_of_its_parts(intervention):
+    run = trainer(intervention=intervention)
+    tokens, rows, targets, weights = run.batch(run.step)
+    blocking, rest = first_order.batch_gradients(run)
+    for index in range(2):
+        model = run.ensemble.member(index)
+        logits = model(tokens[index], rows=rows[index]).logits
+        each = torch.nn.functional.cross_entropy(logits, targets[index], reduction="none") * weights[index] / 40
+        whole = torch.autograd.grad(each.sum(), model.parameters(), materialize_grads=True)
+        flat = torch.cat([part.reshape(-1) for part in whole])
+        assert torch.allclose(blocking[index] + rest[index], flat, atol=1e-4)
+    assert bool(blocking.any()) == (intervention == "none")
+
+
+def test_query_losses_are_mean_cross_entropies():
+    run = trainer()
+    asked = measurement.queries(run.settings)[1]
+    found = first_order.query_losses(Ensemble(run.settings, run.ensemble.flat.clone()), asked)
+    logits = run.ensemble.member(1)(asked.tokens).logits[torch.arange(len(asked)), asked.position]
+    assert float(found[1]) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, asked.target)), rel=1e-4)

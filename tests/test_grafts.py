@@ -1,0 +1,165 @@
+"""Grafts: the whole of the forward computation gives the forward answer, nothing gives the query's own."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+
+from lib import grafts
+from lib.encodings import ENCODINGS
+from lib.letters import LETTERS, paired_queries
+from lib.transformer import Settings, Transformer, initialise
+
+torch.set_num_threads(1)
+FORWARD, REVERSE = paired_queries(5)
+
+
+def model(seed=0, **settings):
+    made = initialise(Transformer(Settings(**{"length": 5, "width": 8, **settings})), seed).double().eval()
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.7 * torch.randn(weight.shape, generator=draw, dtype=weight.dtype))
+    return made
+
+
+def put(made, source, *points):
+    """Logits of the reverse queries with ``source`` put in."""
+    return grafts.answers(made, grafts.grafted(grafts.heard(made, REVERSE), source, REVERSE, points))
+
+
+def by_hooks(made, source, *points):
+    """The same by intervening in a run of the whole model: an independent way."""
+    attention, rows = made.layers[0].attention, torch.arange(len(REVERSE))
+
+    def row(module, inputs, weights):
+        weights = weights.clone()
+        weights[rows, :, REVERSE.position] = source.row
+        return weights
+
+    def score(module, inputs, scores):
+        scores = scores.clone()
+        scores[rows, :, REVERSE.position, REVERSE.evidence] = source.score[rows, :, REVERSE.evidence]
+        return scores
+
+    def residual(module, inputs, added):
+        added = added.clone()  # the block adds this to its own embedding
+        added[rows, REVERSE.position] += source.residual - made.embed(REVERSE.tokens)[rows, REVERSE.position]
+        return added
+
+    places = {"score": (attention.scores, score), "row": (attention.weights, row), "residual": (attention, residual),
+              "values": (attention.values, lambda module, inputs, own: source.values)}
+    handles = [places[point][0].register_forward_hook(places[point][1]) for point in points]
+    logits = plain(made, REVERSE)
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def plain(made, asked):
+    return made(asked.tokens).logits[torch.arange(len(asked)), asked.position]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_everything_together_is_the_forward_answer(encoding, heads):
+    made = model(encoding=encoding, heads=heads)
+    theirs = grafts.mirrored(grafts.heard(made, FORWARD))
+    whole = put(made, theirs, "row", "values", "residual")
+    assert torch.allclose(whole, plain(made, FORWARD), atol=1e-9)
+    mirror = encoding in ("alibi", "none")  # these answer mirror images alike
+    assert torch.allclose(whole, plain(made, REVERSE), atol=1e-3) == mirror
+
+
+@pytest.mark.parametrize("encoding", ["rope", "t5", "alibi_directional"])
+def test_under_a_relative_encoding_the_row_is_all_there_is(encoding):
+    made = model(encoding=encoding)
+    theirs = grafts.mirrored(grafts.heard(made, FORWARD))
+    assert torch.allclose(put(made, theirs, "row"), plain(made, FORWARD), atol=1e-9)
+    for point in ("values", "residual"):
+        assert torch.allclose(put(made, theirs, point), plain(made, REVERSE), atol=1e-9)
+
+
+@pytest.mark.parametrize("encoding", ["learned", "sinusoidal"])
+def test_under_an_absolute_encoding_every_point_matters(encoding):
+    made = model(encoding=encoding)
+    theirs = grafts.mirrored(grafts.heard(made, FORWARD))
+    for point in grafts.POINTS:
+        changed = put(made, theirs, point)
+        assert not torch.allclose(changed, plain(made, REVERSE), atol=1e-3)
+        assert not torch.allclose(changed, plain(made, FORWARD), atol=1e-3)
+
+
+@pytest.mark.parametrize("points", [(), ("score",), ("row", "values"), grafts.POINTS])
+def test_a_query_grafted_onto_itself_is_unchanged(points):
+    made = model(encoding="learned")
+    assert torch.allclose(put(made, grafts.heard(made, REVERSE), *points), plain(made, REVERSE))
+    assert not any(module._forward_hooks for module in made.modules())
+
+
+@pytest.mark.parametrize("points", [("score",), ("row",), ("values",), ("residual",), ("score", "values"),
+                                    ("row", "values", "residual")])
+@pytest.mark.parametrize("settings", [{}, {"encoding": "learned", "heads": 2}, {"encoding": "t5", "norm": False},
+                                      {"encoding": "sinusoidal", "mlp": False}], ids=str)
+def test_grafts_are_what_hooks_in_the_whole_model_do(settings, points):
+    made = model(**settings)
+    theirs = grafts.mirrored(grafts.heard(made, FORWARD))
+    assert torch.allclose(put(made, theirs, *points), by_hooks(made, theirs, *points), atol=1e-9)
+
+
+def test_the_score_graft_is_the_softmax_with_one_score_exchanged():
+    made, row = model(), torch.arange(len(REVERSE))
+    own, theirs = grafts.heard(made, REVERSE), grafts.mirrored(grafts.heard(made, FORWARD))
+    scores = own.score.clone()
+    scores[row, :, REVERSE.evidence] = theirs.score[row, :, REVERSE.evidence]
+    expected = put(made, own._replace(row=scores.softmax(-1)), "row")
+    assert torch.allclose(put(made, theirs, "score"), expected, atol=1e-9)
+    forward = grafts.heard(made, FORWARD)  # mirrored: the forward score stands where the reverse evidence is
+    assert torch.equal(theirs.score[row, :, REVERSE.evidence], forward.score[row, :, FORWARD.evidence])
+
+
+def test_another_fact_is_another_letter_at_the_same_positions():
+    made = model(encoding="learned")
+    heard = grafts.heard(made, FORWARD)
+    other, shift = grafts.of_another_fact(heard), len(FORWARD) // LETTERS
+    assert torch.equal(FORWARD.position.roll(shift), FORWARD.position)
+    assert not bool((FORWARD.letter.roll(shift) == FORWARD.letter).any())
+    assert torch.equal(other.score[shift:], heard.score[:-shift])
+
+
+@settings(max_examples=10, deadline=None)
+@given(strategies.floats(0, 1), strategies.booleans())
+def test_a_row_with_given_evidence_is_a_distribution(mass, at_random):
+    made = model(heads=2)
+    own, rows = grafts.heard(made, REVERSE), torch.arange(len(REVERSE))
+    wanted = torch.full(own.row.shape[:2], mass, dtype=own.row.dtype)
+    draw = torch.Generator().manual_seed(1) if at_random else None
+    row = grafts.with_evidence(own, REVERSE, wanted, draw).row
+    assert torch.allclose(row.sum(-1), torch.ones_like(wanted)) and bool((row >= 0).all())
+    assert torch.allclose(row[rows, :, REVERSE.evidence], wanted)
+
+
+def test_its_own_mass_leaves_the_answer_and_doses_follow_the_evidence():
+    made = model()
+    own = grafts.heard(made, REVERSE)
+    same = grafts.with_evidence(own, REVERSE, grafts.evidence_mass(own, REVERSE))
+    assert torch.allclose(put(made, same, "row"), plain(made, REVERSE), atol=1e-9)
+    accuracies = grafts.doses(made.float(), REVERSE)
+    assert len(accuracies) == len(grafts.DOSES) and all(0 <= value <= 100 for value in accuracies)
+
+
+def test_outcomes_report_every_trial_and_the_controls_come_out_as_they_must():
+    made = model().float()
+    found = grafts.outcomes(made, FORWARD, REVERSE)
+    accuracy = lambda queries: float((plain(made, queries).argmax(1) == queries.target).float().mean() * 100)
+    assert found["graft_itself_accuracy"] == pytest.approx(accuracy(REVERSE))
+    assert found["graft_everything_forward_accuracy"] == pytest.approx(accuracy(FORWARD))
+    assert found["graft_row_forward_accuracy"] == pytest.approx(accuracy(FORWARD))
+    assert len(found) == 2 * (1 + 3 * len(grafts.POINTS) + 4 + 2)
+
+
+def test_unknown_points_and_deep_or_causal_models_are_refused():
+    made = model()
+    with pytest.raises(ValueError, match="unknown point 'keys'; one of score, row, values, residual"):
+        put(made, grafts.heard(made, REVERSE), "keys")
+    with pytest.raises(ValueError, match="masked models of depth 1"):
+        grafts.heard(model(depth=2), REVERSE)
