@@ -249,10 +249,17 @@ def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, length: int 
     return answers
 
 
+def answered(
+    model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16
+) -> list[bool]:
+    """Which examples are answered exactly."""
+    found = complete(model, tokenizer, [example.prompt for example in examples], length=length, batch=batch)
+    return [exact_match(answer, example.answers) for answer, example in zip(found, examples, strict=True)]
+
+
 def accuracy(model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16) -> float:
     """Share of examples answered exactly, in percent (Table 7)."""
     if not examples:
         raise ValueError("no examples to answer")
-    found = complete(model, tokenizer, [example.prompt for example in examples], length=length, batch=batch)
-    right = [exact_match(answer, example.answers) for answer, example in zip(found, examples, strict=True)]
+    right = answered(model, tokenizer, examples, length=length, batch=batch)
     return 100 * sum(right) / len(right)

@@ -11,7 +11,8 @@ because the paper needs one and LLaDA publishes the other:
 Causal models predict the next token of the completion (``response``) or of the whole sentence (``any``).
 
 The text of the paper lost its rank, scaling, rates and epochs; those of `Protocol` are chosen here, and each can be
-set. Every draw is a function of seed and step, so a run that is resumed is the run that was interrupted.
+set. Every draw is a function of seed, step and forward pass, so a run that is resumed is the run that was interrupted,
+and several processes that share the passes of a step (`lib.processes`) make the run that one would make alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib import resume
+from lib.processes import Processes
 from lib.relations import Example
 
 EPSILON = 1e-3  # LLaDA's masking probability never falls below this
@@ -46,7 +48,7 @@ class Protocol:
     weight_decay: int | float = 0.01
     epochs: int = 10
     batch: int = 8  # examples a forward pass
-    accumulation: int = 1  # forward passes a step
+    accumulation: int = 1  # forward passes a step, shared by the processes of a run
     warmup: int = 10  # steps over which the learning rate rises
     clip: float = 1.0  # norm to which gradients are cut
     masking: str = "response"
@@ -181,30 +183,36 @@ def adapt(model: Any, protocol: Protocol) -> Any:
 
 def finetune(
     model: Any, tokenizer: Any, examples: Sequence[Example], protocol: Protocol, *,
-    replay: Sequence[Example] = (), checkpoint: Path | None = None, every: int = 50,
-    watch: Callable[[int, float], None] | None = None,
+    replay: Sequence[Example] = (), checkpoint: Path | None = None, every: int = 50, keep: bool = False,
+    watch: Callable[[int, float], None] | None = None, curves: Mapping[str, list] | None = None,
+    processes: Processes | None = None,
 ) -> list[float]:
     """Train what is trainable in ``model`` (see `adapt`) on examples in the trained direction.
 
     :param replay: other text, mixed in at the protocol's share
     :param checkpoint: written every so many steps, resumed from if it is there, and removed at the end
+    :param keep: leave the checkpoint, then of the finished run, for the caller to remove
     :param watch: called after each step with its number and loss
+    :param curves: lists that ``watch`` appends to; they stand in the checkpoint, and a resumed run fills them again
+    :param processes: those that share the run, each called with the same arguments
     :return: the loss of every step
     :raises lib.resume.CheckpointError: for a checkpoint of another run
+    :raises ValueError: for fewer passes a step than processes
     """
     own, other = sentences(examples, tokenizer), sentences(replay, tokenizer) if replay else []
     if protocol.replay and not other:
         raise ValueError(f"replay is {protocol.replay} but no text to replay is given")
-    run = _Run(model, tokenizer, protocol, own, other)
+    run = _Run(model, tokenizer, protocol, own, other, processes, curves)
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
-    for step in range(len(run.losses), steps(len(own), protocol)):
+    total = steps(len(own), protocol)
+    for step in range(len(run.losses), total):
         run.advance(step)
         if watch is not None:
             watch(step, run.losses[-1])
-        if checkpoint is not None and (step + 1) % every == 0:
+        if checkpoint is not None and ((step + 1) % every == 0 or (keep and step + 1 == total)):
             run.store(checkpoint)
-    if checkpoint is not None:
+    if checkpoint is not None and not keep and run.processes.first:
         checkpoint.unlink(missing_ok=True)
     model.eval()
     return run.losses
@@ -213,8 +221,13 @@ def finetune(
 class _Run:
     """A run in progress: weights, optimiser and losses so far."""
 
-    def __init__(self, model: Any, tokenizer: Any, protocol: Protocol, own: list[Sentence], other: list[Sentence]):
+    def __init__(self, model: Any, tokenizer: Any, protocol: Protocol, own: list[Sentence], other: list[Sentence],
+                 processes: Processes | None = None, curves: Mapping[str, list] | None = None):
         self.model, self.protocol, self.own, self.other = model, protocol, own, other
+        self.processes, self.curves = processes or Processes(), curves or {}
+        if protocol.accumulation < self.processes.count:
+            raise ValueError(f"accumulation={protocol.accumulation} leaves some of {self.processes.count} processes "
+                             "without work; take a smaller batch and a multiple of the processes")
         self.mask, self.end = tokenizer.mask_token_id, tokenizer.eos_token_id
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not self.weights:
@@ -227,27 +240,33 @@ class _Run:
         """One optimiser step."""
         protocol = self.protocol
         self.model.train()
-        torch.manual_seed(int(np.random.default_rng([protocol.seed, 2, step]).integers(2**62)))  # dropout
-        draw = torch.Generator().manual_seed(int(np.random.default_rng([protocol.seed, 3, step]).integers(2**62)))
         mine, replayed = batches(len(self.own), len(self.other), protocol, step)
         chosen = [self.own[i] for i in mine] + [self.other[i] for i in replayed]
-        parts = [chosen[i : i + protocol.batch] for i in range(0, len(chosen), protocol.batch)]
-        total = sum(self._backward(part, draw, len(part) / len(chosen)) for part in parts)
+        passes = [chosen[i : i + protocol.batch] for i in range(0, len(chosen), protocol.batch)]
+        losses = [self._backward(part, (step, place), len(part) / len(chosen))
+                  for place, part in self.processes.share(list(enumerate(passes)))]
+        self.processes.add_gradients(self.weights.values())
         nn.utils.clip_grad_norm_(self.weights.values(), protocol.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = protocol.learning_rate * min(1.0, (step + 1) / max(1, protocol.warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.losses.append(total)
+        self.losses.append(self.processes.total(sum(losses)))
 
-    def _backward(self, part: list[Sentence], draw: torch.Generator, share: float) -> float:
+    def _backward(self, part: list[Sentence], place: tuple[int, int], share: float) -> float:
+        """Add one pass's share of the gradient; ``place`` is its step and its number within it."""
         given = padded(part, self.end, next(iter(self.weights.values())).device)
+        torch.manual_seed(self._seed(2, place))  # dropout
         if self.mask is None:
             loss = next_token_loss(self.model, given, self.protocol.masking)
         else:
+            draw = torch.Generator().manual_seed(self._seed(3, place))
             loss = masked_loss(self.model, given, self.mask, self.protocol.masking, draw)
         (loss * share).backward()
         return float(loss.detach()) * share
+
+    def _seed(self, purpose: int, place: tuple[int, int]) -> int:
+        return int(np.random.default_rng([self.protocol.seed, purpose, *place]).integers(2**62))
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
@@ -256,12 +275,14 @@ class _Run:
                 "weights": {name: list(weight.shape) for name, weight in self.weights.items()}}
 
     def store(self, path: Path) -> None:
-        """Write weights, both moments and the losses so far."""
+        """Write weights, both moments, losses and curves so far; the first process does it for all."""
+        if not self.processes.first:
+            return
         tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
         for name, weight in self.weights.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state[weight].items()}
         exact = {name: tensor.cpu().float() for name, tensor in tensors.items()}  # bfloat16 fits into float32
-        resume.save(path, exact, self.identity(), {"losses": self.losses})
+        resume.save(path, exact, self.identity(), {"losses": self.losses, "curves": dict(self.curves)})
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of this very run."""
@@ -272,3 +293,5 @@ class _Run:
                 moments = {key: tensors[f"{key}.{name}"].to(weight) for key in ("exp_avg", "exp_avg_sq")}
                 self.optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
         self.losses = list(progress["losses"])
+        for name, values in self.curves.items():
+            values[:] = progress.get("curves", {}).get(name, [])

@@ -1,4 +1,4 @@
-"""Small checkpoints with random weights, in the layouts that the hub's large ones have.
+"""Checkpoints with random weights, in the layouts that the hub's have: small ones by `tiny`, any size by `shaped`.
 
 Same files, tensor names, configuration fields (``auto_map`` included) and tokenizer kinds as the published
 models, so that `lib.checkpoints.load` meets here what it would meet there. The weights mean nothing: such a model
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,59 @@ def tiny(
     _write_json(folder / "config.json", config)
     _write_weights(folder, architecture, config, seed, scale, dtype, shards)
     return folder
+
+
+def shaped(
+    folder: str | os.PathLike[str], architecture: str, size: Size, *, seed: int = 0, scale: float = 0.02,
+    dtype: torch.dtype = torch.bfloat16, shard: int = 2**31,
+) -> Path:
+    """Write a random checkpoint of any size; no more than one shard of it is ever in memory.
+
+    :param size: such as ``PUBLISHED["llada"]``
+    :param shard: bytes of a shard, about
+    :raises ValueError: for an architecture other than llada, dream, llama, qwen2
+    :raises FileExistsError: if there is anything in ``folder``
+    """
+    if architecture not in ("llada", "dream", "llama", "qwen2"):
+        raise ValueError(f"architecture {architecture!r}: one of llada, dream, llama, qwen2 can be made in any size")
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    special = _write_tokenizer(folder, architecture, worlds.world(40).sentences(), 512)
+    config = config_fields(architecture, size, special) | {"torch_dtype": str(dtype).removeprefix("torch.")}
+    _write_json(folder / "config.json", config)
+    placed = {}
+    for number, shapes in enumerate(_shards(_shapes(architecture, config), shard // dtype.itemsize)):
+        file = f"model-{number:05d}.safetensors"
+        draw = torch.Generator().manual_seed(seed + number)
+        tensors = {name: torch.ones(shape, dtype=dtype) if len(shape) == 1 and not name.endswith("bias")
+                   else torch.randn(shape, generator=draw, dtype=dtype) * scale for name, shape in shapes.items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        placed |= dict.fromkeys(tensors, file)
+    _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": placed})
+    return folder
+
+
+def _shapes(architecture: str, config: dict[str, Any]) -> dict[str, torch.Size]:
+    """Original name and shape of every tensor, from a model that takes no memory."""
+    kind = ARCHITECTURES[architecture]
+    with torch.device("meta"):
+        model = kind.model_class(kind.configure(config))
+    return {original_name(name) if architecture == "llada" else name: weight.shape
+            for name, weight in model.named_parameters()}
+
+
+def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, torch.Size]]:
+    """Tensors in groups of about so many numbers."""
+    group: dict[str, torch.Size] = {}
+    for name, shape in shapes.items():
+        group[name] = shape
+        if sum(each.numel() for each in group.values()) >= numbers:
+            yield group
+            group = {}
+    if group:
+        yield group
 
 
 def rename_tensor(folder: str | os.PathLike[str], old: str, new: str) -> None:

@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lib import checkpoints, decoding, finetuning, relations, resume, reversal_run, worlds
 from lib.finetuning import Protocol, Sentence
-from lib.relations import Fact
+from lib.processes import Processes
+from lib.relations import Example, Fact
 
 torch.set_num_threads(1)
 DATA = relations.dataset("p2c", relations.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
@@ -167,6 +172,139 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, 
     assert resumed == losses and seen == [4, 5] and not path.exists()
     for (key, first), (_, second) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(first, second), key
+
+
+def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, tmp_path, monkeypatch):
+    protocol = Protocol(rank=2, epochs=6, batch=2, masking="any", learning_rate=1e-2)
+
+    def cell(checkpoint):
+        model, tokenizer = checkpoints.load(folders["llada"])
+        metrics, curves, tuned = reversal_run.run(model, tokenizer, DATA, protocol, checkpoint=checkpoint, every=2)
+        return metrics, curves, {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
+
+    path = tmp_path / "cell.safetensors"
+    metrics, curves, weights = cell(None)
+    assert curves["step"] == [1, 2, 3, 4, 5, 6] and len(set(curves["probability_reverse"])) == 6
+    advance = finetuning._Run.advance
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetuning._Run, "advance", lambda run, step: killed() if step == 5 else advance(run, step))
+        cell(path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # trained to the end, answers missing
+        patch.setattr(decoding, "answered", killed)
+        cell(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning._Run, "advance", killed)  # nothing is left to train
+        again = cell(path)
+    assert again[:2] == (metrics, curves) and path.exists()
+    assert all(torch.equal(weight, again[2][name]) for name, weight in weights.items())
+
+
+class Seen(torch.nn.Module):
+    """A model that notes what it is shown."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.shown = model, model.config, []
+
+    def forward(self, input_ids, **settings):
+        self.shown.append(input_ids)
+        return self.model(input_ids=input_ids, **settings)
+
+
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders, masking):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    protocol = Protocol(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
+    other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
+    run = finetuning._Run(Seen(model), tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer),
+                          finetuning.sentences(other, tokenizer))
+    assert all(sentence.prompt == 0 for sentence in run.other)
+    fronts = {"own": 0, "other": 0}
+    for step in range(finetuning.steps(2, protocol)):
+        mine, replayed = finetuning.batches(2, 3, protocol, step)
+        assert len(mine) == len(replayed) == 2
+        run.advance(step)
+        (shown,) = run.model.shown[-1:]
+        for row, sentence in zip(shown, [run.own[i] for i in mine] + [run.other[i] for i in replayed], strict=True):
+            visible = row[: len(sentence.ids)] != tokenizer.mask_token_id
+            assert torch.equal(row[: len(sentence.ids)][visible], torch.tensor(sentence.ids)[visible])
+            fronts["own" if sentence.prompt else "other"] += int((~visible[: sentence.prompt or 5]).sum())
+    assert fronts["other"] > 0 and (fronts["own"] > 0) == (masking == "any")
+
+
+def test_replayed_text_is_never_asked_for(folders, monkeypatch):
+    asked = []
+
+    def answered(model, tokenizer, examples, **_):
+        asked.extend(example.prompt for example in examples)
+        return [True] * len(examples)
+
+    monkeypatch.setattr(decoding, "answered", answered)
+    model, tokenizer = checkpoints.load(folders["dream"])
+    metrics, _, _ = reversal_run.run(model, tokenizer, DATA, Protocol(rank=2, epochs=1, batch=2, replay=0.5),
+                                     replay=reversal_run.replayed(None, 0, 4))
+    assert asked == [example.prompt for example in (*DATA.forward, *DATA.reverse)]
+    assert metrics == {"forward_accuracy": 100, "reverse_accuracy": 100}
+
+
+def test_text_to_replay_is_read_from_a_file_or_generated_apart(tmp_path):
+    (tmp_path / "text").write_text("One line.\n\nAnother line.\n")
+    assert [example.completion for example in reversal_run.replayed(tmp_path / "text", 0)] == [
+        "One line.", "Another line."]
+    trained = {word for fact in worlds.world(100, 3).p2c.facts for word in (fact.left + " " + fact.right).split()}
+    generated = " ".join(example.completion for example in reversal_run.replayed(None, 3))
+    assert len(generated) > 1000 and trained.isdisjoint(generated.replace("'s", "").replace(".", "").split())
+    (tmp_path / "text").write_text("\n")
+    with pytest.raises(ValueError, match="no text to replay"):
+        reversal_run.replayed(tmp_path / "text", 0)
+
+
+# Several processes -------------------------------------------------------------------------------------------
+
+CELL = ["--data", "generated", "--facts", "2", "--epochs", "6", "--batch", "2", "--accumulation", "3", "--warmup", "0",
+        "--dropout", "0.1", "--rank", "2", "--masking", "any", "--learning-rate", "0.01"]
+
+
+def test_two_processes_make_the_run_of_one(tmp_path):
+    """Losses, probabilities, answers and adapters, from the command line; three passes a step, so shares differ."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision",
+              "no", "--dynamo_backend", "no", "--num_processes", "2", "-m"]
+    for name, start in (("one", [sys.executable, "-m"]), ("two", launch)):
+        output = ["--output", str(tmp_path / f"{name}.json")]
+        command = [*start, "lib.reversal_run", "--model", "tiny:dream", *CELL, *output]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("reverse_accuracy") == 1  # the first process alone reports
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["metrics"] == two["metrics"] and one["parameters"] == two["parameters"]
+    for name, values in one["curves"].items():
+        assert two["curves"][name] == pytest.approx(values, rel=1e-5), name
+    adapters = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(weight, adapters[1][name], atol=1e-5) for name, weight in adapters[0].items())
+    assert any(weight.abs().max() > 1e-3 for name, weight in adapters[0].items() if "lora_B" in name)
+
+
+def test_processes_without_work_are_refused(folders):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    four = Processes()
+    four.count = 4
+    with pytest.raises(ValueError, match="accumulation=2 leaves some of 4 processes without work"):
+        finetuning.finetune(model, tokenizer, DATA.train, Protocol(accumulation=2), processes=four)
+
+
+def test_one_process_alone_shares_with_nobody():
+    alone = Processes()
+    assert alone.first and alone.share([1, 2, 3]) == [1, 2, 3] and alone.total(2.5) == 2.5
+    weight = torch.nn.Parameter(torch.ones(2))
+    alone.add_gradients([weight])
+    assert weight.grad is None
+    three = Processes()
+    three.count, three.rank = 3, 1
+    assert three.share(list(range(8))) == [1, 4, 7] and not three.first
 
 
 def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):

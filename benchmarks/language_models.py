@@ -1,0 +1,189 @@
+"""What a language model of some size costs here: seconds, tokens a second, and peak memory against the weights.
+
+    python -m benchmarks.language_models                     an 8B LLaDA where there is a CUDA device, else 1B
+    python -m benchmarks.language_models --shape 300m --dtype bfloat16 --out /tmp/scale
+
+Writes a checkpoint of LLaDA's layout with random weights, loads it as a published one would be, takes the three
+signatures, decodes, and fine-tunes with adapters; one result goes to ``<out>/<device>.json`` (out: ``$OUT`` where
+set, else results/scale). Peaks are multiples of the weights in memory: bytes allocated on a CUDA device, resident
+memory above what the process had before on the CPU (Linux). For comparison the gradient cosine is taken at a smaller
+size in both ways, by hooks and from two stored gradients. Exits with 1 if the hooks' peak reaches LIMIT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib import attention_routes, checkpoints, decoding, finetuning, probes, prompts, provenance, signatures, worlds
+from lib.finetuning import Protocol
+from lib.tiny_checkpoints import PUBLISHED, Size, shaped
+
+#: LLaDA's shape in several sizes; 1b keeps its vocabulary
+SHAPES = {
+    "8b": PUBLISHED["llada"],
+    "1b": Size(width=2048, layers=12, heads=16, key_heads=16, mlp=5632, tokens=126464),
+    "300m": Size(width=1024, layers=16, heads=16, key_heads=16, mlp=2816, tokens=32064),
+    "tiny": Size(width=64, layers=2, heads=4, key_heads=4, mlp=192, tokens=1024),
+}
+LIMIT = 1.3  # of the gradient cosine's peak, in weights
+
+
+class Meter:
+    """Seconds and peak memory of one call after another, above what was in use at the start."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.start = device, 0
+        self.start = self._now()
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, float, int]:
+        """What ``work`` returns, its seconds, and the peak in bytes while it ran."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        clock = time.perf_counter()
+        result = work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - clock
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else _status("VmHWM")
+        return result, seconds, peak - self.start
+
+    def _now(self) -> int:
+        return torch.cuda.memory_allocated() if self.device.type == "cuda" else _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", text)[1])  # type: ignore[index]
+
+
+def loaded(shape: str, dtype: torch.dtype, meter: Meter, found: dict[str, float]) -> tuple[Any, Any]:
+    """A model of the shape, from a checkpoint written for the purpose."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, found["write_seconds"], _ = meter(lambda: shaped(folder, "llada", SHAPES[shape], dtype=dtype))
+        pair, seconds, peak = meter(lambda: checkpoints.load(folder, dtype, meter.device))
+    weights = _bytes(pair[0])
+    found |= {"parameters": signatures.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
+              "load_peak": peak / weights}
+    return pair
+
+
+def _bytes(model: torch.nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> None:
+    """The three signatures of one fact."""
+    data = worlds.world(4).p2c
+    pair = signatures.encoded_pair(data, data.facts[0], tokenizer)
+    batches = [prompts.batch([prompt], meter.device) for prompt in pair]
+    forward = pair[0]
+    work: dict[str, Callable[[], Any]] = {
+        "cosine": lambda: probes.gradient_cosine(model, *batches),
+        "scores": lambda: attention_routes.attention_routes(
+            model, forward.input_ids.to(meter.device), forward.target, forward.evidence),
+        "probability": lambda: probes.target_probability(model, batches[1]),
+    }
+    for name, each in work.items():
+        _, seconds, peak = meter(each)
+        found |= {f"{name}_seconds": seconds, f"{name}_peak": peak / _bytes(model)}
+
+
+def decode(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], length: int) -> None:
+    """Tokens a second, one a step, for two prompts at once."""
+    asked = [example.prompt for example in worlds.world(4).p2c.forward[:2]]
+    _, seconds, peak = meter(lambda: decoding.complete(model, tokenizer, asked, length=length))
+    found |= {"decode_tokens_per_second": len(asked) * length / seconds, "decode_peak": peak / _bytes(model)}
+
+
+def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], batch: int, steps: int) -> None:
+    """Median seconds of a step after the first, with adapters; tokens are those of the sentences, without padding."""
+    examples = worlds.world(batch * (steps + 1)).p2c.train[: batch * (steps + 1)]
+    protocol = Protocol(epochs=1, batch=batch, masking="any")
+    weights = _bytes(model)
+    adapted = finetuning.adapt(model, protocol)
+    times: list[float] = []
+    _, _, peak = meter(lambda: finetuning.finetune(
+        adapted, tokenizer, examples, protocol, watch=lambda step, loss: times.append(time.perf_counter())))
+    seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+    tokens = sum(len(sentence.ids) for sentence in finetuning.sentences(examples, tokenizer)) / (steps + 1)
+    found |= {"lora_step_seconds": seconds, "lora_tokens_per_second": tokens / seconds, "lora_peak": peak / weights}
+
+
+def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+    """The gradient cosine by hooks and from two stored gradients: peaks, and how far the cosines lie apart."""
+    meter, found = Meter(device), {}
+    model, tokenizer = loaded(shape, dtype, meter, {})
+    data = worlds.world(4).p2c
+    pair = [prompts.batch([prompt], device) for prompt in signatures.encoded_pair(data, data.facts[0], tokenizer)]
+    cosines = []
+    for name, each in (("hooks", probes.gradient_cosine), ("stored", probes.cosine_by_autograd)):
+        cosine, _, peak = meter(lambda each=each: each(model, *pair))
+        cosines.append(cosine.cosine)
+        found[f"control_{name}_peak"] = peak / _bytes(model)
+    difference = abs(cosines[0] - cosines[1])
+    return {**found, "control_parameters": signatures.size_of(model), "control_difference": difference}
+
+
+def measure(given: argparse.Namespace) -> dict[str, float]:
+    """All of it, the large model first."""
+    dtype, device = getattr(torch, given.dtype), torch.device(given.device)
+    found: dict[str, float] = {}
+    meter = Meter(device)
+    model, tokenizer = loaded(given.shape, dtype, meter, found)
+    for work in (lambda: probe(model, tokenizer, meter, found),
+                 lambda: decode(model, tokenizer, meter, found, given.length),
+                 lambda: finetune(model, tokenizer, meter, found, given.batch, given.steps)):
+        work()
+        print("  ".join(f"{name} {value:.3g}" for name, value in list(found.items())[-6:]), file=sys.stderr, flush=True)
+    del model
+    gc.collect()
+    return found | compare(given.control, dtype, device)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, record; fail if the gradient cosine takes too much."""
+    cuda = torch.cuda.is_available()
+    command = argparse.ArgumentParser(prog="python -m benchmarks.language_models",
+                                      description=(__doc__ or "").splitlines()[0])
+    command.add_argument("--shape", choices=SHAPES, default="8b" if cuda else "1b", help="default: %(default)s")
+    command.add_argument("--control", choices=SHAPES, default="300m", help="where gradients are stored; %(default)s")
+    command.add_argument("--device", default="cuda" if cuda else "cpu", help="default: %(default)s")
+    command.add_argument("--dtype", default="bfloat16" if cuda else "float32", help="default: %(default)s")
+    command.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", provenance.RECORDED / "scale")),
+                         help="folder of the result; default: %(default)s")
+    for name, value in (("batch", 8 if cuda else 4), ("steps", 3), ("length", 32 if cuda else 8)):
+        command.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
+    given = command.parse_args(argv)
+    run = provenance.Run()
+    found = measure(given)
+    name = re.sub(r"\W+", "_", provenance.device().lower())
+    provenance.save(
+        given.out / f"{name}.json", experiment="scale", seeds=[0], curves={}, run=run,
+        parameters={"architecture": "llada", "size": found["parameters"], "threads": torch.get_num_threads(),
+                    **{key: getattr(given, key) for key in ("shape", "control", "dtype", "batch", "steps", "length")}},
+        metrics={key: [value] for key, value in found.items()})
+    for key, value in found.items():
+        print(f"{key:26s}{value:14.4g}")
+    if found["cosine_peak"] >= LIMIT:
+        sys.exit(f"cosine_peak: {found['cosine_peak']:.2f} weights, more than {LIMIT}")
+
+
+if __name__ == "__main__":
+    main()

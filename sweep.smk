@@ -1,0 +1,46 @@
+# The sweep behind Table 7: 5 models x 5 datasets x 3 seeds, a fine-tuning run each.
+#
+#   one GPU, in order    snakemake -s sweep.smk --profile profiles/local
+#   a SLURM cluster      snakemake -s sweep.smk --profile profiles/slurm --default-resources slurm_account=A slurm_partition=P
+#   part of it           ... --config models="[llada, llama]" datasets="[p2c]" seeds="[0]"
+#
+# `lib.sweep` lists every setting. A run that is interrupted or killed goes on from its checkpoint when it is started
+# again; one that fails leaves its log, and the others go on (--keep-going, in both profiles). Results land in
+# results/language_models/, where the chapter finds them.
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+from lib import sweep
+
+try:
+    SETTINGS = sweep.settings(config)
+except ValueError as error:
+    raise WorkflowError(str(error))
+
+CELLS = {cell.name: cell for cell in sweep.cells(SETTINGS)}
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        expand(SETTINGS["folder"] + "/{cell}.json", cell=CELLS),
+
+
+rule cell:
+    output:
+        SETTINGS["folder"] + "/{cell}.json",
+    log:
+        SETTINGS["work"] + "/{cell}.log",
+    wildcard_constraints:
+        cell="|".join(CELLS),
+    params:
+        command=lambda wildcards, output: sweep.command(SETTINGS, CELLS[wildcards.cell], output[0]),
+    resources:
+        gpu=1,
+    shell:
+        "{params.command} >> {log} 2>&1"

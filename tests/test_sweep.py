@@ -1,0 +1,129 @@
+"""The sweep: every cell's command is one that runs, failures stay alone, and the page's table is what is there."""
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib import provenance, reversal_run, sweep
+from lib.architectures import ARCHITECTURES
+from lib.finetuning import MASKING
+
+ROOT = Path(__file__).parent.parent
+TINY = {"models": {"broken": "tiny:gpt2", "llada": "tiny:llada", "llama": "tiny:llama"}, "datasets": ["p2c"],
+        "seeds": [0], "data": "generated", "device": "cpu", "dtype": "float32",
+        "options": "--facts 2 --epochs 1 --batch 2 --rank 2", "folder": "results/language_models", "work": "work"}
+
+
+def snakemake(at, profile, *options, **config):
+    words = [f"{name}={json.dumps(value)}" for name, value in config.items()]
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "sweep.smk"),
+               "--profile", str(ROOT / "profiles" / profile), "--directory", str(at), *options]
+    command += ["--config", *words] if words else []
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_models_are_the_ones_that_can_be_loaded():
+    assert {name: kind.repository for name, kind in ARCHITECTURES.items()} == sweep.MODELS
+    assert tuple(name for name, kind in ARCHITECTURES.items() if not kind.causal) == sweep.MASKED
+    assert sweep.DEFAULTS["masking"] in MASKING
+
+
+def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses():
+    chosen = sweep.settings({"options": "--epochs 5", "special": {"llada_p2c": "--learning-rate 2e-5"}})
+    cells = sweep.cells(chosen)
+    assert len(cells) == len({cell.name for cell in cells}) == 75
+    for cell in cells:
+        words = shlex.split(sweep.command(chosen, cell, "out.json"))
+        assert words[:3] == [sys.executable, "-m", "lib.reversal_run"]
+        asked = reversal_run._arguments(words[3:])
+        assert (asked.model, asked.dataset, asked.seed) == (sweep.MODELS[cell.model], cell.dataset, cell.seed)
+        assert asked.epochs == 5 and (asked.learning_rate == 2e-5) == (cell.name.startswith("llada_p2c"))
+    launched = sweep.command(chosen | {"launch": "accelerate launch"}, cells[0], "out.json")
+    assert launched.startswith("accelerate launch -m lib.reversal_run --model")
+
+
+@pytest.mark.parametrize(("asked", "message"), [
+    ({"seed": 1}, "no setting 'seed'; it has models, datasets, seeds"), ({"datasets": ["p2x"]}, "no dataset 'p2x'"),
+    ({"models": ["gpt2"]}, "models: 'gpt2' is none of llada, dream")])
+def test_what_does_not_exist_is_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.settings(asked)
+    assert sweep.settings({"models": ["llama"]})["models"] == {"llama": sweep.MODELS["llama"]}
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_both_profiles_plan_the_whole_sweep(tmp_path, profile):
+    if profile == "slurm" and not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip("needs snakemake-executor-plugin-slurm")
+    account = ["--default-resources", "slurm_account=a", "slurm_partition=p"] if profile == "slurm" else []
+    code, said = snakemake(tmp_path, profile, "-n", *account)
+    assert code == 0, said
+    assert said.count("Missing output files: results/language_models/") == 75
+    assert said.count("gpu=1") >= 75  # the slurm profile plans two numbers more, and an account
+    assert (said.count("runtime=1440") >= 75) == (said.count("slurm_account=a") >= 75) == (profile == "slurm")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_setting_that_does_not_exist_stops_the_sweep_with_those_that_do(tmp_path):
+    code, said = snakemake(tmp_path, "local", "-n", dataset=["p2c"])
+    assert code != 0 and "no setting 'dataset'; it has models, datasets" in said
+
+
+def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
+    code, said = snakemake(tmp_path, "local", **TINY)
+    assert code != 0 and "broken_p2c_any_0" in said
+    results = tmp_path / "results" / "language_models"
+    assert sorted(path.name for path in results.glob("*.json")) == ["llada_p2c_any_0.json", "llama_p2c_any_0.json"]
+    for name in ("llada", "llama"):
+        result = provenance.load(results / f"{name}_p2c_any_0.json")
+        assert result["parameters"]["architecture"] == name and result["parameters"]["epochs"] == 1
+        assert (tmp_path / "work" / f"{name}_p2c_any_0" / "adapter_model.safetensors").exists()
+        assert "forward accuracy" in (tmp_path / "work" / f"{name}_p2c_any_0.log").read_text()
+    assert "no architecture 'gpt2'" in (tmp_path / "work" / "broken_p2c_any_0.log").read_text()
+    assert not list((tmp_path / "work").rglob("unfinished*"))
+    assert sweep.found(tmp_path / "results") == {}  # random models on generated facts are not Table 7
+    mended = TINY | {"models": {name: source for name, source in TINY["models"].items() if name != "broken"}}
+    code, said = snakemake(tmp_path, "local", **mended)
+    assert code == 0 and "Nothing to be done" in said
+
+
+# The table ---------------------------------------------------------------------------------------------------
+
+
+def record(folder, model, dataset, seed, forward, reverse, source="GSAI-ML/LLaDA-8B-Instruct", data="published"):
+    provenance.save(folder / "language_models" / f"{model}_{dataset}_any_{seed}.json", experiment="language_models",
+                    parameters={"architecture": model, "model": source, "dataset": dataset, "data": data}, seeds=[seed],
+                    metrics={"forward_accuracy": [forward], "reverse_accuracy": [reverse]}, curves={},
+                    run=provenance.Run())
+
+
+def test_the_table_shows_what_is_there_and_the_rest_as_not_run(tmp_path, capsys):
+    record(tmp_path, "llada", "p2c", 0, 70.0, 40.0)
+    record(tmp_path, "llada", "p2c", 1, 80.0, 50.0)
+    record(tmp_path, "dream", "trex", 0, 9.0, 8.0)
+    record(tmp_path, "llama", "p2c", 0, 1.0, 2.0, source="tiny:llama")
+    record(tmp_path, "llama", "c2p", 0, 1.0, 2.0, data="generated")
+    there = sweep.found(tmp_path)
+    ours = sweep.accuracies(there)
+    assert ours[0, 0].tolist() == [75.0, 45.0] and ours[4, 1].tolist() == [9.0, 8.0]
+    assert np.isnan(ours).sum() == 50 - 4
+    sweep.main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "76.7 / 48.3; 75.0 / 45.0 (2)" in lines[2] and "83.0 / 35.0; 9.0 / 8.0 (1)" in lines[6]
+    assert sum(line.count("not run here") for line in lines) == 23
+
+
+def test_the_printed_table_is_whole():
+    assert sweep.printed().shape == (5, 5, 2)
+    forward, reverse = np.moveaxis(sweep.printed(), -1, 0)
+    assert forward.min() == 54.3 and reverse[:, 2:].max() == 15.9 and reverse[:, :2].min() == 27.2
