@@ -12,7 +12,8 @@ result. What is recorded besides the final measures of `lib.measurement`:
 * at `WATCHED` steps from each measured point on, the predicted and the realised change of the reverse loss
   (`lib.first_order`; ``first_order_steps`` and ``first_order_*``);
 * at the end, for masked models of depth 1, the outcome of every graft (`lib.grafts`; metrics ``graft_*``) and the
-  accuracy under every share of attention on the evidence (``dose``, ``forward_by_dose``, ``reverse_by_dose``).
+  accuracy under every share of attention on the evidence (``dose``, ``forward_by_dose``, ``reverse_by_dose``); for
+  deeper ones score correlation and gradient cosine of every layer (`lib.layers`; ``*_layer_1`` and so on).
 
 Steps and gradients are those of the weights in training; everything else is measured on their moving average.
 """
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import decomposition, first_order, grafts, measurement, provenance, resume, training
+from lib import decomposition, first_order, grafts, layers, measurement, provenance, resume, training
 from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
@@ -131,6 +132,8 @@ def final(models: Ensemble) -> tuple[measurement.Measured, Curves]:
         curves["dose"] = list(grafts.DOSES)
         for name, asked in (("forward", forward), ("reverse", reverse)):
             curves[f"{name}_by_dose"] = [grafts.doses(model, asked) for model in members]
+    else:
+        metrics |= layers.by_layer(models)
     return metrics, curves
 
 
