@@ -21,6 +21,11 @@ def ensemble(members=2, seed=0, **settings):
     return made
 
 
+def answer(models, tokens, asked):
+    """Logits of the second member, as a plain model, where each query asks."""
+    return models.member(1)(tokens).logits[torch.arange(len(tokens)), asked.position].detach()
+
+
 @pytest.mark.parametrize("settings", [{}, {"encoding": "learned"}, {"depth": 2}], ids=str)
 def test_every_protocol_against_single_questions(settings):
     made, raw = ensemble(**settings), ensemble(seed=1, **settings)
@@ -28,9 +33,8 @@ def test_every_protocol_against_single_questions(settings):
     assert set(found) == set(protocols.PROTOCOLS)
     for way, asked in zip(("forward", "reverse"), letters.paired_queries(4), strict=True):
         alone = torch.where(asked.tokens == PLACEHOLDER, MASK, asked.tokens)
-        rows = torch.arange(len(asked))
-        answer = lambda models, tokens: models.member(1)(tokens).logits[rows, asked.position].detach()
-        plain, unaveraged, bare = answer(made, asked.tokens), answer(raw, asked.tokens), answer(made, alone)
+        plain, unaveraged, bare = (answer(*each, asked) for each in
+                                   ((made, asked.tokens), (raw, asked.tokens), (made, alone)))
         names = ("standard", "raw", "letters", "lowercase", "sampled", "farthest", "evidence_only")
         right = {name: [] for name in names}
         for row, target in enumerate(asked.target.tolist()):

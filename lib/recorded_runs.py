@@ -1,0 +1,102 @@
+"""Recorded runs of `lib.training` found by what they trained, and read off: at the end, at a step, as a band.
+
+A run that differs from the standard recipe in anything unasked (width, rate, intervention, ...) is not found: a
+comparison must not mix settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lib import provenance
+from lib.training import Recipe
+from lib.transformer import Settings
+
+Result = Mapping[str, Any]
+Values = Sequence[float | int] | np.ndarray  # one a seed
+#: the recipe of every run but for what names it
+STANDARD = {**dataclasses.asdict(Settings()), **dataclasses.asdict(Recipe())}
+for _name in ("causal", "steps"):
+    del STANDARD[_name]
+
+
+def matching(results: Iterable[Result], **wanted: Any) -> list[Result]:
+    """Runs with these parameters and otherwise the standard recipe, the one with most steps first.
+
+    :param wanted: parameters as recorded; ``None`` as a value allows any
+    :raises ValueError: for a parameter that no run has
+    """
+    for name in wanted:
+        if name not in {*STANDARD, "steps", "profile"}:
+            valid = ", ".join(sorted(STANDARD))
+            raise ValueError(f"{name!r} is no parameter of a run; they are {valid}, steps, profile")
+    asked = {name: value for name, value in (STANDARD | wanted).items() if value is not None}
+    # a run made before a parameter existed had its standard value
+    found = [result for result in results
+             if all(result["parameters"].get(name, STANDARD.get(name)) == value for name, value in asked.items())]
+    return sorted(found, key=lambda result: -result["parameters"]["steps"])
+
+
+def recorded(experiment: str, folder: Path = provenance.RECORDED) -> list[Result]:
+    """Every recorded result of an experiment; none where nothing was recorded."""
+    return list(provenance.results(experiment, folder))
+
+
+def final(result: Result, name: str, point: int = -1) -> Float[np.ndarray, " seeds"]:
+    """One value a seed at the end of a run, or at another measured point."""
+    return np.array([curve[point] for curve in result["curves"][name]], dtype=float)
+
+
+def at_step(result: Result, name: str, step: int) -> Float[np.ndarray, " seeds"]:
+    """One value a seed at the measured step nearest to ``step`` (in ratio)."""
+    steps = np.array(result["curves"]["steps"])
+    return final(result, name, int(np.abs(np.log((steps + 1) / (step + 1))).argmin()))
+
+
+def band(result: Result, name: str, step: int) -> tuple[float, float]:
+    """Least and greatest value over seeds at the measured steps just before and just after ``step``.
+
+    :raises ValueError: if the run ended before ``step``
+    """
+    steps = np.array(result["curves"]["steps"])
+    if step > steps[-1]:
+        raise ValueError(f"step {step}: the run ended after {steps[-1]}")
+    after = int(np.searchsorted(steps, step))
+    around = np.stack([final(result, name, point) for point in {max(after - 1, 0), after}])
+    return float(around.min()), float(around.max())
+
+
+def inside(values: Values, limits: tuple[float, float], slack: float) -> bool:
+    """Whether all values lie in a band widened by ``slack`` on both sides."""
+    return bool((np.asarray(values) >= limits[0] - slack).all() and (np.asarray(values) <= limits[1] + slack).all())
+
+
+def spread(values: Values) -> float | None:
+    """Standard deviation over seeds; None for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def cell(values: Values, digits: int = 1) -> str:
+    """Mean and range of values over seeds: ``43.1 (12–83)``."""
+    array = np.asarray(values, dtype=float)
+    if np.isnan(array).all():
+        return "–"
+    low, high = np.nanmin(array), np.nanmax(array)
+    return f"{np.nanmean(array):.{digits}f} ({low:.{max(digits - 1, 0)}f}–{high:.{max(digits - 1, 0)}f})"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table.
+
+    :raises ValueError: for a row of another width than the header
+    """
+    lines = [list(header), ["---"] * len(header), *(list(row) for row in rows)]
+    if len({len(line) for line in lines}) > 1:
+        raise ValueError(f"rows: every row needs {len(header)} cells, as the header has")
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,59 @@
+"""Runs are found by what they trained and read off without mixing settings."""
+
+import numpy as np
+import pytest
+
+from lib import recorded_runs as runs
+
+
+def result(**parameters):
+    curves = {"steps": [0, 100, 1000], "reverse_accuracy": [[0, 10, 30], [0, 20, 60]]}
+    return {"parameters": {**runs.STANDARD, "steps": 1000, "profile": "full", **parameters}, "curves": curves}
+
+
+def test_only_the_standard_recipe_is_found_unless_asked():
+    plain, long = result(), result(steps=6000)
+    wide, other, deep = result(width=128), result(intervention="x"), result(depth=2)
+    everything = [plain, wide, other, long, deep, result(length=20), result(ema=0.0)]
+    assert runs.matching(everything) == [long, plain]
+    assert runs.matching(everything, steps=1000) == [plain]
+    assert runs.matching(everything, width=128) == [wide] and runs.matching(everything, depth=2) == [deep]
+    assert len(runs.matching(everything, length=None)) == 3
+    with pytest.raises(ValueError, match="'size' is no parameter"):
+        runs.matching(everything, size=3)
+
+
+def test_a_run_without_a_newer_parameter_had_its_standard_value():
+    old = result()
+    del old["parameters"]["reversed_share"]
+    assert runs.matching([old]) == [old] and runs.matching([old], reversed_share=0.1) == []
+
+
+def test_reading_off():
+    run = result()
+    assert runs.final(run, "reverse_accuracy").tolist() == [30, 60]
+    assert runs.at_step(run, "reverse_accuracy", 200).tolist() == [10, 20]
+    assert runs.at_step(run, "reverse_accuracy", 700).tolist() == [30, 60]
+    assert runs.band(run, "reverse_accuracy", 500) == (10, 60)
+    assert runs.band(run, "reverse_accuracy", 0) == (0, 0)
+    assert runs.band(run, "reverse_accuracy", 1000) == (10, 60)
+    with pytest.raises(ValueError, match="step 2000: the run ended after 1000"):
+        runs.band(run, "reverse_accuracy", 2000)
+
+
+def test_inside_a_widened_band():
+    assert runs.inside([9, 61], (10.0, 60.0), 1.0) and not runs.inside([8.9, 30], (10.0, 60.0), 1.0)
+    assert not runs.inside([61.1], (10.0, 60.0), 1.0)
+
+
+def test_cells_and_tables():
+    assert runs.cell([1, 2, 6]) == "3.0 (1–6)" and runs.cell([np.nan]) == "–"
+    assert runs.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)"
+    assert runs.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+    with pytest.raises(ValueError, match="needs 2 cells"):
+        runs.markdown(["a", "b"], [[1]])
+    assert runs.spread([1.0]) is None and runs.spread([1.0, 3.0]) == pytest.approx(2**0.5)
+
+
+def test_nothing_recorded_is_no_error(tmp_path):
+    assert runs.recorded("one_layer", tmp_path) == []
