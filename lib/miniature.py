@@ -1,0 +1,239 @@
+"""One cell of the miniature Table 7: pretrain a small model, fine-tune it forward-only, ask in both directions.
+
+    python -m lib.miniature --architecture llada --dataset p2c --orders both --tuning full --replay 0.5 \\
+        --masking any --seed 0 --out results/miniature/llada_p2c_both_full_any_replay_0.json
+
+Pretraining is `lib.pretraining`; all that follows is the code for the published models: `lib.reversal_run.run`
+(`lib.finetuning`, `lib.decoding`) and `lib.probes`. A pretrained model is kept under ``--work`` and shared by the
+cells that start from it. A run that is interrupted goes on from its checkpoint; one that is done is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib import decoding, miniature_world, probes, prompts, provenance, relations, reversal_run, signatures
+from lib.architectures import ARCHITECTURES
+from lib.finetuning import MASKING, Protocol
+from lib.pretraining import Pretraining, pretrain
+from lib.relations import Dataset, Example, Fact
+
+TUNINGS = ("full", "lora")
+#: which dataset's facts are told in pretraining; the other order of the same facts needs no other text
+_TOLD = {"p2c": "p2c", "c2p": "p2c", "p2d": "p2d", "d2p": "p2d", "trex": "trex"}
+_WORK = provenance.ROOT / "_build" / "miniature"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What fixes one cell."""
+
+    architecture: str = "llada"
+    dataset: str = "p2c"
+    orders: str = "both"
+    tuning: str = "full"
+    replay: float = 0.5
+    masking: str = "any"
+    seed: int = 0
+    held: int = 30  # facts that pretraining did not tell; fine-tuned on, forward
+    epochs: int = 200
+    learning_rate: float = 5e-4
+    rank: int = 16  # of the adapters, where tuning is lora
+    steps: int = 1000  # of pretraining
+    facts: int = 240  # told in pretraining
+
+    def __post_init__(self) -> None:
+        choices = {"architecture": tuple(ARCHITECTURES), "dataset": relations.DATASETS, "tuning": TUNINGS,
+                   "orders": miniature_world.ORDERS, "masking": MASKING}
+        for field, accepted in choices.items():
+            if getattr(self, field) not in accepted:
+                raise ValueError(f"{field} must be one of {', '.join(accepted)}, not {getattr(self, field)!r}")
+        for field, least in {"held": 2, "facts": 2, "epochs": 1, "steps": 1, "rank": 1, "seed": 0}.items():
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
+
+    def pretraining(self) -> Pretraining:
+        """The run that this cell starts from."""
+        return Pretraining(self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), steps=self.steps,
+                           seed=self.seed)
+
+    def protocol(self) -> Protocol:
+        """The fine-tuning, in the terms of `lib.finetuning`."""
+        return Protocol(rank=self.rank if self.tuning == "lora" else 0, scaling=2 * self.rank, batch=32,
+                        learning_rate=self.learning_rate, epochs=self.epochs, masking=self.masking,
+                        replay=self.replay, seed=self.seed)
+
+
+def run(cell: Cell, work: Path = _WORK, *, checkpoint: Path | None = None, log: bool = False) -> dict[str, Any]:
+    """Pretrain, probe, fine-tune and evaluate; metrics, curves and the size of the model.
+
+    :param work: where pretrained models are kept
+    :param checkpoint: of the fine-tuning
+    """
+    settings = cell.pretraining()
+    split = miniature_world.worlds({"told": cell.facts, "held": cell.held}, settings.stock, cell.seed)
+    text = miniature_world.told(split["told"], cell.orders, settings.kinds)
+    tokenizer = miniature_world.tokenizer(not ARCHITECTURES[cell.architecture].causal, settings.stock)
+    model, losses = pretrain(settings, text, tokenizer, checkpoint=work / f"{_digest(settings)}.safetensors",
+                             watch=_progress("pretraining", settings.steps) if log else None)
+    data = getattr(split["held"], cell.dataset)
+    metrics = _before(model, tokenizer, data, text)
+    found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, data, cell.protocol(), watches=1,
+                                            replay=text if cell.replay else (), checkpoint=checkpoint)
+    whole = tuned.merge_and_unload() if cell.tuning == "lora" else tuned
+    metrics |= found | _after(whole, tokenizer, data, text)
+    thinned = {"pretraining_loss": _means(losses), "finetuning_loss": _means(curves["loss"])}
+    return {"metrics": metrics, "curves": thinned, "size": signatures.size_of(model)}
+
+
+def _before(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -> dict[str, float]:
+    cosines = {f"cosine_{name}": value for name, value in alignment(model, tokenizer, data).items()}
+    return cosines | {"told_accuracy": _recall(model, tokenizer, text)}
+
+
+def _after(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -> dict[str, float]:
+    """What the tuned model still knows of the text, and how likely the left entity is, from either side."""
+    asked = [[prompts.encode(query, tokenizer) for query in data.queries(fact)] for fact in data.facts]
+    likely = {f"probability_{side}": float(probes.target_probability(model, prompts.batch(rows)).mean())
+              for side, rows in zip(("forward", "reverse"), zip(*asked, strict=True), strict=True)}
+    return likely | {"kept_accuracy": _recall(model, tokenizer, text)}
+
+
+def _recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 60) -> float:
+    """Percent of sentences of the pretraining text, evenly chosen, that are completed exactly."""
+    chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
+    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
+    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
+
+
+def alignment(model: Any, tokenizer: Any, data: Dataset, facts: int = 8) -> dict[str, float]:
+    """Mean gradient cosine, over facts, of a query about the forward sentence with the reverse query.
+
+    ``matched`` asks for the left entity, as the reverse query does; ``mismatched`` too, but of another fact;
+    ``right`` asks for the right entity of the same fact.
+    """
+    pairs = [data.queries(fact) for fact in data.facts[:facts]]
+    left, reverse = ([_batch(pair[side], tokenizer) for pair in pairs] for side in (0, 1))
+    right = [_batch(_right_query(data, fact), tokenizer) for fact in data.facts[:facts]]
+    asked = {"matched": (left, reverse), "mismatched": (left, reverse[1:] + reverse[:1]), "right": (right, reverse)}
+    return {name: float(np.mean([probes.gradient_cosine(model, *pair).cosine for pair in zip(*both, strict=True)]))
+            for name, both in asked.items()}
+
+
+def _right_query(data: Dataset, fact: Fact) -> relations.Query:
+    return relations.query(data.relation, fact, "forward", "right")
+
+
+def _batch(query: relations.Query, tokenizer: Any) -> dict[str, torch.Tensor]:
+    return prompts.batch([prompts.encode(query, tokenizer)])
+
+
+def _means(losses: Sequence[float], points: int = 20) -> list[float]:
+    """A curve of at most so many points, each the mean of the steps since the last."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]
+
+
+def _digest(settings: Pretraining) -> str:
+    content = json.dumps(dataclasses.asdict(settings), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return f"{settings.architecture}_{settings.orders}_{settings.seed}_{digest}"
+
+
+def _progress(what: str, total: int) -> Any:
+    def show(step: int, loss: float) -> None:
+        if (step + 1) % max(1, total // 5) == 0:
+            print(f"{what}: step {step + 1} of {total}, loss {loss:.2f}", file=sys.stderr, flush=True)
+    return show
+
+
+# Recorded cells ----------------------------------------------------------------------------------------------
+
+
+def parameters_of(cell: Cell) -> dict[str, Any]:
+    """What is recorded of a cell, but for its size."""
+    return {field: value for field, value in dataclasses.asdict(cell).items() if field != "seed"}
+
+
+def recorded(folder: Path | None = None, **wanted: Any) -> list[Mapping[str, Any]]:
+    """Recorded cells with these parameters and, in all that is not named, the standard ones; by seed.
+
+    :raises ValueError: for a parameter that a cell does not have
+    """
+    standard = parameters_of(Cell())
+    for name in set(wanted) - set(standard):
+        raise ValueError(f"a cell has no {name!r}; it has {', '.join(standard)}")
+    cells = [result for result in provenance.results("miniature", folder)
+             if all(result["parameters"].get(name) == value for name, value in (standard | wanted).items())]
+    return sorted(cells, key=lambda result: result["seeds"])
+
+
+# From the command line ---------------------------------------------------------------------------------------
+
+
+def _arguments(argv: Sequence[str] | None) -> tuple[Cell, Path, Path]:
+    parser = argparse.ArgumentParser(prog="python -m lib.miniature", description=(__doc__ or "").splitlines()[0])
+    for field in dataclasses.fields(Cell):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, type=type(field.default))
+    parser.add_argument("--out", type=Path, required=True, help="the result (JSON); its checkpoint goes beside it")
+    parser.add_argument("--work", type=Path, default=_WORK, help="folder of pretrained models")
+    options = parser.parse_args(argv)
+    try:
+        cell = Cell(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)})
+    except ValueError as error:
+        parser.error(str(error))
+    return cell, options.out, options.work
+
+
+def record(cell: Cell, out: Path, work: Path = _WORK) -> dict[str, Any]:
+    """The result of a cell, read from ``out`` if it is there, else made and written to it.
+
+    :raises ValueError: if ``out`` holds the result of another cell
+    """
+    if out.exists():
+        return _checked(provenance.load(out), cell, out)
+    clock = provenance.Run()
+    unfinished = work / f"{out.stem}.tuning.safetensors"
+    found = run(cell, work, checkpoint=unfinished, log=True)
+    result = provenance.save(
+        out, experiment="miniature", parameters=parameters_of(cell) | {"size": found["size"]}, seeds=[cell.seed],
+        metrics={name: [value] for name, value in found["metrics"].items()}, curves=found["curves"], run=clock)
+    unfinished.unlink(missing_ok=True)
+    shown = "forward_accuracy", "reverse_accuracy", "cosine_matched", "cosine_mismatched"
+    print(out.stem, *(f"{name} {found['metrics'][name]:.2f}" for name in shown), flush=True)
+    return result
+
+
+def _checked(result: dict[str, Any], cell: Cell, path: Path) -> dict[str, Any]:
+    expected = parameters_of(cell)
+    for name, value in expected.items():
+        if result["parameters"].get(name) != value:
+            raise ValueError(f"{path}: holds {name}={result['parameters'].get(name)!r}, not {value!r}; "
+                             "choose another file")
+    if result["seeds"] != [cell.seed]:
+        raise ValueError(f"{path}: holds seeds {result['seeds']}, not {[cell.seed]}; choose another file")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one cell and write its result, unless it is there."""
+    cell, out, work = _arguments(argv)
+    try:
+        record(cell, out, work)
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).stem}: {error}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

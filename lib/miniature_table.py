@@ -1,0 +1,81 @@
+"""Every cell of the miniature Table 7, in order of value; each is recorded the moment it is done.
+
+    python -m lib.miniature_table --folder results/miniature
+
+Cells that are recorded already are passed over, and a cell that fails is reported and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib import miniature, provenance
+from lib.miniature import Cell
+
+#: what is changed of the standard cell, one thing at a time, and in pairs
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "response": {"masking": "response"},
+    "no replay": {"replay": 0.0},
+    "adapters": {"tuning": "lora", "learning_rate": 2e-3},
+    "one order": {"orders": "one"},
+}
+_PAIRS: tuple[dict[str, Any], ...] = (
+    {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0},
+    {"tuning": "lora", "learning_rate": 2e-3, "masking": "response"},
+    {"replay": 0.0, "masking": "response"},
+    {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0, "masking": "response"},
+)
+
+
+def plan(seeds: int = 5) -> Iterator[Cell]:
+    """The cells, those that most depends on first; none twice."""
+    few = range(min(seeds, 3))
+    for seed in range(seeds):
+        yield from (Cell(name, seed=seed) for name in ("llada", "llama"))
+        yield from (Cell("llada", seed=seed, **CONDITIONS[name]) for name in ("response", "no replay", "adapters"))
+    yield from (Cell("llada", seed=seed, orders="one") for seed in range(seeds))
+    yield from (Cell(name, seed=seed) for seed in range(seeds) for name in ("dream", "qwen2"))
+    yield from (Cell("llama", seed=seed, **CONDITIONS[name]) for seed in few for name in list(CONDITIONS)[1:])
+    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama", "dream", "qwen2"))
+    yield from (Cell("qwen3_5", seed=seed) for seed in few)
+    for dataset in ("trex", "d2p", "p2d"):
+        yield from (Cell(name, dataset=dataset, seed=seed) for seed in few for name in ("llada", "llama"))
+    yield from (Cell("llada", seed=seed, **pair) for seed in few for pair in _PAIRS)
+    yield from (Cell("qwen3_5", seed=seed) for seed in range(len(few), seeds))
+
+
+def file_of(cell: Cell) -> str:
+    """Name of a cell's result."""
+    words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
+             "replay" if cell.replay else "alone", cell.seed)
+    return "_".join(map(str, words)) + ".json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not recorded yet."""
+    parser = argparse.ArgumentParser(prog="python -m lib.miniature_table", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=provenance.RECORDED / "miniature", help="of the results")
+    parser.add_argument("--seeds", type=int, default=5, help="of the cells that most depends on")
+    options = parser.parse_args(argv)
+    failed = 0
+    for cell in plan(options.seeds):
+        try:
+            miniature.record(cell, options.folder / file_of(cell))
+        except Exception:
+            failed += 1
+            print(f"{file_of(cell)} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(f"{failed} cells failed")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
