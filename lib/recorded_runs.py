@@ -48,6 +48,23 @@ def recorded(experiment: str, folder: Path = provenance.RECORDED) -> list[Result
     return list(provenance.results(experiment, folder))
 
 
+def this_build(file: str, seeds: Sequence[int], steps: int, profile: str, **wanted: Any) -> Result:
+    """The run of the build at hand with these parameters; a run of its own length serves where none has ``steps``.
+
+    :param file: name under ``one_layer/`` that the run would have, for the message
+    :raises FileNotFoundError: if there is none; the message is the command that makes it
+    """
+    results = recorded("one_layer", provenance.results_folder())
+    found = [result for result in matching(results, profile=profile, **wanted) if result["seeds"] == list(seeds)]
+    exact = [result for result in found if result["parameters"]["steps"] == steps]
+    if not found or (not exact and profile == "quick"):
+        out = provenance.results_folder() / "one_layer" / file
+        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in (wanted | {"steps": steps}).items())
+        raise FileNotFoundError(f"{out}: no run with these parameters. Make it with: python -m lib.training {words} "
+                                f"--seeds {' '.join(map(str, seeds))} --profile {profile} --out {out}")
+    return (exact or found)[0]
+
+
 def final(result: Result, name: str, point: int = -1) -> Float[np.ndarray, " seeds"]:
     """One value a seed at the end of a run, or at another measured point."""
     return np.array([curve[point] for curve in result["curves"][name]], dtype=float)

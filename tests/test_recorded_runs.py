@@ -1,5 +1,7 @@
 """Runs are found by what they trained and read off without mixing settings."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,23 @@ def test_cells_and_tables():
     with pytest.raises(ValueError, match="needs 2 cells"):
         runs.markdown(["a", "b"], [[1]])
     assert runs.spread([1.0]) is None and runs.spread([1.0, 3.0]) == pytest.approx(2**0.5)
+
+
+def test_the_run_of_this_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr(runs.provenance, "load", lambda path: json.loads(path.read_text()))
+    with pytest.raises(FileNotFoundError, match="--encoding rope --length 10 --steps 1000 --seeds 0 1 --profile quick"):
+        runs.this_build("quick_rope.json", [0, 1], 1000, "quick", encoding="rope", length=10)
+    (tmp_path / "one_layer").mkdir()
+    for name, profile, steps in (("a", "quick", 1000), ("b", "full", 900), ("c", "quick", 500)):
+        made = result(profile=profile, steps=steps) | {"seeds": [0, 1]}
+        (tmp_path / "one_layer" / f"{name}.json").write_text(json.dumps(made))
+    steps = lambda asked, profile: runs.this_build("x", [0, 1], asked, profile)["parameters"]["steps"]
+    assert steps(500, "quick") == 500 and steps(1000, "quick") == 1000 and steps(6000, "full") == 900
+    with pytest.raises(FileNotFoundError):
+        steps(600, "quick")
+    with pytest.raises(FileNotFoundError):
+        runs.this_build("x", [0, 2], 1000, "quick")
 
 
 def test_nothing_recorded_is_no_error(tmp_path):
