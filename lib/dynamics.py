@@ -29,6 +29,7 @@ from lib import arguments
 from lib.arguments import Count, Number
 
 _SUM_TOLERANCE = 1e-6  # a float32 softmax sums to 1 within this
+_LARGEST_SCORE = 700.0  # beyond it e^s leaves the range of float64
 
 # Arguments --------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,12 @@ class TwoTokenFlow:
 
 
 def route_energy(score: Any) -> Any:
-    """``e^s + s``; ``route_energy(s_f) - |q|^2/2 |W[:, B]|^2`` is conserved where the key alone is learned."""
+    """``e^s + s``; ``route_energy(s_f) - |q|^2/2 |W[:, B]|^2`` is conserved where the key alone is learned.
+
+    :raises ValueError: for a score above 700, whose exponential is no float64
+    """
+    if (arguments.array("score", score) > _LARGEST_SCORE).any():
+        raise ValueError(f"score must be at most {_LARGEST_SCORE:g}, not {np.max(score)}: e^score would overflow")
     return np.exp(score) + score
 
 
@@ -317,8 +323,15 @@ def learned_key_score(margin: Any, s_f0: Number, vocab: Count, q_norm2: Number) 
     """Forward score when all margins have grown from 0 to ``margin``, the key learned and the query fixed.
 
     Solves ``e^s + s = e^{s_f0} + s_f0 + q_norm2 (n - 1)/(2 n) margin^2`` by Wright's omega function.
+
+    :raises ValueError: for a start score above 700 or a margin whose square is no float64
     """
-    energy = route_energy(_scalar("s_f0", s_f0)) + np.exp(_log_kappa(vocab, q_norm2)) * np.square(margin)
+    start = _scalar("s_f0", s_f0)
+    if start > _LARGEST_SCORE:
+        raise ValueError(f"s_f0 must be at most {_LARGEST_SCORE:g}, not {start}: e^s_f0 would overflow")
+    if (np.abs(arguments.array("margin", margin)) > 1e150).any():
+        raise ValueError(f"margin must be at most 1e150, not {np.max(np.abs(margin))}: its square would overflow")
+    energy = route_energy(start) + np.exp(_log_kappa(vocab, q_norm2)) * np.square(margin)
     root = wrightomega(energy)  # root + log(root) = energy
     return np.where(energy > 1, np.log(np.maximum(root, 0.5)), energy - root)[()]
 

@@ -104,6 +104,18 @@ def test_least_of_a_cell_allows_for_unsure_coefficients():
                 assert float(bound.lower()) <= (v + s * h + c * h**2 / 2 - abs(h) ** 3 / 6).min() + 1e-12
 
 
+def test_third_derivative_is_bounded_by_the_mean_cube_of_the_frequencies():
+    trace = certificates._Trace(4, 16)                                       # frequencies 1 and 1/4
+    assert trace.third.contains(arb(1 + 4.0**-3) / 2) and trace.third.rad() < 1e-15
+
+
+def test_minimum_at_the_very_ends_is_exact():
+    # T_2 = cos: falling on [0, 3], rising on [4, 6], so the upper end of the enclosure is the end's own value
+    for low, high, end in ((0, 3, 3), (4, 6, 4)):
+        lower, upper = certificates.certified_minimum(2, low, high)
+        assert upper == pytest.approx(math.cos(end), abs=1e-15) and lower <= math.cos(end)
+
+
 def test_cells_hold_value_derivatives_and_a_true_lower_bound():
     trace = certificates._Trace(16, 10_000)
     comb = trace.comb(5, arb(0.25))

@@ -320,6 +320,29 @@ def test_learned_key_score_solves_the_first_integral(s_f0, vocab, norm, margin):
         assert float((mpmath.exp(score) + score - energy) / (1 + abs(energy))) == pytest.approx(0, abs=1e-12)
 
 
+def test_scores_beyond_the_range_of_float64_are_refused_by_name():
+    with pytest.raises(ValueError, match="s_f0 must be at most 700, not 710"):
+        dynamics.learned_key_score(1.0, 710.0, 5, 1.0)
+    with pytest.raises(ValueError, match="margin must be at most 1e150, not 1e\\+200"):
+        dynamics.learned_key_score(np.array([1.0, -1e200]), 0.0, 5, 1.0)
+    with pytest.raises(ValueError, match=r"score must be at most 700, not 701\.0"):
+        dynamics.route_energy(np.array([0.0, 701.0]))
+    with np.errstate(all="raise", under="ignore"):
+        assert dynamics.route_energy(700.0) == pytest.approx(math.exp(700))
+        assert dynamics.learned_key_score(1.0, 700.0, 5, 1.0) == pytest.approx(700)
+        assert dynamics.learned_key_score(1e150, 0.0, 2, 4.0) == pytest.approx(300 * math.log(10))   # e^s = m^2
+        assert dynamics.learned_key_score(1.0, -5000.0, 2, 4.0) == pytest.approx(-4999)              # s = s_0 + m^2
+
+
+def test_extreme_start_scores_leave_the_flow_and_its_limits_finite():
+    assert dynamics.reverse_limit(-0.5, 2000.0, 2000.0, 5, 1.0) == 1
+    assert dynamics.reverse_limit(-0.5, 0.0, -5000.0, 5, 1.0) == pytest.approx(1 / 5)
+    assert np.isfinite(dynamics.reverse_tail(np.array([10.0, 500.0]), 0.4, 2000.0, -2000.0, 5, 1.0)).all()
+    flow = dynamics.TwoTokenFlow(np.eye(2), np.eye(2))
+    path = flow.run(np.zeros(3), np.array([30.0, 0.0]), np.array([30.0, 0.0]), np.linspace(0.5, 20, 5))
+    assert path.forward_score[0] >= 900 and np.isfinite(path.forward_log_odds).all()
+
+
 def test_learned_key_score_is_smooth_across_its_branches():
     at = np.linspace(0.99, 1.01, 5)  # energy around 1, s_f0 = -40, kappa = 1
     margins = np.sqrt(at + 40)
