@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import decomposition, first_order, grafts, layers, measurement, provenance, resume, training
+from lib import decomposition, first_order, grafts, layers, measurement, provenance, resume, snapshots, training
 from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
@@ -41,10 +41,13 @@ Curves = dict[str, Any]
 
 
 def experiment(
-    settings: Settings, recipe: Recipe, seeds: Sequence[int], out: Path, profile: str = "quick", points: int = POINTS
+    settings: Settings, recipe: Recipe, seeds: Sequence[int], out: Path, profile: str = "quick", points: int = POINTS,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Train, measure, and record at ``out``; resumes from the checkpoint of an interrupted run.
 
+    :param points: how many measurements along training, the one before it not counted
+    :param kept: folder for the weights at each of them, see `lib.snapshots`
     :return: the result, as `provenance.load` reads it
     :raises ValueError: for a causal model, and where an intervention does not fit the objective
     :raises resume.CheckpointError: if the checkpoint beside ``out`` belongs to another run or is damaged
@@ -57,7 +60,7 @@ def experiment(
     parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
     del parameters["causal"]
     checkpoint = training.checkpoint_path(out)
-    curves = train(trainer, checkpoint, {**parameters, "seeds": list(seeds), "points": points, "causes": True})
+    curves = train(trainer, checkpoint, {**parameters, "seeds": list(seeds), "points": points, "causes": True}, kept)
     metrics, more = final(trainer.averaged())
     result = provenance.save(
         out, experiment="beyond", parameters=parameters, seeds=seeds, metrics=metrics, curves=curves | more, run=run
@@ -66,7 +69,7 @@ def experiment(
     return result
 
 
-def train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any]) -> Curves:
+def train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any], kept: Path | None = None) -> Curves:
     """Run to the end, measuring; returns the curves."""
     curves: Curves = {"steps": [], "first_order_steps": []}
     if checkpoint.exists():
@@ -79,6 +82,7 @@ def train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any]) -> Curve
     while True:
         if trainer.step in due and trainer.step not in curves["steps"]:
             append(curves, "steps", trainer.step, measure(trainer.averaged()))
+            snapshots.keep(kept, trainer.tensors(), identity, trainer.step)
             show(trainer, curves)
         if trainer.step >= trainer.recipe.steps:
             return curves
@@ -155,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
     try:
         settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
-        experiment(settings, Recipe(**own(Recipe)), given["seeds"], given["out"], given["profile"], given["points"])
+        experiment(settings, Recipe(**own(Recipe)), given["seeds"], given["out"], given["profile"], given["points"],
+                   given["snapshots"])
     except ValueError as error:
         command.error(str(error))
 
