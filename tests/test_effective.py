@@ -103,6 +103,37 @@ def test_training_learns_and_leaves_the_start_alone():
     assert torch.equal(again.storage, path[-1].storage)
 
 
+def test_the_first_step_moves_each_parameter_by_its_rate():
+    # Adam's first step is the rate times the sign of the gradient
+    start = effective.initial(8, 0)
+    for options, rate, slow in (({}, 0.03, 0.001), ({"rate": 0.2, "slower": 4.0}, 0.2, 0.05)):
+        (after,) = effective.train(start, 4, 1, 0, 1, **options)
+        assert after.storage.abs().max().item() == pytest.approx(rate, rel=1e-3)
+        assert (after.storage[letters.PLACEHOLDER, letters.MASK] - rate).abs() < 1e-4        # asked for most often
+    # from a zero storage the routing has no gradient in the first step; in the second it has
+    second = list(effective.train(start, 4, 2, 0, 1))[1]
+    moved = (second.query - start.query).abs().max().item()
+    assert 0 < moved < 0.0011
+
+
+def test_the_defaults_of_training_are_the_stated_ones():
+    start = effective.initial(8, 0)
+    (default,) = effective.train(start, 4, 2, 0, 2)
+    (stated,) = effective.train(start, 4, 2, 0, 2, rate=0.03, slower=30.0, batch=64)
+    assert all(torch.equal(one, other) for one, other in zip(vars(default).values(), vars(stated).values(), strict=True))
+    (larger,) = effective.train(start, 4, 2, 0, 2, batch=65)
+    assert not torch.equal(default.storage, larger.storage)
+
+
+def test_training_asks_for_what_is_masked():
+    # column B learns the pair: the lowercase letter above all, the capital itself less
+    path = list(effective.train(effective.initial(8, 0), 3, 200, 0, 200, slower=1e9))
+    letter, capital = torch.arange(26), torch.arange(26, 52)
+    storage = path[0].storage
+    assert (storage[letter, capital] > 0).all()              
+    assert (storage[capital, capital] < storage[letter, capital]).all()
+
+
 def test_results_cannot_be_changed(model):
     split = effective.routes(model, letters.paired_queries(3)[0][torch.tensor([0])])
     for result in (model, split):
