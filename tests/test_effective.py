@@ -130,7 +130,7 @@ def test_training_asks_for_what_is_masked():
     path = list(effective.train(effective.initial(8, 0), 3, 200, 0, 200, slower=1e9))
     letter, capital = torch.arange(26), torch.arange(26, 52)
     storage = path[0].storage
-    assert (storage[letter, capital] > 0).all()              
+    assert (storage[letter, capital] > 0).all()
     assert (storage[capital, capital] < storage[letter, capital]).all()
 
 
