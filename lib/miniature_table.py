@@ -38,18 +38,24 @@ _PAIRS: tuple[dict[str, Any], ...] = (
 def plan(seeds: int = 5) -> Iterator[Cell]:
     """The cells, those that most depends on first; none twice."""
     few = range(min(seeds, 3))
-    for seed in range(seeds):
-        yield from (Cell(name, seed=seed) for name in ("llada", "llama"))
-        yield from (Cell("llada", seed=seed, **CONDITIONS[name]) for name in ("response", "no replay", "adapters"))
-    yield from (Cell("llada", seed=seed, orders="one") for seed in range(seeds))
-    yield from (Cell(name, seed=seed) for seed in range(seeds) for name in ("dream", "qwen2"))
-    yield from (Cell("llama", seed=seed, **CONDITIONS[name]) for seed in few for name in list(CONDITIONS)[1:])
-    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama", "dream", "qwen2"))
-    yield from (Cell("qwen3_5", seed=seed) for seed in few)
-    for dataset in ("trex", "d2p", "p2d"):
-        yield from (Cell(name, dataset=dataset, seed=seed) for seed in few for name in ("llada", "llama"))
+    changes = [CONDITIONS[name] for name in ("response", "no replay", "adapters", "one order")]
+    yield from (Cell("llada", **change) for change in ({}, *changes))
+    yield from (Cell(name) for name in ("llama", "dream", "qwen2"))
+    yield from (Cell(name, seed=seed) for seed in range(1, seeds) for name in ("llada", "llama"))
+    for seed in few[1:]:
+        yield from (Cell("llada", seed=seed, **change) for change in changes)
+        yield from (Cell(name, seed=seed) for name in ("dream", "qwen2"))
+    yield Cell("qwen3_5")
+    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama"))
+    yield from (Cell("llama", **change) for change in changes)
+    yield from (Cell(name, dataset=dataset) for dataset in ("trex", "d2p", "p2d") for name in ("llada", "llama"))
     yield from (Cell("llada", seed=seed, **pair) for seed in few for pair in _PAIRS)
-    yield from (Cell("qwen3_5", seed=seed) for seed in range(len(few), seeds))
+    yield from (Cell(name, seed=seed) for seed in range(len(few), seeds) for name in ("dream", "qwen2"))
+    yield from (Cell("llada", seed=seed, **change) for seed in range(len(few), seeds) for change in changes)
+    yield from (Cell("llama", seed=seed, **change) for seed in few[1:] for change in changes)
+    yield from (Cell(name, dataset=dataset, seed=seed) for dataset in ("trex", "d2p", "p2d") for seed in few[1:]
+                for name in ("llada", "llama"))
+    yield from (Cell("qwen3_5", seed=seed) for seed in range(1, seeds))
 
 
 def file_of(cell: Cell) -> str:
