@@ -123,7 +123,7 @@ def departures(
     ``traces``: standard deviation of tau_i^2 over planes, in units of their mean (premise 0); ``alignment``: mean
     kappa_i under the weights of the scores (premise: not below 0); ``roundness``: smaller over larger variance within
     a plane, mean over planes (1 for isotropic keys); ``forward``, ``reverse``: `variance_ratio`, mean over distances
-    (premise 1). Few items blur all of them: compare with `premise_keys` of as many items.
+    (premise 1). Few items blur all of them: compare with `untrained_keys` of as many items.
     """
     covariance = spread(keys)
     seen = planes(query, covariance)
@@ -153,6 +153,17 @@ def premise_keys(
     across = np.stack([-along[:, 1], along[:, 0]], -1)
     size = rng.normal(size=(draws, items, len(along), 2)) * np.sqrt([1 + kappa, 1 - kappa])
     return (size[..., :1] * along + size[..., 1:] * across).reshape(draws, items, -1)
+
+
+def untrained_keys(
+    dim: int, items: int, draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draws items dim"]:
+    """Sets of keys of untrained models: random embeddings, each set through a random key matrix of its own.
+
+    Over draws of the matrix the covariance is isotropic, as the premise has it; given the matrix it is not.
+    """
+    embeddings, matrices = rng.normal(size=(draws, items, dim)), rng.normal(size=(draws, dim, dim))
+    return embeddings @ matrices / dim**0.5
 
 
 def item_correlations(

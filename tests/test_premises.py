@@ -162,6 +162,16 @@ def test_premise_keys_refuse_what_is_no_covariance(kappa):
         premises.premise_keys(np.ones(2), 2, 1, RNG, kappa)
 
 
+def test_untrained_keys_are_isotropic_over_draws_and_not_within_one():
+    keys = premises.untrained_keys(4, 3, 40_000, np.random.default_rng(5))
+    assert keys.shape == (40_000, 3, 4)
+    assert np.cov(keys[:, 1].T) == pytest.approx(np.eye(4), abs=0.05)
+    spread_one = premises.spread(premises.untrained_keys(8, 50_000, 1, np.random.default_rng(6))[0])
+    values = np.linalg.eigvalsh(spread_one)
+    assert values[-1] > 5 * values[0]                      # the same matrix for all items of a set
+    assert spread_one.trace() / 8 == pytest.approx(1, abs=0.5)
+
+
 def test_item_correlations_are_the_ladders_last_rung():
     query, keys = RNG.normal(size=(3, 8)), RNG.normal(size=(3, 26, 8)) + 2
     assert premises.item_correlations(query[0], keys, DISTANCES) == pytest.approx(
