@@ -144,7 +144,7 @@ def trials(model: Transformer, forward: Queries, reverse: Queries, seed: int = 0
 
 def outcomes(model: Transformer, forward: Queries, reverse: Queries) -> dict[str, float | None]:
     """Reverse accuracy and the placeholder's share of the errors, in percent, under every one of `trials`."""
-    found: dict[str, float | None] = {}
+    found: dict[str, float | None] = broken(model, forward, reverse)
     for name, logits in trials(model, forward, reverse).items():
         said = logits.argmax(1)
         wrong = said[said != reverse.target]
@@ -152,6 +152,23 @@ def outcomes(model: Transformer, forward: Queries, reverse: Queries) -> dict[str
         found[f"graft_{name}_placeholder_share"] = (
             float((wrong == PLACEHOLDER).float().mean() * 100) if len(wrong) else None)
     return found
+
+
+def broken(model: Transformer, forward: Queries, reverse: Queries) -> dict[str, float | None]:
+    """Forward queries with nothing changed but their evidence's weight, which is that of the paired reverse query.
+
+    If that weight is all that tells the sides apart, the forward query now fails where the reverse query does:
+    ``broken_accuracy`` is then the reverse accuracy, and ``broken_agreement``, the percentage of pairs in which both
+    are right or both are wrong, is 100. The same with ``_other`` takes the weight from another fact's reverse query.
+    """
+    heard_forward, heard_reverse = heard(model, forward), heard(model, reverse)
+    right = answers(model, heard_reverse).argmax(1) == reverse.target
+    mass, found = evidence_mass(heard_reverse, reverse), {}
+    for name, weight in (("", mass), ("_other", mass.roll(len(mass) // LETTERS, 0))):
+        said = answers(model, with_evidence(heard_forward, forward, weight)).argmax(1)
+        found[f"broken_accuracy{name}"] = float((said == forward.target).float().mean() * 100)
+        found[f"broken_agreement{name}"] = float(((said == forward.target) == right).float().mean() * 100)
+    return dict(found)
 
 
 def doses(model: Transformer, asked: Queries) -> list[float]:

@@ -154,7 +154,29 @@ def test_outcomes_report_every_trial_and_the_controls_come_out_as_they_must():
     assert found["graft_itself_accuracy"] == pytest.approx(accuracy(REVERSE))
     assert found["graft_everything_forward_accuracy"] == pytest.approx(accuracy(FORWARD))
     assert found["graft_row_forward_accuracy"] == pytest.approx(accuracy(FORWARD))
-    assert len(found) == 2 * (1 + 3 * len(grafts.POINTS) + 4 + 2)
+    assert len(found) == 2 * (1 + 3 * len(grafts.POINTS) + 4 + 2) + 4
+
+
+def test_where_weights_decide_alone_the_forward_query_fails_with_the_reverse_one():
+    """Placeholders and mask made alike: under rope the evidence's weight is then all that the answer depends on."""
+    made = model(seed=3)
+    with torch.no_grad():
+        made.embedding[grafts.PLACEHOLDER] = made.embedding[53]
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(400):  # some unembedding under which the two sides are answered differently
+        with torch.no_grad():
+            made.head.weight.normal_(generator=draw)
+        right = [(plain(made, asked).argmax(1) == asked.target) for asked in (FORWARD, REVERSE)]
+        if float((right[0] != right[1]).double().mean()) > 0.02:
+            break
+    assert float((right[0] != right[1]).double().mean()) > 0.02
+    found = grafts.broken(made, FORWARD, REVERSE)
+    assert found["broken_agreement"] == 100.0
+    assert found["broken_accuracy"] == pytest.approx(float(right[1].double().mean() * 100))
+    heard = grafts.heard(made, REVERSE)  # another weight changes the agreement
+    wrong = grafts.with_evidence(grafts.heard(made, FORWARD), FORWARD, 1 - grafts.evidence_mass(heard, REVERSE))
+    said = grafts.answers(made, wrong).argmax(1) == FORWARD.target
+    assert not torch.equal(said, right[1])
 
 
 def test_unknown_points_and_deep_or_causal_models_are_refused():
