@@ -77,11 +77,16 @@ def loaded(shape: str, dtype: torch.dtype, meter: Meter, found: dict[str, float]
     """A model of the shape, from a checkpoint written for the purpose."""
     with tempfile.TemporaryDirectory() as folder:
         _, found["write_seconds"], _ = meter(lambda: shaped(folder, "llada", SHAPES[shape], dtype=dtype))
-        pair, seconds, peak = meter(lambda: checkpoints.load(folder, dtype, meter.device))
+        pair, seconds, peak = meter(lambda: _whole(*checkpoints.load(folder, dtype, meter.device)))
     weights = _bytes(pair[0])
     found |= {"parameters": signatures.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
               "load_peak": peak / weights}
     return pair
+
+
+def _whole(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """On the CPU, weights are mapped from their files and read when touched: copied, they count as memory in use."""
+    return (model._apply(torch.clone) if model.device.type == "cpu" else model), tokenizer
 
 
 def _bytes(model: torch.nn.Module) -> int:

@@ -139,7 +139,7 @@ def dream(
         else:
             drawn = _draw(logits, temperature, top_p, top_k)
             due = int(masked.sum() / len(x) * share) if step < steps - 1 else int(masked.sum() / len(x))
-            _fill_surest(x, masked, drawn.tokens, _sureness(drawn, algorithm), due, order_temperature)
+            _fill_surest(x, mask, drawn.tokens, _sureness(drawn, algorithm), due, order_temperature)
     return x
 
 
@@ -198,15 +198,16 @@ def _fill_at_random(x: Tokens, masked: Bool[Tensor, "batch length"], logits: Ten
     x[masked] = tokens
 
 
-def _fill_surest(x: Tokens, masked: Bool[Tensor, "batch length"], tokens: Tensor, sureness: Tensor, due: int,
+def _fill_surest(x: Tokens, mask: int, tokens: Tensor, sureness: Tensor, due: int,
                  order_temperature: float | int) -> None:
     if not due:
         return
+    masked = x == mask
     sure = torch.full(x.shape, -torch.inf, dtype=sureness.dtype, device=x.device)
     sure[masked] = sureness
     drawn = (sure / order_temperature).softmax(-1) if order_temperature else None
     places = sure.topk(due).indices if drawn is None else drawn.multinomial(due)
-    guess = x.clone()
+    guess = torch.full_like(x, mask)  # a row with fewer masks than due loses tokens again, as in the published sampler
     guess[masked] = tokens
     x.scatter_(1, places, guess.gather(1, places))
 
