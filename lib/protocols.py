@@ -11,6 +11,7 @@ compared at every measured step and under every stopping rule (`stops`).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,10 @@ def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     :return: ``steps``, and name -> [member][point]; protocols are named ``PROTOCOL_forward``, ``PROTOCOL_reverse``
     """
     parameters = run["parameters"]
-    shape = {name: parameters[name] for name in ("length", "encoding", "width", "heads", "depth", "mlp", "norm")}
+    shape = {field.name: parameters[field.name] for field in dataclasses.fields(Settings) if field.name in parameters}
+    settings = Settings(**shape, causal=parameters["objective"] == "autoregressive")
     curves: dict[str, Any] = {"steps": []}
-    for snapshot in snapshots.read(folder, Settings(**shape), {**parameters, "seeds": run["seeds"]}):
+    for snapshot in snapshots.read(folder, settings, {**parameters, "seeds": run["seeds"]}):
         curves["steps"].append(snapshot.step)
         values = {f"{name}_{way}": each for name, ways in evaluate(snapshot.averaged, snapshot.raw).items()
                   for way, each in ways.items()}
