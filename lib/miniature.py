@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from lib import decoding, miniature_world, probes, prompts, provenance, relations, reversal_run, signatures
 from lib.architectures import ARCHITECTURES
@@ -165,17 +166,23 @@ def parameters_of(cell: Cell) -> dict[str, Any]:
     return {field: value for field, value in dataclasses.asdict(cell).items() if field != "seed"}
 
 
-def recorded(folder: Path | None = None, **wanted: Any) -> list[Mapping[str, Any]]:
-    """Recorded cells with these parameters and, in all that is not named, the standard ones; by seed.
+def recorded(folder: Path | None = None, **wanted: Any) -> dict[int, Mapping[str, Any]]:
+    """Recorded cells by seed, with these parameters and, in all that is not named, the standard ones.
 
     :raises ValueError: for a parameter that a cell does not have
     """
     standard = parameters_of(Cell())
     for name in set(wanted) - set(standard):
         raise ValueError(f"a cell has no {name!r}; it has {', '.join(standard)}")
-    cells = [result for result in provenance.results("miniature", folder)
-             if all(result["parameters"].get(name) == value for name, value in (standard | wanted).items())]
-    return sorted(cells, key=lambda result: result["seeds"])
+    expected = (standard | wanted).items()
+    found = {result["seeds"][0]: result for result in provenance.results("miniature", folder)
+             if all(result["parameters"].get(name) == value for name, value in expected)}
+    return dict(sorted(found.items()))
+
+
+def values(metric: str, cells: Mapping[int, Mapping[str, Any]]) -> Float[np.ndarray, " seed"]:
+    """One metric of recorded cells, seed by seed."""
+    return np.array([cell["metrics"][metric][0] for cell in cells.values()])
 
 
 # From the command line ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 
 from lib import decoding, finetuning, miniature_world, pretraining, resume
 from lib.architectures import ARCHITECTURES
-from lib.miniature_world import told, tokenizer, worlds
+from lib.miniature_world import tokenizer, told, worlds
 from lib.pretraining import Pretraining
 
 torch.set_num_threads(1)
