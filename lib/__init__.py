@@ -12,8 +12,9 @@ One layer (Sec. 5)
     letters                    the task
     transformer, kernels, ensemble    the model, plain; and many of them trained as one
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
-    decomposition              a logit taken apart
+    grafts, decomposition      one query's attention put into another; a logit taken apart
     measurement, training, resume    what is measured, the loop, going on after an interruption
+    layers, first_order, causes      signatures layer by layer, predicted and realised change; what blocks reverse recall
     premises                   the premise of Thm 4.3 in a model's own query and keys
 
 Language models (Sec. 6)

@@ -45,3 +45,35 @@ def test_the_attention_part_is_storage_times_routing():
     routed = torch.einsum("qj,qjc->qc", row, stored.T[asked.tokens])
     assert torch.allclose(parts["storage_routing"], routed, atol=1e-9)
     assert torch.allclose(parts["residual"], constant.expand(len(asked), -1), atol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoding": "learned", "heads": 2}, {"encoding": "t5", "norm": False}], ids=str)
+def test_routes_split_what_attention_retrieved_by_token(settings):
+    made, asked = model(**settings), paired_queries(5)[1]
+    parts, routes = decomposition.parts(made, asked), decomposition.routes(made, asked)
+    assert set(routes) == {*decomposition.ROUTES, "residual", "mlp"}
+    split = sum(routes[name] for name in decomposition.ROUTES)
+    assert torch.allclose(split, parts["storage_routing"], atol=1e-9)
+    assert all(torch.allclose(routes[name], parts[name]) for name in ("residual", "mlp"))
+    assert all(bool(routes[name].any()) for name in decomposition.ROUTES)
+    margins = decomposition.route_margins(made, asked)
+    assert torch.allclose(sum(margins.values()), sum(decomposition.margins(made, asked).values()), atol=1e-9)
+
+
+def test_without_attention_on_the_evidence_its_route_is_empty():
+    made, asked = model(), paired_queries(5)[0]
+    rows = torch.arange(len(asked))
+
+    def blind(module, inputs, scores):
+        scores = scores.clone()
+        scores[rows, :, asked.position, asked.evidence] = -1e9
+        return scores
+
+    made.layers[0].attention.scores.register_forward_hook(blind)
+    retrieved = decomposition.retrieved(made, asked)
+    assert not bool(retrieved["evidence"].any()) and bool(retrieved["placeholders"].any())
+
+
+def test_routes_of_deeper_models_are_refused():
+    with pytest.raises(ValueError, match="masked models of depth 1"):
+        decomposition.routes(model(depth=2), paired_queries(5)[0])
