@@ -47,7 +47,10 @@ def test_the_attention_part_is_storage_times_routing():
     assert torch.allclose(parts["residual"], constant.expand(len(asked), -1), atol=1e-9)
 
 
-@pytest.mark.parametrize("settings", [{}, {"encoding": "learned", "heads": 2}, {"encoding": "t5", "norm": False}], ids=str)
+ROUTED = [{}, {"encoding": "learned", "heads": 2}, {"encoding": "t5", "norm": False}]
+
+
+@pytest.mark.parametrize("settings", ROUTED, ids=str)
 def test_routes_split_what_attention_retrieved_by_token(settings):
     made, asked = model(**settings), paired_queries(5)[1]
     parts, routes = decomposition.parts(made, asked), decomposition.routes(made, asked)
