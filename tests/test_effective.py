@@ -106,7 +106,7 @@ def test_training_learns_and_leaves_the_start_alone():
 def test_the_first_step_moves_each_parameter_by_its_rate():
     # Adam's first step is the rate times the sign of the gradient
     start = effective.initial(8, 0)
-    for options, rate, slow in (({}, 0.03, 0.001), ({"rate": 0.2, "slower": 4.0}, 0.2, 0.05)):
+    for options, rate in (({}, 0.03), ({"rate": 0.2, "slower": 4.0}, 0.2)):
         (after,) = effective.train(start, 4, 1, 0, 1, **options)
         assert after.storage.abs().max().item() == pytest.approx(rate, rel=1e-3)
         assert (after.storage[letters.PLACEHOLDER, letters.MASK] - rate).abs() < 1e-4        # asked for most often
@@ -120,7 +120,8 @@ def test_the_defaults_of_training_are_the_stated_ones():
     start = effective.initial(8, 0)
     (default,) = effective.train(start, 4, 2, 0, 2)
     (stated,) = effective.train(start, 4, 2, 0, 2, rate=0.03, slower=30.0, batch=64)
-    assert all(torch.equal(one, other) for one, other in zip(vars(default).values(), vars(stated).values(), strict=True))
+    for one, other in zip(vars(default).values(), vars(stated).values(), strict=True):
+        assert torch.equal(one, other)
     (larger,) = effective.train(start, 4, 2, 0, 2, batch=65)
     assert not torch.equal(default.storage, larger.storage)
 
