@@ -1,0 +1,57 @@
+"""The scale benchmark measures everything, records it, and fails when the gradient cosine takes too much."""
+
+import pytest
+import torch
+
+from benchmarks import language_models
+from lib import checkpoints, provenance, tiny_checkpoints
+from lib.architectures import ARCHITECTURES
+
+torch.set_num_threads(1)
+
+
+def test_it_measures_records_and_fails_above_the_limit(tmp_path, monkeypatch, capsys):
+    sizes = ["--shape", "tiny", "--control", "tiny", "--steps", "2", "--batch", "2", "--length", "2",
+             "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="cosine_peak"):  # beside so small a model, what is loaded on the way is large
+        language_models.main(sizes)
+    (path,) = tmp_path.glob("*.json")
+    found = provenance.load(path)
+    assert found["parameters"]["shape"] == "tiny" and found["parameters"]["size"] == 237_888
+    for what in ("load", "cosine", "scores", "probability", "lora_step"):
+        assert found["metrics"][f"{what}_seconds"][0] > 0
+    for what in ("load", "cosine", "scores", "probability", "decode", "lora", "control_hooks", "control_stored"):
+        assert found["metrics"][f"{what}_peak"][0] > 0
+    assert found["metrics"]["control_difference"][0] < 1e-5
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in found["metrics"])
+    monkeypatch.setattr(language_models, "LIMIT", 1e9)
+    monkeypatch.setattr(language_models, "measure", lambda given: {"parameters": 1, "cosine_peak": 2.0})
+    language_models.main(sizes)
+
+
+def test_the_meter_sees_what_is_allocated_and_forgets_it():
+    meter = language_models.Meter(torch.device("cpu"))
+    _, seconds, large = meter(lambda: torch.ones(50_000_000).sum())
+    _, _, small = meter(lambda: torch.ones(10).sum())
+    assert 190e6 < large < 260e6 and small < 60e6 and seconds > 0
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "llama", "qwen2"])
+def test_a_checkpoint_of_any_size_is_one_that_loads(tmp_path, name):
+    size = tiny_checkpoints.Size(width=32, layers=3, heads=4, key_heads=2, mlp=40, tokens=640)
+    folder = tiny_checkpoints.shaped(tmp_path / "x", name, size, dtype=torch.bfloat16, shard=20_000)
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    model, _ = checkpoints.load(folder)
+    assert model.dtype == torch.bfloat16 and model.model.norm.weight.eq(1).all()
+    assert model.lm_head.weight.float().std().item() == pytest.approx(0.02, rel=0.05)
+    kind = ARCHITECTURES[name]
+    config = kind.configure(tiny_checkpoints.config_fields(name, size))
+    assert sum(weight.numel() for weight in model.parameters()) == checkpoints.parameter_count(kind, config)
+    with pytest.raises(FileExistsError, match="not empty"):
+        tiny_checkpoints.shaped(folder, name, size)
+
+
+def test_a_hybrid_model_cannot_be_made_in_any_size(tmp_path):
+    with pytest.raises(ValueError, match="architecture 'qwen3_5': one of llada, dream, llama, qwen2"):
+        tiny_checkpoints.shaped(tmp_path / "x", "qwen3_5", language_models.SHAPES["tiny"])
