@@ -67,9 +67,26 @@ class Encoding:
         """Queries or keys, one a position, as the scores see them."""
         return x
 
+    def met(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
+        """A query as unturned keys at offsets 1 - length, ..., length - 1 (key minus query position) meet it."""
+        return q.expand(*q.shape[:-2], 2 * self.length - 1, -1)
+
+    def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
+        """Gradient in the query, given that in what `met` returned."""
+        return g.sum(-2, keepdim=True)
+
     def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         """What is added to the scores, row = query position; None for nothing."""
         return None
+
+    def bias_by_offset(self, weight: Tensor | None) -> Float[Tensor, "*members heads offsets"] | None:
+        """The same for offsets 1 - length, ..., length - 1: it is a function of the offset alone."""
+        bias = self.bias(weight)
+        return None if bias is None else torch.cat((bias[..., -1, :-1], bias[..., 0, :]), -1)
+
+    def bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
+        """Gradient in the learned tensor, given that in `bias_by_offset`."""
+        raise TypeError(f"{type(self).__name__}: nothing of its bias is learned")
 
     @property
     def offsets(self) -> Int[Tensor, "length length"]:
@@ -90,11 +107,31 @@ class Rope(Encoding):
             raise ValueError(f"rope: the head dimension width / heads must be even, not {width} / {heads}")
         angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width // heads))
         self._cos, self._sin = angles.cos().float(), angles.sin().float()
+        there = torch.complex(self._cos, self._sin)
+        self._towards = torch.cat((there.flip(0), there[1:].conj()))  # planes of R(-offset) as complex numbers
 
     def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
         cos, sin = (table.to(x.dtype) for table in (self._cos, self._sin))
         first, second = x[..., 0::2], x[..., 1::2]
         return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+
+    def met(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
+        # q^T R(offset) k = (R(-offset) q)^T k, and -offset falls from length - 1
+        return _planes(_complex(q) * self._towards.to(_complex(q).dtype))
+
+    def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
+        turned_back = _complex(g) * self._towards.conj().to(_complex(g).dtype)
+        return _planes(turned_back.sum(-2, keepdim=True))
+
+
+def _complex(x: Tensor) -> Tensor:
+    """Neighbouring coordinates as one complex number a plane."""
+    return torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+
+
+def _planes(x: Tensor) -> Tensor:
+    """The inverse of `_complex`."""
+    return torch.view_as_real(x).flatten(-2)
 
 
 class Alibi(Encoding):
@@ -122,6 +159,10 @@ class DirectionalAlibi(Alibi):
 class T5(Encoding):
     """A learned bias for each head and bucket of offsets: near offsets one by one, far ones by powers."""
 
+    def __init__(self, length: int, width: int, heads: int = 1) -> None:
+        super().__init__(length, width, heads)
+        self._buckets = self._assigned()
+
     @property
     def weight_shape(self) -> tuple[int, ...] | None:
         return (self.heads, T5_BUCKETS)
@@ -130,8 +171,16 @@ class T5(Encoding):
         assert weight is not None
         return weight[..., self.buckets()]
 
+    def bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
+        buckets = self.buckets()
+        by_offset = torch.cat((buckets[-1, :-1], buckets[0]))
+        return g.new_zeros(*g.shape[:-1], T5_BUCKETS).index_add_(-1, by_offset, g)
+
     def buckets(self) -> Int[Tensor, "length length"]:
         """The bucket of each pair of positions: half of them for keys to the right, half for the rest."""
+        return self._buckets
+
+    def _assigned(self) -> Tensor:
         half, distance = T5_BUCKETS // 2, self.offsets.abs()
         exact = half // 2
         growth = torch.log(distance.clamp(min=1) / exact) / math.log(T5_REACH / exact)

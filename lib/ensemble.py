@@ -16,6 +16,7 @@ definition of both.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -24,10 +25,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from lib import letters
+from lib import descent, letters, objectives
 from lib.encodings import encoding
 from lib.kernels import gelu_mlp
+from lib.objectives import Asked
 from lib.transformer import Settings, Transformer, initialise
+from lib.vocabulary import THROUGH, Tables, Vocabulary
 
 
 class Ensemble:
@@ -50,6 +53,7 @@ class Ensemble:
             for name, part, shape in self.layout()
         }
         self.encoding = encoding(settings.encoding, settings.positions, settings.width, settings.heads)
+        self.vocabulary = Vocabulary(settings, self.weights)
         self.training = False
 
     @classmethod
@@ -87,6 +91,24 @@ class Ensemble:
         parts = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
+    def descend(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
+        """Loss of each member on its own questions, in nats a sequence, and its gradient in the buffer's layout.
+
+        The gradient lies in memory that the next call writes to.
+
+        :param batch: sequences that each member was asked about
+        """
+        by_autograd = self.settings.depth > 1 or self.settings.causal or self.settings.dropout > 0
+        if by_autograd or self.flat.device.type != "cpu":
+            tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(asked))
+            losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
+            return losses.detach(), self.gradient(losses)
+        return self._by_hand(asked, batch)
+
+    @functools.cached_property
+    def _by_hand(self) -> _ByHand:
+        return _ByHand(self)
+
     # Logits -------------------------------------------------------------------------------------------------
 
     def logits(
@@ -104,7 +126,7 @@ class Ensemble:
 
     def _full(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """Any depth, masked or causal: attention everywhere, the last MLP and the unembedding at the rows."""
-        x = self._look_up(self._embedded(), tokens)
+        x = self._look_up(self.vocabulary.read()[0], tokens)
         last = self.settings.depth - 1
         for layer in range(self.settings.depth):
             x = x + self._drop(self._attended(x, tokens, layer))
@@ -119,8 +141,10 @@ class Ensemble:
     def _attended(self, x: Tensor, tokens: Tensor, layer: int) -> Tensor:
         """What attention adds at every position: (members, batch, length, width)."""
         block = f"blocks.{layer}.attention"
-        inputs = self._inputs() if layer == 0 else self._norm(x, f"blocks.{layer}.norm1")
-        stored = self._value_inputs() if layer == 0 else inputs
+        if layer == 0:
+            _, inputs, stored = self.vocabulary.read()
+        else:
+            inputs = stored = self._norm(x, f"blocks.{layer}.norm1")
 
         def projected(name: str, inputs: Tensor = inputs) -> Tensor:  # (members, batch, heads, length, head dimension)
             found = self._linear(inputs, f"{block}.{name}")
@@ -146,9 +170,10 @@ class Ensemble:
         return functional.embedding(index, table.reshape(-1, width))
 
     def _short(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        weights = self.attention(tokens, rows)
-        x = self._stream(rows % self.settings.length)
-        x = x + self._drop(self._retrieved(weights, self._context(tokens, rows)))
+        tables = self.vocabulary.forward()
+        weights = self._attention(tables.scores, tokens, rows)
+        x = self._stream(tables.stream, rows % self.settings.length)
+        x = x + self._drop(self._retrieved(tables.stored, weights, self._context(tokens, rows)))
         return self._linear(self._norm(self._thought(x, 0), "norm"), "head")
 
     def _context(self, tokens: Tensor, rows: Tensor) -> Tensor:
@@ -160,50 +185,29 @@ class Ensemble:
         self, tokens: Int[Tensor, "members batch length"], rows: Int[Tensor, "members rows"]
     ) -> Float[Tensor, "members heads rows length"]:
         """Attention weights alpha of masked rows (depth 1): the scores looked up, and their softmax."""
-        length, table = self.settings.length, self.score_table()
-        context = self._context(tokens, rows) * length + torch.arange(length)
-        place = (rows % length)[..., None] * (letters.TOKENS * length) + context
-        place = place[:, None].expand(-1, table.shape[1], -1, -1)
-        return table.flatten(2).gather(2, place.flatten(2)).view(place.shape).softmax(-1)
+        return self._attention(self.vocabulary.forward().scores, tokens, rows)
+
+    def _attention(self, scores: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        length, absolute = self.settings.length, self.settings.absolute
+        place = descent.places(length, absolute)[rows % length]
+        place = place + self._context(tokens, rows) * descent.stride(length, absolute)
+        place = place[:, None].expand(-1, scores.shape[1], -1, -1)
+        return scores.gather(2, place.flatten(2)).view(place.shape).softmax(-1)
 
     def score_table(self) -> Float[Tensor, "members heads length tokens length"]:
         """Score from a mask at i to token v at j; at depth 1 no other token matters."""
-        length = self.settings.length
-        keys = self._heads(self._linear(self._inputs(), "blocks.0.attention.key"))
-        keys = self.encoding.turned(keys.expand(-1, -1, -1, length, -1))
-        queries = self.encoding.turned(self.mask_query().expand(-1, -1, length, -1))
-        queries = queries / math.sqrt(keys.shape[-1])
-        table = (queries @ keys.flatten(2, 3).mT).unflatten(-1, keys.shape[2:4])
-        bias = self.encoding.bias(self.weights.get("position"))
-        return table if bias is None else table + bias.unsqueeze(-2)
+        length, absolute = self.settings.length, self.settings.absolute
+        place = descent.places(length, absolute)[:, None]
+        place = place + torch.arange(letters.TOKENS)[:, None] * descent.stride(length, absolute)
+        return self.vocabulary.forward().scores[:, :, place]
 
     def mask_query(self) -> Float[Tensor, "members heads place head_dim"]:
         """The mask's query, before the encoding turns it; one a position only under an absolute encoding."""
-        mask = self._inputs()[:, letters.MASK :]
-        return self._heads(self._linear(mask, "blocks.0.attention.query"))[:, :, 0]
+        self.vocabulary.read()
+        return self.vocabulary.query()
 
-    def _embedded(self) -> Tensor:
-        """The residual stream that each token (and position) starts with: (members, tokens, 1 or length, width)."""
-        x = self.weights["embedding"][:, :, None]
-        added = self.encoding.added(self.weights.get("position"))
-        return x if added is None else x + (added if added.dim() == 2 else added[:, None])
-
-    def _inputs(self) -> Tensor:
-        """What the first attention layer sees of it."""
-        return self._norm(self._embedded(), "blocks.0.norm1")
-
-    def _value_inputs(self) -> Tensor:
-        """The same as values see it: (members, tokens, 1 or length, width)."""
-        if self.settings.values == "natural":
-            return self._inputs()
-        x = self.weights["embedding"][:, :, None]
-        if self.settings.values == "laden":
-            x = x + self.weights["blocks.0.attention.value_position"][:, None]
-        return self._norm(x, "blocks.0.norm1")
-
-    def _retrieved(self, weights: Tensor, context: Tensor) -> Tensor:
+    def _retrieved(self, stored: Tensor, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""
-        stored = self._stored()  # (members, heads, tokens, 1 or length, width)
         members, heads, rows, length = weights.shape
         tokens = context[:, None].expand(-1, heads, -1, -1)
         if stored.shape[3] == 1:
@@ -217,23 +221,11 @@ class Ensemble:
         )
         return mixed.view(members, heads, rows, -1).sum(1)
 
-    def _stored(self) -> Tensor:
-        """W_O W_V applied to the vocabulary, head by head."""
-        values = self._heads(self._linear(self._value_inputs(), "blocks.0.attention.value"))
-        output = self.weights["blocks.0.attention.output.weight"]  # (members, width, heads * head dimension)
-        output = output.unflatten(-1, (self.settings.heads, -1)).permute(0, 2, 3, 1)
-        return (values.flatten(2, 3) @ output).unflatten(2, values.shape[2:4])
-
-    def _stream(self, position: Tensor) -> Tensor:
+    def _stream(self, mask: Tensor, position: Tensor) -> Tensor:
         """The residual stream at a mask before the block: (members, rows or 1, width)."""
-        mask = self._embedded()[:, letters.MASK]
         if mask.shape[1] == 1:
             return mask
         return mask.gather(1, position[..., None].expand(-1, -1, mask.shape[-1]))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(members, tokens, positions, width) to (members, heads, tokens, positions, head dimension)."""
-        return x.unflatten(-1, (self.settings.heads, -1)).permute(0, 3, 1, 2, 4)
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
@@ -257,3 +249,30 @@ class Ensemble:
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.settings.dropout, self.training)
+
+
+class _ByHand:
+    """`Ensemble.descend` for masked models of depth 1 without dropout."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
+        views = lambda flat: {name: flat[..., part].view(*flat.shape[:-1], *shape)
+                              for name, part, shape in ensemble.layout()}
+        weights, self.slopes = views(ensemble.flat), views(self.gradient)
+        self.vocabulary = Vocabulary(self.settings, weights)
+        self.members = [tuple({name: view[member] for name, view in one.items() if not name.startswith(THROUGH)}
+                              for one in (weights, self.slopes)) for member in range(len(ensemble))]
+        self.descent = descent.Descent(self.settings.length, self.settings.absolute)
+
+    @torch.no_grad()
+    def __call__(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
+        tables = self.vocabulary.forward()
+        slopes = Tables(*(torch.empty_like(table) for table in tables))
+        losses = [
+            self.descent(descent.merge(one, batch), Tables(*table), weights, Tables(*slope), gradient)
+            for one, table, slope, (weights, gradient)
+            in zip(asked, zip(*tables, strict=True), zip(*slopes, strict=True), self.members, strict=True)
+        ]
+        for name, slope in self.vocabulary.backward(slopes).items():
+            self.slopes[name].copy_(slope)
+        return torch.stack(losses), self.gradient

@@ -15,6 +15,7 @@ placeholder may always come first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def sequences(
     check_length(length)
     letter = draw.integers(LETTERS, size=count)
     # the pair of positions by its rank among length * (length - 1) / 2, so that all are equally likely
-    first, second = np.triu_indices(length, 1)
+    first, second = _pairs(length)
     rank = draw.integers(len(first), size=count)
     first, second = first[rank], second[rank]
     if reversed_share:
@@ -71,6 +72,12 @@ def sequences(
     rows = np.arange(count)
     tokens[rows, first], tokens[rows, second] = letter, letter + LETTERS
     return tokens
+
+
+@functools.lru_cache
+def _pairs(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and second position of every pair."""
+    return np.triu_indices(length, 1)
 
 
 @dataclasses.dataclass(frozen=True)

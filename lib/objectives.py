@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -119,8 +120,10 @@ def binomial_distribution(length: int) -> np.ndarray:
 
 def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:
     """For each row a subset of that many positions, all such subsets equally likely."""
-    rank = draw.random((len(counts), length)).argsort(1).argsort(1)
-    return rank < counts[:, None]
+    drawn = draw.random((len(counts), length))
+    smallest = np.sort(drawn, axis=1)  # masked are the counts[i] smallest of row i
+    limit = np.where(counts > 0, smallest[np.arange(len(counts)), counts - 1], -1.0)
+    return drawn <= limit[:, None]
 
 
 def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> Asked:
@@ -142,7 +145,7 @@ def autoregressive(tokens: Tokens) -> Asked:
 # Loss -----------------------------------------------------------------------------------------------------
 
 
-def stack(batches: list[Asked]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def stack(batches: Sequence[Asked]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One batch a member as tensors (members, ...): tokens, rows, targets, weights.
 
     Where members are asked at different numbers of rows, short ones repeat a row at weight zero.

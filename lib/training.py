@@ -87,6 +87,7 @@ class Trainer:
         self.average = self.ensemble.flat.clone()
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
                   for _ in range(columns.start, columns.stop)]
+        self._count = torch.zeros(())
         self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
@@ -101,6 +102,10 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The questions of a step: tokens, rows, targets, weights, each with a leading axis over members."""
+        return objectives.stack(self.asked(step))
+
+    def asked(self, step: int) -> list[objectives.Asked]:
+        """The same member by member."""
         recipe = self.recipe
         spread = objectives.quantiles(recipe.batch, generator(SHARED, step))
         asked = []
@@ -110,33 +115,30 @@ class Trainer:
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
             )
-        return objectives.stack(asked)
+        return asked
 
     def advance(self) -> Float[Tensor, " members"]:
         """One step of AdamW for every member; returns the losses before it, nats a sequence."""
-        tokens, rows, targets, weights = self.batch(self.step)
         if self.settings.dropout:
             torch.manual_seed(int(generator(SHARED, self.step).integers(2**62)))
         self.ensemble.training = True
-        losses = objectives.losses(self.ensemble.logits(tokens, rows), targets, weights, self.recipe.batch)
-        gradient = self.ensemble.gradient(losses)
+        losses, gradient = self.ensemble.descend(self.asked(self.step), self.recipe.batch)
         self._update(gradient)
         self.step += 1
-        return losses.detach()
+        return losses
 
     @torch.no_grad()
     def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
         recipe, count = self.recipe, self.step + 1
-        norm = gradient.norm(dim=1, keepdim=True)
-        gradient *= (recipe.clip / (norm + 1e-6)).clamp(max=1)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        gradient *= (recipe.clip / (norm + 1e-6)).clamp_(max=1)
         rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
-        self.first.lerp_(gradient, 1 - BETAS[0])
-        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        size = (self.second / (1 - BETAS[1] ** count)).sqrt_().add_(TINY)
         weights = self.ensemble.flat
         if recipe.weight_decay:
             weights.mul_(1 - rate * self._decayed)
-        weights.addcdiv_(self.first, size, value=-rate / (1 - BETAS[0] ** count))
+        torch._fused_adamw_(  # torch.optim.AdamW's own single pass, without its bookkeeping
+            [weights], [gradient], [self.first], [self.second], [], [self._count.fill_(count)], lr=rate,
+            beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=TINY, amsgrad=False, maximize=False)
         # the average catches up quickly at first, as RADD's does
         self.average.lerp_(weights, 1 - min(recipe.ema, count / (9 + count)))
 

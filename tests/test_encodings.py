@@ -127,6 +127,33 @@ def test_each_encoding_acts_only_where_its_kind_allows(name):
     assert (one.bias(weight) is not None) == (name in ("alibi", "alibi_directional", "t5"))
 
 
+@pytest.mark.parametrize("name", [name for name in ENCODINGS if not ENCODINGS[name].absolute])
+def test_a_relative_score_is_a_function_of_the_offset(name):
+    one, (q, k) = encoding(name, 5, 8, 2), torch.randn(2, 3, 2, 1, 4)
+    weight = None if one.weight_shape is None else torch.randn(3, *one.weight_shape)
+    scores = one.turned(q.expand(-1, -1, 5, -1)) @ one.turned(k.expand(-1, -1, 5, -1)).mT
+    by_offset = (one.met(q) @ k.mT)[..., 0]
+    if (bias := one.bias(weight)) is not None:
+        scores, by_offset = scores + bias, by_offset + one.bias_by_offset(weight)
+    for i in range(5):
+        for j in range(5):
+            assert torch.allclose(scores[:, :, i, j], by_offset[:, :, j - i + 4], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_gradients_by_hand_are_the_adjoints(name):
+    one, q = encoding(name, 5, 8, 2), torch.randn(3, 2, 1, 4)
+    g = torch.randn(3, 2, 9, 4)
+    assert torch.allclose((one.met(q) * g).sum(), (q * one.met_backward(g)).sum(), atol=1e-4)
+    if name == "t5":
+        weight = torch.randn(3, *one.weight_shape)
+        along = (one.bias_by_offset(weight) * g[..., 0]).sum()
+        assert torch.allclose(along, (weight * one.bias_backward(g[..., 0])).sum(), atol=1e-4)
+    else:
+        with pytest.raises(TypeError, match="nothing of its bias is learned"):
+            one.bias_backward(g[..., 0])
+
+
 def test_what_an_encoding_cannot_serve_is_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown encoding 'rotary'; one of rope, alibi, .*none"):
         encoding("rotary", 5, 8)

@@ -1,9 +1,13 @@
 """Members of an ensemble against plain models: logits, gradients, attention."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from lib import letters
+from lib import letters, objectives
 from lib.ensemble import Ensemble
 from lib.transformer import Settings
 
@@ -51,6 +55,47 @@ def test_logits_and_gradients_are_the_plain_models(settings):
         assert (gradient[index] - expected).norm() < 1e-5 * expected.norm()
 
 
+def asked(settings, members=3, batch=30, seed=0):
+    """Questions with repetitions, some of weight zero."""
+    found = []
+    for member in range(members):
+        draw = np.random.default_rng((seed, member))
+        tokens = letters.sequences(batch, settings.length, draw)
+        name = "autoregressive" if settings.causal else "masked_diffusion"
+        one = objectives.ask(name, tokens, draw, objectives.quantiles(batch, draw))
+        found.append(dataclasses.replace(one, weights=np.where(draw.random(len(one.rows)) < 0.2, 0.0, one.weights)))
+    return found
+
+
+@pytest.mark.parametrize("settings", [*CASES, {"mlp": False}, {"encoding": "alibi", "depth": 2, "heads": 2}], ids=str)
+def test_loss_and_gradient_of_a_step_are_the_plain_models(settings):
+    made = ensemble(**{"length": 4, **settings})
+    questions = asked(made.settings)
+    for _ in range(2):  # the second time in memory used before
+        losses, gradient = made.descend(questions, 30)
+    for index, one in enumerate(questions):
+        plain = made.member(index)
+        tokens, rows, targets, weights = (torch.from_numpy(part) for part in dataclasses.astuple(one))
+        each = functional.cross_entropy(plain(tokens, rows=rows).logits, targets, reduction="none")
+        loss = (each * weights.float()).sum() / 30
+        loss.backward()
+        expected = torch.cat([weight.grad.reshape(-1) for weight in plain.parameters()])
+        assert float(losses[index]) == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert (gradient[index] - expected).norm() < 1e-5 * expected.norm()
+        for name, columns, _ in made.layout():  # weight by weight, where a small one could hide
+            off = (gradient[index, columns] - expected[columns]).norm()
+            assert off < 1e-4 * expected[columns].norm() + 1e-6 * expected.norm(), name
+
+
+def test_a_step_with_dropout_differs_from_one_without():
+    made = ensemble(dropout=0.3)
+    questions = asked(made.settings)
+    made.training = True
+    torch.manual_seed(0)
+    first, second = (made.descend(questions, 30)[0].clone() for _ in range(2))
+    assert not torch.allclose(first, second)
+
+
 @pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
 def test_attention_and_scores_are_what_the_plain_model_uses(encoding):
     made = ensemble(encoding=encoding, heads=2)
@@ -95,6 +140,9 @@ def test_a_question_at_a_visible_token_is_refused():
     tokens.view(3, -1)[0, rows[0, 0]] = 5
     with pytest.raises(ValueError, match="asked at masked positions only"):
         made.logits(tokens, rows)
+    visible = objectives.Asked(*(part[0].numpy() for part in (tokens, rows, rows % 53)), np.ones(rows.shape[1]))
+    with pytest.raises(ValueError, match="asked at masked positions only"):
+        made.descend([visible] * 3, 5)
 
 
 def test_a_buffer_of_another_size_is_refused():

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional
 
+from lib import kernels
 from lib.kernels import gelu_mlp
 
 torch.set_num_threads(1)
@@ -29,3 +30,37 @@ def test_value_and_gradient_are_autograds():
     for left, right in zip(torch.autograd.grad(found, ours, signal), torch.autograd.grad(expected, theirs, signal),
                            strict=True):
         assert torch.allclose(left, right, atol=1e-10)
+
+
+def test_the_loss_and_its_gradient_are_autograds_where_a_row_carries_several_answers():
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, generator=draw, requires_grad=True)
+    which, targets = torch.tensor([0, 2, 2, 3, 3, 2]), torch.tensor([5, 1, 1, 0, 4, 3])
+    weights = torch.rand(6, generator=draw)
+    expected = (functional.cross_entropy(logits[which], targets, reduction="none") * weights).sum()
+    (slope,) = torch.autograd.grad(expected, logits)
+    loss, gradient = kernels.cross_entropy(logits.detach(), which, targets, weights)
+    assert torch.allclose(loss, expected) and torch.allclose(gradient, slope, atol=1e-6)
+    assert (gradient[1] == 0).all()  # nobody's answer
+
+
+def test_a_layer_norms_gradient_is_autograds():
+    draw = torch.Generator().manual_seed(0)
+    x, weight, g = (torch.randn(*shape, generator=draw) for shape in ((5, 8), (8,), (5, 8)))
+    inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    expected = functional.layer_norm(inputs[0], (8,), inputs[1])
+    slopes = torch.autograd.grad(expected, inputs, g)
+    out, *statistics = kernels.norm_forward(x, weight)
+    g_weight = torch.empty_like(weight)
+    assert torch.allclose(out, expected, atol=1e-6)
+    assert torch.allclose(kernels.norm_backward(g, x, tuple(statistics), weight, g_weight), slopes[0], atol=1e-5)
+    assert torch.allclose(g_weight, slopes[1], atol=1e-5)
+    assert kernels.norm_forward(x, None)[0] is x and kernels.norm_backward(g, x, (), None, None) is g
+
+
+def test_buffers_keep_their_memory_and_grow():
+    held, like = kernels.Buffers(), torch.empty(0)
+    first = held("x", like, 4, 5)
+    assert held("x", like, 2, 3).data_ptr() == first.data_ptr() != held("y", like, 4, 5).data_ptr()
+    assert held("x", like, 40, 5).shape == (40, 5)
+    assert held("x", like.double(), 2, 2).dtype == torch.float64

@@ -1,0 +1,57 @@
+"""Equal questions are asked once: nothing that the loss depends on may change."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import descent, letters, objectives
+from lib.objectives import Asked
+
+
+def asked(length, batch, seed):
+    draw = np.random.default_rng(seed)
+    tokens = letters.sequences(batch, length, draw)
+    found = objectives.stratified(tokens, draw, objectives.quantiles(batch, draw))
+    weights = np.where(draw.random(len(found.rows)) < 0.3, 0.0, found.weights)
+    weights[0] = 1.0
+    return Asked(found.tokens, found.rows, found.targets, weights)
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(2, 6), batch=st.integers(1, 60), seed=st.integers(0, 999))
+def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, batch, seed):
+    before = asked(length, batch, seed)
+    after = descent.merge(before, batch)
+    questions = [(bytes(after.tokens[row // length].tolist()), row % length) for row in after.rows.tolist()]
+    assert len(set(questions)) == len(questions)
+    answers = zip(after.which.tolist(), after.targets.tolist(), after.weights.tolist(), strict=True)
+    found = [(questions[which], target, pytest.approx(weight, rel=1e-6)) for which, target, weight in answers]
+    expected = [((bytes(before.tokens[row // length].tolist()), row % length), target, weight / batch)
+                for row, target, weight in zip(before.rows.tolist(), before.targets.tolist(), before.weights.tolist(),
+                                               strict=True) if weight]
+    assert len(found) == len(expected)
+    assert all(ours == theirs for ours, theirs in zip(found, expected, strict=True))
+    assert set(after.which.tolist()) == set(range(len(questions)))  # and none without an answer
+
+
+def test_merging_saves_rows_at_the_papers_shortest_length():
+    whole = asked(10, 120, 0)
+    assert len(descent.merge(whole).rows) < 0.9 * np.count_nonzero(whole.weights)
+
+
+def test_an_empty_question_is_refused():
+    some = asked(4, 3, 0)
+    nothing = Asked(some.tokens, some.rows, some.targets, np.zeros(len(some.rows)))
+    with pytest.raises(ValueError, match="batch: not a single position is asked for"):
+        descent.merge(nothing)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_places_and_strides_meet_every_entry_of_the_table(absolute):
+    length = 4
+    tokens = torch.arange(letters.TOKENS)[:, None, None] * descent.stride(length, absolute)
+    found = (descent.places(length, absolute) + tokens).unique()
+    size = letters.TOKENS * (length * length if absolute else 2 * length - 1)
+    assert torch.equal(found, torch.arange(size))
