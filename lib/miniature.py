@@ -5,7 +5,8 @@
 
 Pretraining is `lib.pretraining`; all that follows is the code for the published models: `lib.reversal_run.run`
 (`lib.finetuning`, `lib.decoding`) and `lib.probes`. A pretrained model is kept under ``--work`` and shared by the
-cells that start from it. A run that is interrupted goes on from its checkpoint; one that is done is left alone.
+cells that start from it (``--work none`` keeps nothing). A run that is interrupted goes on from its checkpoint; one
+that is done is left alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,7 +195,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[Cell, Path, Path]:
     for field in dataclasses.fields(Cell):
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, type=type(field.default))
     parser.add_argument("--out", type=Path, required=True, help="the result (JSON); its checkpoint goes beside it")
-    parser.add_argument("--work", type=Path, default=_WORK, help="folder of pretrained models")
+    parser.add_argument("--work", type=Path, default=_WORK, help="folder of pretrained models; none to keep nothing")
     options = parser.parse_args(argv)
     try:
         cell = Cell(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)})
@@ -236,7 +238,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one cell and write its result, unless it is there."""
     cell, out, work = _arguments(argv)
     try:
-        record(cell, out, work)
+        if work != Path("none"):
+            record(cell, out, work)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                record(cell, out, Path(folder))
     except ValueError as error:
         sys.exit(f"{Path(__file__).stem}: {error}")
 

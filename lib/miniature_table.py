@@ -42,9 +42,10 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
     yield from (Cell("llada", **change) for change in ({}, *changes))
     yield from (Cell(name) for name in ("llama", "dream", "qwen2"))
     for seed in range(1, seeds):
-        yield from (Cell("llada", seed=seed, **change) for change in ({}, *changes[: 3 if seed in few else 1]))
+        yield from (Cell("llada", seed=seed, **change) for change in ({}, changes[0])[: 2 if seed in few else 1])
         yield Cell("llama", seed=seed)
     yield from (Cell("llada", seed=seed, orders="one") for seed in few[1:])
+    yield from (Cell("llada", seed=seed, **change) for seed in few[1:] for change in changes[1:3])
     yield from (Cell(name, seed=seed) for seed in few[1:] for name in ("dream", "qwen2"))
     yield Cell("qwen3_5")
     yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama"))
@@ -52,7 +53,7 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
     yield from (Cell(name, dataset=dataset) for dataset in ("trex", "d2p", "p2d") for name in ("llada", "llama"))
     yield from (Cell("llada", seed=seed, **pair) for seed in few for pair in _PAIRS)
     yield from (Cell(name, seed=seed) for seed in range(len(few), seeds) for name in ("dream", "qwen2"))
-    yield from (Cell("llada", seed=seed, **change) for seed in range(len(few), seeds) for change in changes[1:])
+    yield from (Cell("llada", seed=seed, **change) for seed in range(len(few), seeds) for change in changes)
     yield from (Cell("llama", seed=seed, **change) for seed in few[1:] for change in changes)
     yield from (Cell(name, dataset=dataset, seed=seed) for dataset in ("trex", "d2p", "p2d") for seed in few[1:]
                 for name in ("llada", "llama"))
