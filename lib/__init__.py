@@ -22,6 +22,7 @@ Language models (Sec. 6)
     worlds, relations, prompts       facts, and how they are asked
     architectures, checkpoints, tiny_checkpoints, signatures    models without remote code, and the probes on them
     finetuning, decoding, reversal_run    forward-only fine-tuning, samplers, one cell of Table 7
+    miniature_world, pretraining, miniature, miniature_table    the same with small models, pretrained here
 
 The record
     claims, statements         the ledger and how it is shown
