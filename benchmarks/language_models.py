@@ -6,13 +6,15 @@
 Writes a checkpoint of LLaDA's layout with random weights, loads it as a published one would be, takes the three
 signatures, decodes, and fine-tunes with adapters; one result goes to ``<out>/<device>.json`` (out: ``$OUT`` where
 set, else results/scale). Peaks are multiples of the weights in memory: bytes allocated on a CUDA device, resident
-memory above what the process had before on the CPU (Linux). For comparison the gradient cosine is taken at a smaller
+memory above what the process had before on the CPU (Linux). Seconds are those of the clock on a CUDA device; on the
+CPU those of one thread, which other work does not lengthen. For comparison the gradient cosine is taken at a smaller
 size in both ways, by hooks and from two stored gradients. Exits with 1 if the hooks' peak reaches LIMIT.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import os
@@ -38,6 +40,7 @@ SHAPES = {
     "300m": Size(width=1024, layers=16, heads=16, key_heads=16, mlp=2816, tokens=32064),
     "tiny": Size(width=64, layers=2, heads=4, key_heads=4, mlp=192, tokens=1024),
 }
+_RECORDED = ("shape", "control", "dtype", "batch", "steps", "length")
 LIMIT = 1.3  # of the gradient cosine's peak, in weights
 
 
@@ -45,7 +48,8 @@ class Meter:
     """Seconds and peak memory of one call after another, above what was in use at the start."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.start = device, 0
+        self.device = device
+        self.clock = time.perf_counter if device.type == "cuda" else time.process_time
         self.start = self._now()
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, float, int]:
@@ -56,11 +60,11 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
         else:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        clock = time.perf_counter()
+        start = self.clock()
         result = work()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - clock
+        seconds = self.clock() - start
         peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else _status("VmHWM")
         return result, seconds, peak - self.start
 
@@ -125,7 +129,7 @@ def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], 
     adapted = finetuning.adapt(model, protocol)
     times: list[float] = []
     _, _, peak = meter(lambda: finetuning.finetune(
-        adapted, tokenizer, examples, protocol, watch=lambda step, loss: times.append(time.perf_counter())))
+        adapted, tokenizer, examples, protocol, watch=lambda step, loss: times.append(meter.clock())))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
     tokens = sum(len(sentence.ids) for sentence in finetuning.sentences(examples, tokenizer)) / (steps + 1)
     found |= {"lora_step_seconds": seconds, "lora_tokens_per_second": tokens / seconds, "lora_peak": peak / weights}
@@ -139,7 +143,7 @@ def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, f
     pair = [prompts.batch([prompt], device) for prompt in signatures.encoded_pair(data, data.facts[0], tokenizer)]
     cosines = []
     for name, each in (("hooks", probes.gradient_cosine), ("stored", probes.cosine_by_autograd)):
-        cosine, _, peak = meter(lambda each=each: each(model, *pair))
+        cosine, _, peak = meter(functools.partial(each, model, *pair))
         cosines.append(cosine.cosine)
         found[f"control_{name}_peak"] = peak / _bytes(model)
     difference = abs(cosines[0] - cosines[1])
@@ -176,16 +180,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in (("batch", 8 if cuda else 4), ("steps", 3), ("length", 32 if cuda else 8)):
         command.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
     given = command.parse_args(argv)
+    if given.device == "cpu":
+        torch.set_num_threads(1)
     run = provenance.Run()
     found = measure(given)
     name = re.sub(r"\W+", "_", provenance.device().lower())
     provenance.save(
         given.out / f"{name}.json", experiment="scale", seeds=[0], curves={}, run=run,
-        parameters={"architecture": "llada", "size": found["parameters"], "threads": torch.get_num_threads(),
-                    **{key: getattr(given, key) for key in ("shape", "control", "dtype", "batch", "steps", "length")}},
+        parameters={"architecture": "llada", "size": found["parameters"],
+                    "clock": "one thread" if given.device == "cpu" else "wall",
+                    **{key: getattr(given, key) for key in _RECORDED}},
         metrics={key: [value] for key, value in found.items()})
-    for key, value in found.items():
-        print(f"{key:26s}{value:14.4g}")
+    for key, number in found.items():
+        print(f"{key:26s}{number:14.4g}")
     if found["cosine_peak"] >= LIMIT:
         sys.exit(f"cosine_peak: {found['cosine_peak']:.2f} weights, more than {LIMIT}")
 

@@ -99,7 +99,7 @@ def shaped(
     special = _write_tokenizer(folder, architecture, worlds.world(40).sentences(), 512)
     config = config_fields(architecture, size, special) | {"torch_dtype": str(dtype).removeprefix("torch.")}
     _write_json(folder / "config.json", config)
-    placed = {}
+    placed: dict[str, str] = {}
     for number, shapes in enumerate(_shards(_shapes(architecture, config), shard // dtype.itemsize)):
         file = f"model-{number:05d}.safetensors"
         draw = torch.Generator().manual_seed(seed + number)

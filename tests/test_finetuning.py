@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from lib.processes import Processes
 from lib.relations import Example, Fact
 
 torch.set_num_threads(1)
+PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data"
 DATA = relations.dataset("p2c", relations.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
 
 
@@ -263,6 +266,20 @@ def test_text_to_replay_is_read_from_a_file_or_generated_apart(tmp_path):
         reversal_run.replayed(tmp_path / "text", 0)
 
 
+def test_passes_add_up_to_the_batch(folders):
+    """Two passes of one sentence against one pass of two, equally long: the same step."""
+    after = []
+    for batch, accumulation in ((2, 1), (1, 2)):
+        model, tokenizer = checkpoints.load(folders["llama"])
+        own = [Sentence(row.ids[:7], 2) for row in finetuning.sentences(DATA.train, tokenizer)]
+        protocol = Protocol(rank=0, batch=batch, accumulation=accumulation, warmup=0)
+        run = finetuning._Run(model, tokenizer, protocol, own, [])
+        run.advance(0)
+        after.append((run.losses[0], model.lm_head.weight.detach().clone()))
+    assert after[0][0] == pytest.approx(after[1][0], rel=1e-6)
+    assert torch.allclose(after[0][1], after[1][1], atol=1e-6)
+
+
 # Several processes -------------------------------------------------------------------------------------------
 
 CELL = ["--data", "generated", "--facts", "2", "--epochs", "6", "--batch", "2", "--accumulation", "3", "--warmup", "0",
@@ -353,6 +370,29 @@ def test_one_cell_from_the_command_line(tmp_path, capsys):
     assert len(result["curves"]["probability_reverse"]) == len(result["curves"]["step"])
     assert (tmp_path / "cell" / "adapter_model.safetensors").exists() and not list(tmp_path.glob("*.safetensors"))
     assert "forward_accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", ["generated", "published"])
+def test_three_hundred_rows_of_parent_child_from_end_to_end(tmp_path, monkeypatch, data):
+    if data == "published" and not PUBLISHED.exists():
+        pytest.skip("needs the published files, which are not distributed")
+    for path in PUBLISHED.rglob("*.*"):
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.setenv("REVERSAL_CURSE_CACHE", str(tmp_path))
+    folder = checkpoints.tiny(tmp_path / "model", "llada", width=16, heads=2)
+    output = tmp_path / "cell.json"
+    reversal_run.main(["--model", str(folder), "--data", data, "--facts", "300", "--epochs", "1", "--batch", "30",
+                       "--rank", "2", "--masking", "any", "--replay", "0.5", "--evaluated", "40",
+                       "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert result["parameters"]["facts"] == 300 and result["parameters"]["data"] == data
+    assert len(result["curves"]["loss"]) == 20  # half of each batch is replayed
+    assert result["curves"]["step"][-1] == 20 and len(result["curves"]["probability_forward"]) >= 10
+    assert all(0 <= value[0] <= 100 for value in result["metrics"].values())
+    trained = reversal_run.dataset_of("p2c", data, 300, 0)
+    assert len(trained.train) == 300 and len(trained.reverse) < 300  # some children have two parents here
+    if data == "published":
+        assert any(len(example.answers) == 2 for example in trained.reverse)
 
 
 def test_a_world_can_be_trained_on(folders):
