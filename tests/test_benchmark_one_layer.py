@@ -13,7 +13,7 @@ def test_it_prints_one_line_a_comparison(monkeypatch, capsys, tmp_path):
     one_layer.main()
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "radd skipped (no --radd DIR)"
-    assert [line.split()[0] for line in lines] == ["plain", "floor", "seeds"]
+    assert [line.split()[0] for line in lines] == ["plain", "floor", "floor_merged", "seeds"]
     for line in lines:
         ratio, low, high = map(float, line.split()[1:])
         assert 0 < low <= ratio <= high
