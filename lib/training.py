@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -65,12 +66,12 @@ class Recipe:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)!r}")
         for field in ("learning_rate", "clip"):
-            if not getattr(self, field) > 0:
+            if not getattr(self, field) > 0 or (field == "learning_rate" and math.isinf(self.learning_rate)):
                 raise ValueError(f"{field} must be positive, not {getattr(self, field)!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), not {self.ema!r}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative, and finite, not {self.weight_decay!r}")
 
 
 class Trainer:
@@ -166,6 +167,8 @@ def experiment(
 ) -> dict[str, Any]:
     """Train, measure, and record at ``out``; resumes from the checkpoint of an interrupted run.
 
+    A result that is there already stays until the new one is whole, and is then replaced.
+
     :param points: how many measurements along training, the one before it not counted; `POINTS` where not said
     :param kept: folder for the weights at each of them, see `lib.snapshots`
     :return: the result, as `provenance.load` reads it
@@ -173,6 +176,11 @@ def experiment(
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
+    if points is not None and points < 1:
+        raise ValueError(f"points must be at least 1, not {points!r}: the end is measured in any case")
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a folder; name the JSON file to write")
+    out.parent.mkdir(parents=True, exist_ok=True)
     run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
     start = trainer.averaged()
     parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
@@ -293,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = Recipe(**own(Recipe))
         experiment(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
                    given["snapshots"])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         command.error(str(error))
 
 

@@ -168,6 +168,17 @@ def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path, monkeypatc
     (["--steps", "0"], "steps must be at least 1"),
     (["--seeds", "1", "1"], "seeds must be different"),
     (["--profile", "slow"], "'quick', 'full'"),
+    (["--heads", "3"], "width 64 must be a multiple of heads 3"),
+    (["--width", "6", "--heads", "2"], "rope: the head dimension width / heads must be even, not 6 / 2"),
+    (["--values", "free"], "values 'free': under encoding 'rope' values are free of position anyway"),
+    (["--values", "fixed"], "'natural', 'free', 'laden'"),
+    (["--draws", "t_dce", "--objective", "fixed_rate"], "draws 't_dce' belongs to masked_diffusion"),
+    (["--learning-rate", "nan"], "learning_rate must be positive"),
+    (["--learning-rate", "inf"], "learning_rate must be positive"),
+    (["--weight-decay", "nan"], "weight_decay must not be negative"),
+    (["--ema", "1"], "ema must lie in [0, 1)"),
+    (["--points", "0"], "points must be at least 1"),
+    (["--seeds", "-1"], "seeds must be different non-negative integers"),
     (["--depht", "2"], "unrecognized arguments: --depht"),
 ])
 def test_the_command_line_refuses_by_name(arguments, message, capsys, tmp_path):
@@ -175,6 +186,33 @@ def test_the_command_line_refuses_by_name(arguments, message, capsys, tmp_path):
         training.main([*arguments, "--out", str(tmp_path / "x.json")])
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_refuses_what_it_cannot_write_or_resume(tmp_path, capsys, monkeypatch):
+    def refused(out, *more):
+        with pytest.raises(SystemExit) as stopped:
+            training.main(["--length", "4", "--width", "8", "--steps", "9", "--batch", "16", "--seeds", "0", *more,
+                           "--out", str(out)])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    assert f"out: {tmp_path} is a folder; name the JSON file" in refused(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    assert "file" in refused(tmp_path / "file" / "x.json") and (tmp_path / "file").read_text() == "kept"
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    out = tmp_path / "one.json"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(provenance, "save", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        training.main(["--length", "4", "--width", "8", "--steps", "9", "--batch", "16", "--seeds", "0",
+                       "--out", str(out)])
+    checkpoint = training.checkpoint_path(out)
+    whole = checkpoint.read_bytes()
+    message = refused(out, "--encoding", "alibi")
+    assert f"{checkpoint}: a checkpoint of another run (encoding 'rope' there, 'alibi' here)" in message
+    for cut in (0, 100, len(whole) // 2, len(whole) - 1):
+        checkpoint.write_bytes(whole[:cut])
+        assert f"{checkpoint}: not a whole checkpoint" in refused(out)
+        assert len(checkpoint.read_bytes()) == cut and not out.exists()
 
 
 def test_measured_steps_begin_at_zero_and_end_at_the_end():
