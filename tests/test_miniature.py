@@ -1,9 +1,6 @@
 """One small cell end to end: its path, its record, its interruption; cosines against stored gradients."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -119,17 +116,19 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(tmp_path, work, monkeypa
     assert miniature.run(cell, work, checkpoint=checkpoint) == whole
 
 
-def test_from_the_command_line(tmp_path, work):
+def test_from_the_command_line(tmp_path, work, capsys):
     out = tmp_path / "cell.json"
-    command = [sys.executable, "-m", "lib.miniature", "--work", str(work), "--out", str(out)]
-    small = ["--steps", "4", "--facts", "4", "--held", "3", "--epochs", "2", "--seed", "1"]
-    refused = subprocess.run([*command, "--masking", "some"], capture_output=True, text=True)
-    assert refused.returncode == 2 and "masking must be one of response, any" in refused.stderr
-    done = subprocess.run([*command, *small], capture_output=True, text=True)
-    assert done.returncode == 0 and "forward_accuracy" in done.stdout
-    result = provenance.load(out)
-    assert result["experiment"] == "miniature" and result["provenance"]["commit"]
-    assert json.loads(out.read_text())["parameters"]["dataset"] == "p2c"
+    small = ["--steps", "4", "--facts", "4", "--held", "3", "--epochs", "1", "--seed", "1", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        miniature.main([*small, "--masking", "some"])
+    assert "masking must be one of response, any" in capsys.readouterr().err and not out.exists()
+    kept = sorted(work.iterdir())
+    miniature.main([*small, "--work", "none"])
+    said = capsys.readouterr()
+    assert "pretraining: step 4 of 4" in said.err and "cell forward_accuracy" in said.out
+    assert provenance.load(out)["provenance"]["commit"] and sorted(work.iterdir()) == kept
+    with pytest.raises(SystemExit, match="holds epochs=1, not 2"):
+        miniature.main([*small, "--epochs", "2", "--work", str(work)])
 
 
 # The table ---------------------------------------------------------------------------------------------------
