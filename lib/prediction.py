@@ -12,8 +12,8 @@ positions p < q < r, with ``.`` for placeholders in between:
 
 The *additive rule* carries one effect over to the other side: showing a placeholder instead of the second mask changes
 the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter. `fit`
-then calibrates: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
-others (`held_out`) against predicting the mean.
+tries to do better: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
+others. `held_out` tests either against predicting the mean of the other runs.
 """
 
 from __future__ import annotations
@@ -144,6 +144,11 @@ def fit(cells: Sequence[Mapping[str, Any]], names: Sequence[str], ridge: float =
     return Rule(tuple(names), centre, scale, float(beta[0]), beta[1:])
 
 
+def additive(cells: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, " cells"]:
+    """Reverse accuracy by the additive rule: the percentage of questions whose added margins are positive."""
+    return np.array([float(cell["additive_share"]) for cell in cells])
+
+
 def _matrix(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Float[np.ndarray, "cells features"]:
     for name in names:
         if name not in cells[0]:
@@ -171,9 +176,10 @@ class Tested:
         return float(np.abs(self.baseline - self.reverse).mean())
 
 
-def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str]) -> Tested:
+def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | None) -> Tested:
     """Leave out all cells with one value of ``by``, fit on the rest, predict them; for every value in turn.
 
+    :param names: the features to fit on; None for the additive rule, which is not fitted at all
     :raises ValueError: if all cells agree in ``by``: nothing would be left to fit on
     """
     groups = sorted({cell[by] for cell in cells})
@@ -183,7 +189,7 @@ def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str]) 
     for group in groups:
         others, left_out = ([cell for cell in cells if (cell[by] == group) is same] for same in (False, True))
         mean = float(np.mean([cell["reverse"] for cell in others]))
-        predicted = fit(others, names).predict(left_out)
+        predicted = additive(left_out) if names is None else fit(others, names).predict(left_out)
         tested += [(cell["reverse"], value, mean, group) for cell, value in zip(left_out, predicted, strict=True)]
     reverse, predicted_all, baseline, group_of = zip(*tested, strict=True)
     return Tested(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))

@@ -50,6 +50,14 @@ def test_nothing_of_the_left_out_group_is_seen():
     assert (one.predicted[~left] != two.predicted[~left]).any()
 
 
+def test_the_additive_rule_is_tested_without_being_fitted():
+    cells = [cell | {"additive_share": cell["reverse"] + 3} for cell in synthetic(60)]
+    tested = prediction.held_out(cells, "length", None)
+    assert tested.error == pytest.approx(3) and sorted(tested.predicted - 3) == pytest.approx(sorted(tested.reverse))
+    fitted = prediction.held_out(cells, "length", ["a"])
+    assert tested.baseline_error == fitted.baseline_error > 10
+
+
 def test_extreme_shares_stay_finite():
     cells = [{"a": float(x), "reverse": 100.0 * (x > 0)} for x in np.linspace(-1, 1, 20)]
     rule = prediction.fit(cells, ["a"])
