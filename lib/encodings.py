@@ -106,32 +106,24 @@ class Rope(Encoding):
         if width // heads % 2:
             raise ValueError(f"rope: the head dimension width / heads must be even, not {width} / {heads}")
         angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width // heads))
-        self._cos, self._sin = angles.cos().float(), angles.sin().float()
-        there = torch.complex(self._cos, self._sin)
-        self._towards = torch.cat((there.flip(0), there[1:].conj()))  # planes of R(-offset) as complex numbers
+        self._planes = torch.complex(angles.cos().float(), angles.sin().float())  # R(p), a complex number a plane
+        self._towards = torch.cat((self._planes.flip(0), self._planes[1:].conj()))  # R(-offset)
 
     def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
-        cos, sin = (table.to(x.dtype) for table in (self._cos, self._sin))
-        first, second = x[..., 0::2], x[..., 1::2]
-        return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+        return _rotated(x, self._planes)
 
     def met(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
         # q^T R(offset) k = (R(-offset) q)^T k, and -offset falls from length - 1
-        return _planes(_complex(q) * self._towards.to(_complex(q).dtype))
+        return _rotated(q, self._towards)
 
     def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
-        turned_back = _complex(g) * self._towards.conj().to(_complex(g).dtype)
-        return _planes(turned_back.sum(-2, keepdim=True))
+        return _rotated(g, self._towards.conj()).sum(-2, keepdim=True)
 
 
-def _complex(x: Tensor) -> Tensor:
-    """Neighbouring coordinates as one complex number a plane."""
-    return torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
-
-
-def _planes(x: Tensor) -> Tensor:
-    """The inverse of `_complex`."""
-    return torch.view_as_real(x).flatten(-2)
+def _rotated(x: Tensor, planes: Tensor) -> Tensor:
+    """Neighbouring coordinates of ``x``, as one complex number, times that of their plane."""
+    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * planes.to(pairs.dtype)).flatten(-2)
 
 
 class Alibi(Encoding):

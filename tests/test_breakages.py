@@ -22,8 +22,8 @@ BREAKAGES = {
     ),
     "RoPE rotation with one sign flipped": (
         "lib/encodings.py",
-        "torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)",
-        "torch.stack((first * cos + second * sin, first * sin + second * cos), dim=-1)",
+        "self._planes = torch.complex(angles.cos().float(), angles.sin().float())",
+        "self._planes = torch.complex(angles.cos().float(), -angles.sin().float())",
         "test_encodings.py",
     ),
     "storage untied from what is stored: values carry their position": (
