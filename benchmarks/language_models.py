@@ -14,9 +14,11 @@ size in both ways, by hooks and from two stored gradients. Exits with 1 if the h
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import functools
 import gc
 import itertools
+import multiprocessing
 import os
 import re
 import statistics
@@ -137,6 +139,8 @@ def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], 
 
 def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """The gradient cosine by hooks and from two stored gradients: peaks, and how far the cosines lie apart."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     meter, found = Meter(device), {}
     model, tokenizer = loaded(shape, dtype, meter, {})
     data = worlds.world(4).p2c
@@ -163,7 +167,9 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
         print("  ".join(f"{name} {value:.3g}" for name, value in list(found.items())[-6:]), file=sys.stderr, flush=True)
     del model
     gc.collect()
-    return found | compare(given.control, dtype, device)
+    # in a process of its own: memory that this one gave back but kept would hide the peak
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return found | fresh.submit(compare, given.control, dtype, device).result()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -74,6 +74,29 @@ def test_both_profiles_plan_the_whole_sweep(tmp_path, profile):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_cluster_is_asked_for_one_gpu_a_cell(tmp_path, monkeypatch):
+    """With commands of SLURM's names that only write down how they are called."""
+    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip("needs snakemake-executor-plugin-slurm")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sinfo", "squeue", "sacct", "sshare", "scancel", "sacctmgr"):
+        (tools / name).write_text("#!/bin/sh\nexit 0\n")
+    (tools / "sbatch").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho "no such partition" >&2\nexit 1\n')
+    for path in tools.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    code, said = snakemake(tmp_path, "slurm", "--default-resources", "slurm_account=a", "slurm_partition=p",
+                           models=["llada"], datasets=["p2c", "trex"], seeds=[0])
+    assert code != 0 and "llada_p2c_any_0" in said and "llada_trex_any_0" in said
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 2  # the first refusal does not keep the second cell from being asked for
+    for call in calls:
+        assert all(f" {option} " in call for option in (
+            "--gpus=1", "-A a", "-p p", "-t 1440", "--mem 64000", "--cpus-per-task=4", f"-D {tmp_path}"))
+        assert "'seeds=[0]'" in call
+
+
 def test_a_setting_that_does_not_exist_stops_the_sweep_with_those_that_do(tmp_path):
     code, said = snakemake(tmp_path, "local", "-n", dataset=["p2c"])
     assert code != 0 and "no setting 'dataset'; it has models, datasets" in said
