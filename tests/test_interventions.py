@@ -66,6 +66,8 @@ def test_the_random_control_drops_as_many_of_every_weight(seed):
     assert (gone[0] != gone[1]).any() and (plain.targets[gone[1]] == letters.PLACEHOLDER).all()
     again = batch("drop_random", seed)[1]
     assert (again.weights == chance.weights).all()
+    second_half = chance.rows[gone[1]] > COUNT * LENGTH / 2  # from all over the batch
+    assert 0.35 < second_half.mean() < 0.65
 
 
 def test_the_random_control_spares_no_kind_of_placeholder():
