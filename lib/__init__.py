@@ -21,7 +21,7 @@ Language models (Sec. 6)
     probes, gradients_by_hooks, factors, attention_routes    the three signatures, one interface for all models
     worlds, relations, prompts       facts, and how they are asked
     architectures, checkpoints, tiny_checkpoints, signatures    models without remote code, and the probes on them
-    finetuning, decoding, reversal_run    forward-only fine-tuning, samplers, one cell of Table 7
+    processes, finetuning, decoding, reversal_run, sweep    forward-only fine-tuning, samplers, Table 7 cell by cell
     miniature_world, pretraining, miniature, miniature_table    the same with small models, pretrained here
 
 The record
