@@ -41,14 +41,17 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
     changes = [CONDITIONS[name] for name in ("response", "no replay", "adapters", "one order")]
     yield from (Cell("llada", **change) for change in ({}, *changes))
     yield from (Cell(name) for name in ("llama", "dream", "qwen2"))
-    for seed in range(1, seeds):
-        yield from (Cell("llada", seed=seed, **change) for change in ({}, changes[0])[: 2 if seed in few else 1])
+    for seed in few[1:]:
+        yield from (Cell("llada", seed=seed, **change) for change in ({}, changes[0]))
         yield Cell("llama", seed=seed)
+    yield from (Cell("llada", seed=seed) for seed in range(len(few), seeds - 1))
+    yield from (Cell("llada", seed=seed, **change) for change in changes[1:3] for seed in few[1:])
+    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama"))
+    yield from (Cell("llama", seed=seed) for seed in range(len(few), seeds - 1))
+    yield from (Cell(name, seed=seed) for seed in range(max(len(few), seeds - 1), seeds) for name in ("llada", "llama"))
     yield from (Cell("llada", seed=seed, orders="one") for seed in few[1:])
-    yield from (Cell("llada", seed=seed, **change) for seed in few[1:] for change in changes[1:3])
     yield from (Cell(name, seed=seed) for seed in few[1:] for name in ("dream", "qwen2"))
     yield Cell("qwen3_5")
-    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama"))
     yield from (Cell("llama", **change) for change in changes)
     yield from (Cell(name, dataset=dataset) for dataset in ("trex", "d2p", "p2d") for name in ("llada", "llama"))
     yield from (Cell("llada", seed=seed, **pair) for seed in few for pair in _PAIRS)
