@@ -201,7 +201,7 @@ def _at_step(step: int) -> Callable[[Mapping[str, Any], int], int | None]:
 STOPS: dict[str, Callable[[Mapping[str, Any], int], int | None]] = {
     "the end of the run": lambda curves, member: len(curves["steps"]) - 1,
     "about 1,000 steps": _at_step(1000),
-    "about 3,000 steps": _at_step(3000),
+    "about 1,800 steps": _at_step(1800),
     "first point with forward at least 96 %": _first_learned,
     "least training loss": _least_loss,
     "best reverse accuracy (looks at the answer)": _best_reverse,
