@@ -59,7 +59,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         objectives.check_objective(self.objective, self.draws)
-        interventions.check(self.intervention)
+        interventions.check(self.intervention, self.objective)
         if not 0 <= self.reversed_share <= 1:
             raise ValueError(f"reversed_share must lie in [0, 1], not {self.reversed_share!r}")
         for field in ("steps", "batch", "warmup"):

@@ -132,6 +132,8 @@ def test_every_intervention_trains(name, objective):
 def test_an_unknown_intervention_and_a_causal_model_are_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown intervention 'drop_all'; one of none, drop_right_of_capital"):
         interventions.check("drop_all")
+    with pytest.raises(ValueError, match="objective 'autoregressive' has none"):
+        Recipe(objective="autoregressive", intervention="one_mask")
     tokens = letters.sequences(4, 5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="objective 'autoregressive' has none"):
         interventions.ask("one_mask", "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
