@@ -235,14 +235,16 @@ def _checked(result: dict[str, Any], cell: Cell, path: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one cell and write its result, unless it is there."""
+    """Run one cell and write its result; where work is kept, a result that is there already stays."""
     cell, out, work = _arguments(argv)
     try:
         if work != Path("none"):
             record(cell, out, work)
-        else:
+        else:  # nothing is kept, so what an earlier call wrote is made anew
             with tempfile.TemporaryDirectory() as folder:
-                record(cell, out, Path(folder))
+                made = Path(folder) / out.name
+                record(cell, made, Path(folder))
+                provenance.write_json(out, provenance.load(made))
     except ValueError as error:
         sys.exit(f"{Path(__file__).stem}: {error}")
 
