@@ -93,7 +93,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str],
 def _how_to_fetch(source: str | os.PathLike[str]) -> str:
     if Path(source).is_dir():
         return "copy the checkpoint here again"
-    return f'`hf download {source} --include "*.json" "*.txt" "*.safetensors"`'
+    return f'`hf download {source} --include "*.json" --include "*.txt" --include "*.safetensors"`'
 
 
 def _metadata(source: str | os.PathLike[str], revision: str | None) -> Path:

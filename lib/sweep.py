@@ -109,17 +109,30 @@ def command(chosen: Mapping[str, Any], cell: Cell, output: str) -> str:
 Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
-def found(folder: Path | None = None) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Recorded results of real models on published data, by dataset and model.
+def found(
+    folder: Path | None = None, masking: str = DEFAULTS["masking"]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Recorded results of one protocol, real models on published data, by dataset and model.
 
     :param folder: that holds ``language_models/``; the recorded results where not given
+    :param masking: what fine-tuning masked: ``any`` token or the ``response`` alone; runs of the other are left out
     """
     there: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in provenance.results("language_models", folder or provenance.RECORDED):
         run = result["parameters"]
-        if run["data"] == "published" and not run["model"].startswith("tiny:"):
+        if _belongs(run, masking):
             there.setdefault((run["dataset"], run["architecture"]), []).append(result)
     return there
+
+
+def _belongs(run: Mapping[str, Any], masking: str) -> bool:
+    """Is this a run of Table 7: a real model, published data, and masks drawn as the sweep's cells draw them?"""
+    from lib.finetuning import Protocol  # here, so that planning a sweep does not wait for torch
+
+    untold = Protocol()
+    return (run["data"] == "published" and not run["model"].startswith("tiny:") and run["masking"] == masking
+            and run.get("batch", untold.batch) == untold.batch
+            and run.get("accumulation", untold.accumulation) == untold.accumulation)
 
 
 def accuracies(there: Found) -> Float[np.ndarray, "dataset model direction"]:
@@ -157,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lib.sweep", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=provenance.RECORDED,
                         help="that holds language_models/ (the recorded results)")
-    print(table(found(parser.parse_args(argv).folder)))
+    parser.add_argument("--masking", default=DEFAULTS["masking"], choices=("any", "response"),
+                        help="of the runs that are shown (%(default)s)")
+    asked = parser.parse_args(argv)
+    print(table(found(asked.folder, asked.masking)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 
 import httpx
@@ -406,6 +407,19 @@ def test_a_model_that_cannot_be_had_says_what_would_fetch_it(monkeypatch):
         checkpoints.load("meta-llama/Llama-3.1-8B")
     with pytest.raises(FileNotFoundError, match="no such folder, and no hub id"):
         checkpoints.load("./nowhere/at/all")
+
+
+def test_the_command_that_would_fetch_a_model_names_each_pattern(monkeypatch):
+    def offline(patterns):
+        raise httpx.ConnectError("no route")
+
+    hub(monkeypatch, offline)
+    with pytest.raises(FileNotFoundError) as refused:
+        checkpoints.load("GSAI-ML/LLaDA-8B-Base")
+    words = shlex.split(str(refused.value).split("`")[1])
+    assert words[:3] == ["hf", "download", "GSAI-ML/LLaDA-8B-Base"]
+    assert words[3::2] == ["--include"] * 3  # the option takes one pattern; what follows a second is a file's name
+    assert words[4::2] == ["*.json", "*.txt", "*.safetensors"]
 
 
 def test_every_model_type_is_known_once():

@@ -1,5 +1,6 @@
 """The sweep: every cell's command is one that runs, failures stay alone, and the page's table is what is there."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from lib import provenance, reversal_run, sweep
 from lib.architectures import ARCHITECTURES
-from lib.finetuning import MASKING
+from lib.finetuning import MASKING, Protocol
 
 ROOT = Path(__file__).parent.parent
 TINY = {"models": {"broken": "tiny:gpt2", "llada": "tiny:llada", "llama": "tiny:llama"}, "datasets": ["p2c"],
@@ -123,9 +124,12 @@ def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
 # The table ---------------------------------------------------------------------------------------------------
 
 
-def record(folder, model, dataset, seed, forward, reverse, source="GSAI-ML/LLaDA-8B-Instruct", data="published"):
-    provenance.save(folder / "language_models" / f"{model}_{dataset}_any_{seed}.json", experiment="language_models",
-                    parameters={"architecture": model, "model": source, "dataset": dataset, "data": data}, seeds=[seed],
+def record(folder, model, dataset, seed, forward, reverse, source="GSAI-ML/LLaDA-8B-Instruct", data="published",
+           **protocol):
+    run = dataclasses.asdict(Protocol(**{"masking": "any", "seed": seed} | protocol))
+    name = "_".join(map(str, (model, dataset, run["masking"], seed, run["batch"], run["accumulation"])))
+    provenance.save(folder / "language_models" / f"{name}.json", experiment="language_models", seeds=[seed],
+                    parameters={"architecture": model, "model": source, "dataset": dataset, "data": data, **run},
                     metrics={"forward_accuracy": [forward], "reverse_accuracy": [reverse]}, curves={},
                     run=provenance.Run())
 
@@ -144,6 +148,24 @@ def test_the_table_shows_what_is_there_and_the_rest_as_not_run(tmp_path, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert "76.7 / 48.3; 75.0 / 45.0 (2)" in lines[2] and "83.0 / 35.0; 9.0 / 8.0 (1)" in lines[6]
     assert sum(line.count("not run here") for line in lines) == 23
+
+
+def test_runs_of_another_protocol_are_kept_apart(tmp_path, capsys):
+    for seed in range(2):
+        record(tmp_path, "llada", "p2c", seed, 70.0, 40.0)
+    for seed in range(3):
+        record(tmp_path, "llada", "p2c", seed, 90.0, 0.0, masking="response")
+    record(tmp_path, "llada", "p2c", 0, 10.0, 10.0, batch=2, accumulation=4)
+    record(tmp_path, "llada", "p2c", 0, 20.0, 20.0, accumulation=2)
+    record(tmp_path, "llada", "p2c", 0, 30.0, 30.0, batch=4)
+    assert len(list((tmp_path / "language_models").glob("*.json"))) == 8
+    for masking, expected in (("any", [70.0, 40.0]), ("response", [90.0, 0.0])):
+        there = sweep.found(tmp_path, masking)
+        assert {run["parameters"]["masking"] for run in there["p2c", "llada"]} == {masking}
+        assert sweep.accuracies(there)[0, 0].tolist() == expected
+    assert sweep.found(tmp_path) == sweep.found(tmp_path, "any") and len(sweep.found(tmp_path)["p2c", "llada"]) == 2
+    sweep.main([str(tmp_path), "--masking", "response"])
+    assert "90.0 / 0.0 (3)" in capsys.readouterr().out
 
 
 def test_the_printed_table_is_whole():
