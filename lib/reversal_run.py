@@ -5,8 +5,8 @@
 
 ``--model tiny:llada --data generated`` runs the same path on a random model in seconds. A run that is interrupted
 goes on from its checkpoint, which lies beside the output unless ``--work`` names a folder. On several GPUs,
-``accelerate launch --num_processes 4 -m lib.reversal_run --batch 2 --accumulation 4 ...`` takes as many examples a step;
-masks are drawn pass by pass, so it is a run of its own.
+``accelerate launch --num_processes 4 -m lib.reversal_run --batch 2 --accumulation 4 ...`` takes as many examples a
+step; masks are drawn pass by pass, so it is a run of its own.
 """
 
 from __future__ import annotations
