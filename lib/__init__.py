@@ -10,7 +10,7 @@ Theory
 
 One layer (Sec. 5)
     letters                    the task
-    transformer, vocabulary, kernels, descent, ensemble    the model, plain; and many of them trained as one
+    transformer, kernels, vocabulary, descent, ensemble    the model, plain; and many of them trained as one
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
     grafts, decomposition      one query's attention put into another; a logit taken apart
     measurement, training, resume, snapshots    what is measured, the loop, going on after an interruption

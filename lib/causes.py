@@ -20,24 +20,20 @@ Steps and gradients are those of the weights in training; everything else is mea
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from lib import decomposition, first_order, grafts, layers, measurement, provenance, resume, snapshots, training
+from lib import decomposition, first_order, grafts, layers, measurement, provenance, training
 from lib.ensemble import Ensemble
-from lib.training import Recipe, Trainer
+from lib.training import Curves, Recipe, Trainer
 from lib.transformer import Settings
 
 POINTS = 16  # measurements along training, the one before it not counted
 WATCHED = 2  # training steps from each of them on whose effect is predicted
-Curves = dict[str, Any]
 
 
 def experiment(
@@ -54,13 +50,11 @@ def experiment(
     """
     if settings.causal:
         raise ValueError("objective 'autoregressive': the interventions change masked questions")
-    if profile not in training.PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; one of {', '.join(training.PROFILES)}")
+    parameters = training.prepared(settings, recipe, out, profile, points)
     run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
-    parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
-    del parameters["causal"]
-    checkpoint = training.checkpoint_path(out)
-    curves = train(trainer, checkpoint, {**parameters, "seeds": list(seeds), "points": points, "causes": True}, kept)
+    checkpoint, due = training.checkpoint_path(out), training.measured_steps(recipe.steps, points)
+    identity = {**parameters, "seeds": list(seeds), "points": points, "causes": True}
+    curves = training.train(trainer, checkpoint, identity, due, kept, measure=measure, advance=watching(due))
     metrics, more = final(trainer.averaged())
     result = provenance.save(
         out, experiment="beyond", parameters=parameters, seeds=seeds, metrics=metrics, curves=curves | more, run=run
@@ -69,39 +63,18 @@ def experiment(
     return result
 
 
-def train(trainer: Trainer, checkpoint: Path, identity: dict[str, Any], kept: Path | None = None) -> Curves:
-    """Run to the end, measuring; returns the curves."""
-    curves: Curves = {"steps": [], "first_order_steps": []}
-    if checkpoint.exists():
-        tensors, progress = resume.load(checkpoint, identity)
-        trainer.restore(tensors, progress["step"])
-        curves = progress["curves"]
-    due = training.measured_steps(trainer.recipe.steps, identity["points"])
+def watching(due: Sequence[int]) -> Callable[[Trainer, Curves], Tensor | None]:
+    """A step of training, watched (`lib.first_order`) if it is one of the `WATCHED` that begin at a measured point."""
     watched = {step + further for step in due for further in range(WATCHED)}
-    saved = time.monotonic()
-    while True:
-        if trainer.step in due and trainer.step not in curves["steps"]:
-            append(curves, "steps", trainer.step, measure(trainer.averaged()))
-            snapshots.keep(kept, trainer.tensors(), identity, trainer.step)
-            show(trainer, curves)
-        if trainer.step >= trainer.recipe.steps:
-            return curves
-        if trainer.step in watched:
-            step, found = trainer.step, first_order.observed(trainer)
-            append(curves, "first_order_steps", step, {f"first_order_{name}": list(found[name]) for name in found})
-        else:
-            trainer.advance()
-        if time.monotonic() - saved > training.CHECKPOINT_SECONDS:
-            resume.save(checkpoint, trainer.tensors(), identity, {"step": trainer.step, "curves": curves})
-            saved = time.monotonic()
 
+    def advance(trainer: Trainer, curves: Curves) -> Tensor | None:
+        if trainer.step not in watched:
+            return trainer.advance()
+        step, found = trainer.step, first_order.observed(trainer)
+        training.append(curves, "first_order_steps", step, {f"first_order_{name}": found[name] for name in found})
+        return None
 
-def append(curves: Curves, axis: str, step: int, values: dict[str, list[float | None]]) -> None:
-    """One more point of every curve that belongs to ``axis``."""
-    curves[axis].append(step)
-    for name, each in values.items():
-        for run, value in zip(curves.setdefault(name, [[] for _ in each]), each, strict=True):
-            run.append(value)
+    return advance
 
 
 @torch.no_grad()
@@ -141,28 +114,12 @@ def final(models: Ensemble) -> tuple[measurement.Measured, Curves]:
     return metrics, curves
 
 
-def show(trainer: Trainer, curves: Curves) -> None:
-    """One line a measurement."""
-    accuracies = [np.mean([run[-1] for run in curves[f"{way}_accuracy"]]) for way in ("forward", "reverse")]
-    text = "forward {:.1f} %, reverse {:.1f} %".format(*accuracies)
-    name = f"{trainer.settings.encoding} {trainer.recipe.intervention}"
-    print(f"{name}: step {trainer.step}/{trainer.recipe.steps}, {text}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of `lib.training`, with this module's experiment at its end."""
     command = training.parser()
     command.prog, command.description = "python -m lib.causes", __doc__.split("\n")[0]
     command.set_defaults(points=POINTS)
-    given = vars(command.parse_args(arguments))
-    torch.set_num_threads(1)
-    own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
-    try:
-        settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
-        experiment(settings, Recipe(**own(Recipe)), given["seeds"], given["out"], given["profile"], given["points"],
-                   given["snapshots"])
-    except ValueError as error:
-        command.error(str(error))
+    training.obey(command, experiment, arguments)
 
 
 if __name__ == "__main__":

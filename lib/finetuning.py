@@ -142,13 +142,13 @@ def masked_loss(
     time = torch.rand(len(given.ids), generator=draw)
     rate = ((1 - EPSILON) * time + EPSILON)[:, None].expand(given.ids.shape)
     hidden = (torch.rand(given.ids.shape, generator=draw) < rate).to(given.ids.device) & maskable
-    logits = _aligned(model, given.ids.masked_fill(hidden, mask))
+    logits = aligned(model, given.ids.masked_fill(hidden, mask))
     losses = nn.functional.cross_entropy(logits[hidden].float(), given.ids[hidden], reduction="none")
     weights = (1 / rate.to(losses.device) / maskable.sum(1, keepdim=True))[hidden]
     return (losses * weights).sum() / len(given.ids)
 
 
-def _aligned(model: nn.Module, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+def aligned(model: nn.Module, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
     """Logits with row i for position i."""
     logits = model(input_ids=ids).logits
     shift = getattr(model, "config").logits_shift  # noqa: B009
@@ -278,20 +278,14 @@ class _Run:
         """Write weights, both moments, losses and curves so far; the first process does it for all."""
         if not self.processes.first:
             return
-        tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state[weight].items()}
+        tensors = resume.training_state(self.weights, self.optimiser)
         exact = {name: tensor.cpu().float() for name, tensor in tensors.items()}  # bfloat16 fits into float32
         resume.save(path, exact, self.identity(), {"losses": self.losses, "curves": dict(self.curves)})
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of this very run."""
         tensors, progress = resume.load(path, self.identity())
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(tensors[f"weight.{name}"])
-                moments = {key: tensors[f"{key}.{name}"].to(weight) for key in ("exp_avg", "exp_avg_sq")}
-                self.optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
+        resume.restore_training(self.weights, self.optimiser, tensors)
         self.losses = list(progress["losses"])
         for name, values in self.curves.items():
             values[:] = progress.get("curves", {}).get(name, [])

@@ -14,35 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import letters, measurement
+from lib import measurement
 from lib.ensemble import Ensemble
-from lib.transformer import Transformer
-
-
-@torch.no_grad()
-def evidence_scores(model: Transformer) -> list[Float[Tensor, "heads mask letter evidence"]]:
-    """Score from the mask to the capital in every layer, placeholders elsewhere; the diagonal is not defined."""
-    length, heads = model.settings.length, model.settings.heads
-    tables = [torch.full((heads, length, letters.LETTERS, length), torch.nan) for _ in model.layers]
-    for asked in letters.paired_queries(length):
-        rows = torch.arange(len(asked))
-        for table, scores in zip(tables, _heard(model, asked.tokens), strict=True):
-            seen = scores[rows, :, asked.position, asked.evidence]  # (queries, heads)
-            table[:, asked.position, asked.letter, asked.evidence] = seen.T
-    return tables
-
-
-def _heard(model: Transformer, tokens: Tensor) -> list[Tensor]:
-    """Scores of every layer, first to last: (queries, heads, length, length)."""
-    found: list[Tensor] = []
-    listen = lambda module, inputs, scores: found.append(scores)
-    handles = [block.attention.scores.register_forward_hook(listen) for block in model.layers]
-    try:
-        model(tokens, rows=torch.zeros(1, dtype=torch.long))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "members layers"]:
@@ -50,19 +23,8 @@ def score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "mem
 
     :param shift: pair fact f forward with fact f + shift in reverse; anything but 0 is a control
     """
-    found = []
-    for index in range(len(ensemble)):
-        tables = torch.stack(evidence_scores(ensemble.member(index))).double()
-        centred = tables - tables.mean(3, keepdim=True)
-        unit = centred / centred.norm(dim=3, keepdim=True)
-        found.append((_side(unit, 1) * _side(unit, -1).roll(-shift, -1)).sum(-1).mean(1))
-    return torch.stack(found)
-
-
-def _side(unit: Tensor, sign: int) -> Float[Tensor, "layers heads letter"]:
-    """Mean over distances of the mean over placements with that distance, to the right (1) or left (-1)."""
-    distances = range(1, unit.shape[2])
-    return torch.stack([unit.diagonal(sign * each, dim1=2, dim2=4).mean(-1) for each in distances]).mean(0)
+    tables = (measurement.layer_scores(ensemble.member(index)) for index in range(len(ensemble)))
+    return torch.stack([measurement.correlations_by_distance(table, shift).mean((1, 2)) for table in tables])
 
 
 def gradient_cosines(ensemble: Ensemble) -> tuple[Float[Tensor, "members layers"], Float[Tensor, "members layers"]]:

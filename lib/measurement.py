@@ -117,26 +117,33 @@ def evidence_scores(ensemble: Ensemble) -> Float[Tensor, "members heads mask let
     """Score from the mask at each position to each capital at each position, placeholders elsewhere (last layer)."""
     if ensemble.settings.depth == 1 and not ensemble.settings.causal:
         return ensemble.score_table()[:, :, :, letters.LETTERS : 2 * letters.LETTERS]
-    return torch.stack([_listened(ensemble.member(index)) for index in range(len(ensemble))])
+    return torch.stack([layer_scores(ensemble.member(index))[-1] for index in range(len(ensemble))])
 
 
-def _listened(model: Transformer) -> Float[Tensor, "heads mask letter evidence"]:
-    """The same of one model of any depth, by listening to its last layer's scores."""
+@torch.no_grad()
+def layer_scores(model: Transformer) -> Float[Tensor, "layers heads mask letter evidence"]:
+    """The same of every layer of one model, by listening to it; the diagonal, mask upon evidence, is not defined."""
     length, heads = model.settings.length, model.settings.heads
-    table = torch.full((heads, length, letters.LETTERS, length), torch.nan)
-
-    def listen(module: object, inputs: object, scores: Tensor) -> None:
-        rows = torch.arange(len(scores))
-        seen = scores[rows, :, asked.position, asked.evidence]  # (queries, heads)
-        table[:, asked.position, asked.letter, asked.evidence] = seen.T
-
+    tables = torch.full((len(model.layers), heads, length, letters.LETTERS, length), torch.nan)
     for asked in letters.paired_queries(length):
-        handle = model.layers[-1].attention.scores.register_forward_hook(listen)
-        try:
-            model(asked.tokens, rows=torch.zeros(1, dtype=torch.long))
-        finally:
+        rows = torch.arange(len(asked))
+        for table, scores in zip(tables, _heard(model, asked.tokens), strict=True):
+            seen = scores[rows, :, asked.position, asked.evidence]  # (queries, heads)
+            table[:, asked.position, asked.letter, asked.evidence] = seen.T
+    return tables
+
+
+def _heard(model: Transformer, tokens: Tensor) -> list[Tensor]:
+    """Scores of every layer, first to last: (queries, heads, length, length)."""
+    found: list[Tensor] = []
+    listen = lambda module, inputs, scores: found.append(scores)
+    handles = [block.attention.scores.register_forward_hook(listen) for block in model.layers]
+    try:
+        model(tokens, rows=torch.zeros(1, dtype=torch.long))
+    finally:
+        for handle in handles:
             handle.remove()
-    return table
+    return found
 
 
 @torch.no_grad()
@@ -147,7 +154,7 @@ def score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "mem
 
     :param shift: pair fact f forward with fact f + shift in reverse; anything but 0 is a control
     """
-    return _by_distance(evidence_scores(ensemble), shift)
+    return correlations_by_distance(evidence_scores(ensemble), shift)
 
 
 @torch.no_grad()
@@ -156,10 +163,13 @@ def token_score_correlations(ensemble: Ensemble) -> Float[Tensor, "members forwa
 
     Most of this correlation says that letters get higher scores than the placeholder, on either side.
     """
-    return _by_distance(ensemble.score_table()[:, :, :, : letters.CLEAN], 0)
+    return correlations_by_distance(ensemble.score_table()[:, :, :, : letters.CLEAN], 0)
 
 
-def _by_distance(scores: Float[Tensor, "members heads mask item evidence"], shift: int) -> Tensor:
+def correlations_by_distance(
+    scores: Float[Tensor, "members heads mask item evidence"], shift: int = 0
+) -> Float[Tensor, "members forward reverse"]:
+    """Correlation over items of forward and reverse scores, by distances; see `score_correlations`."""
     centred = scores.double() - scores.double().mean(3, keepdim=True)
     unit = centred / centred.norm(dim=3, keepdim=True)  # inner products over items are now correlations
 

@@ -70,13 +70,7 @@ def _world(split: str, size: int, names: Iterator[str]) -> World:
     families = [(next(names), next(names)) for _ in range(size)]  # parent, child
     people = [(next(names), f"the {_WORKS[i % len(_WORKS)]} of {next(names)}") for i in range(size)]
     capitals = [(next(names), next(names)) for _ in range(size)]
-    return World(
-        dataset("p2c", CHILD_OF, [Fact(parent, child) for parent, child in families]),
-        dataset("c2p", PARENT_OF, [Fact(child, parent) for parent, child in families]),
-        dataset("p2d", PERSON_IS, [Fact(person, what) for person, what in people]),
-        dataset("d2p", IS_PERSON, [Fact(what, person) for person, what in people]),
-        dataset("trex", CAPITAL_OF, [Fact(country, city) for country, city in capitals]),
-    )
+    return World.of(families, people, capitals)
 
 
 def told(world: World, orders: str, kinds: tuple[str, ...] = ("p2c", "p2d", "trex")) -> list[Example]:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib import checkpoints, finetuning, miniature_world, probes, resume
+from lib import checkpoints, finetuning, miniature_world, resume
 from lib.architectures import ARCHITECTURES
 from lib.finetuning import Padded, Sentence
 from lib.relations import Example
@@ -101,9 +101,7 @@ def masked_loss(
     model: Any, given: Padded, asked: Bool[Tensor, "batch length"], mask: int
 ) -> Float[Tensor, ""]:
     """Cross-entropy, averaged over the tokens asked for in each row, then over rows."""
-    logits = model(input_ids=given.ids.masked_fill(asked, mask)).logits
-    if probes.logits_shift(model):  # row i - 1 predicts position i
-        logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)
+    logits = finetuning.aligned(model, given.ids.masked_fill(asked, mask))
     losses = nn.functional.cross_entropy(logits[asked], given.ids[asked], reduction="none")
     weights = (1 / asked.sum(1, keepdim=True)).expand(asked.shape)[asked]
     return (losses * weights).sum() / len(asked)
@@ -186,17 +184,11 @@ class _Run:
 
     def store(self, path: Path) -> None:
         """Write weights, both moments and the losses so far."""
-        tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state[weight].items()}
+        tensors = resume.training_state(self.weights, self.optimiser)
         resume.save(path, tensors, self.identity(), {"losses": self.losses})
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of this very run."""
         tensors, progress = resume.load(path, self.identity())
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(tensors[f"weight.{name}"])
-                self.optimiser.state[weight] = {key: tensors[f"{key}.{name}"]
-                                                for key in ("step", "exp_avg", "exp_avg_sq")}
+        resume.restore_training(self.weights, self.optimiser, tensors)
         self.losses = list(progress["losses"])

@@ -24,6 +24,7 @@ from torch import Tensor
 from lib import letters, measurement, objectives, prediction, provenance, snapshots
 from lib.ensemble import Ensemble
 from lib.letters import LETTERS, MASK, PLACEHOLDER, Queries
+from lib.training import append
 from lib.transformer import Settings
 
 Accuracies = dict[str, list[float]]
@@ -162,14 +163,12 @@ def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     settings = Settings(**shape, causal=parameters["objective"] == "autoregressive")
     curves: dict[str, Any] = {"steps": []}
     for snapshot in snapshots.read(folder, settings, {**parameters, "seeds": run["seeds"]}):
-        curves["steps"].append(snapshot.step)
         values = {f"{name}_{way}": each for name, ways in evaluate(snapshot.averaged, snapshot.raw).items()
                   for way, each in ways.items()}
         values["loss"] = training_loss(snapshot.averaged, parameters["objective"])
         values |= prediction.features(snapshot.averaged)
-        for name, each in values.items():
-            for member, value in zip(curves.setdefault(name, [[] for _ in each]), each, strict=True):
-                member.append(round(value, 4))
+        rounded = {name: [round(value, 4) for value in each] for name, each in values.items()}
+        append(curves, "steps", snapshot.step, rounded)
     return curves
 
 

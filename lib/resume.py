@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 _RECORD, _DIGEST = "record", "digest"
 
@@ -39,6 +41,23 @@ def save(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any],
     with open(draft, "rb+") as written:
         os.fsync(written.fileno())
     draft.replace(path)
+
+
+def training_state(weights: Mapping[str, Tensor], optimiser: Optimizer) -> dict[str, Tensor]:
+    """Weights and what an optimiser keeps of each (AdamW: step and both moments), as tensors of a checkpoint."""
+    tensors = {f"weight.{name}": weight.detach() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        tensors |= {f"{key}.{name}": value for key, value in optimiser.state[weight].items()}
+    return tensors
+
+
+@torch.no_grad()
+def restore_training(weights: Mapping[str, Tensor], optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Fill weights and AdamW's state with what `training_state` gave; moments go where their weights are."""
+    for name, weight in weights.items():
+        weight.copy_(tensors[f"weight.{name}"])
+        moments = {key: tensors[f"{key}.{name}"].to(weight) for key in ("exp_avg", "exp_avg_sq")}
+        optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

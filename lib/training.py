@@ -19,7 +19,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ SHARED = 2**63  # the key of draws that all seeds share
 CHECKPOINT_SECONDS = 20.0
 FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
 PROFILES = ("quick", "full")
+Curves = dict[str, Any]  # ``steps``, and name -> [member][point]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,19 +175,12 @@ def experiment(
     :return: the result, as `provenance.load` reads it
     :raises resume.CheckpointError: if the checkpoint beside ``out`` belongs to another run or is damaged
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
-    if points is not None and points < 1:
-        raise ValueError(f"points must be at least 1, not {points!r}: the end is measured in any case")
-    if out.is_dir():
-        raise ValueError(f"out: {out} is a folder; name the JSON file to write")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    points = POINTS if points is None else points
+    parameters = prepared(settings, recipe, out, profile, points)
     run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
     start = trainer.averaged()
-    parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
-    del parameters["causal"]  # the objective says so
-    due = measured_steps(recipe.steps, POINTS if points is None else points)
-    curves = _train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)}, due, kept)
+    due = measured_steps(recipe.steps, points)
+    curves = train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)}, due, kept)
     model = trainer.averaged()
     final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
     if not settings.causal:
@@ -201,16 +195,37 @@ def experiment(
     return result
 
 
+def prepared(settings: Settings, recipe: Recipe, out: Path, profile: str, points: int) -> dict[str, Any]:
+    """The parameters that are recorded of a run, once its folder is there and nothing about it is refused."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
+    if points < 1:
+        raise ValueError(f"points must be at least 1, not {points!r}: the end is measured in any case")
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a folder; name the JSON file to write")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "profile": profile}
+    del parameters["causal"]  # the objective says so
+    return parameters
+
+
 def checkpoint_path(out: Path) -> Path:
     """Where the run that writes ``out`` keeps its checkpoint."""
     return out.with_name(f".{out.name}.checkpoint")
 
 
-def _train(
-    trainer: Trainer, checkpoint: Path, identity: dict[str, Any], due: list[int], kept: Path | None = None
-) -> dict[str, Any]:
-    """Run to the end, measuring; returns the curves: ``steps``, and name -> [member][point]."""
-    curves: dict[str, Any] = {"steps": []}
+def train(
+    trainer: Trainer, checkpoint: Path, identity: dict[str, Any], due: list[int], kept: Path | None = None, *,
+    measure: Callable[[Ensemble], measurement.Measured] = measurement.evaluate,
+    advance: Callable[[Trainer, Curves], Tensor | None] = lambda trainer, curves: trainer.advance(),
+) -> Curves:
+    """Run to the end, measuring, from the checkpoint if there is one; returns the curves.
+
+    :param due: steps after which the averaged models are measured
+    :param measure: what is measured; both accuracies are shown along the way
+    :param advance: takes one step, may add curves of its own, and returns the losses if it knows them
+    """
+    curves: Curves = {"steps": []}
     if checkpoint.exists():
         tensors, progress = resume.load(checkpoint, identity)
         trainer.restore(tensors, progress["step"])
@@ -219,23 +234,22 @@ def _train(
     with _progress(trainer) as bar:
         while True:
             if trainer.step in due and trainer.step not in curves["steps"]:
-                _measure(trainer, curves)
+                append(curves, "steps", trainer.step, measure(trainer.averaged()))
                 snapshots.keep(kept, trainer.tensors(), identity, trainer.step)
                 bar.show(curves)
             if trainer.step >= trainer.recipe.steps:
                 return curves
-            bar.count(trainer.advance())
+            bar.count(advance(trainer, curves))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 resume.save(checkpoint, trainer.tensors(), identity, {"step": trainer.step, "curves": curves})
                 saved = time.monotonic()
 
 
-def _measure(trainer: Trainer, curves: dict[str, Any]) -> None:
-    """Append one measurement of every member to the curves."""
-    curves["steps"].append(trainer.step)
-    for name, values in measurement.evaluate(trainer.averaged()).items():
-        runs = curves.setdefault(name, [[] for _ in values])
-        for run, value in zip(runs, values, strict=True):
+def append(curves: Curves, axis: str, step: int, values: Mapping[str, Sequence[float | None]]) -> None:
+    """One more point, at ``step`` on ``axis``, of every curve that is named; one value a member."""
+    curves.setdefault(axis, []).append(step)
+    for name, each in values.items():
+        for run, value in zip(curves.setdefault(name, [[] for _ in each]), each, strict=True):
             run.append(value)
 
 
@@ -246,17 +260,19 @@ class _Progress:
         self.trainer, self.bar = trainer, bar
         self.loss = float("nan")
 
-    def count(self, losses: Tensor) -> None:
-        self.loss = float(losses.mean())
+    def count(self, losses: Tensor | None) -> None:
+        if losses is not None:
+            self.loss = float(losses.mean())
         self.bar.update()
 
-    def show(self, curves: dict[str, Any]) -> None:
+    def show(self, curves: Curves) -> None:
         means = [np.mean([run[-1] for run in curves[f"{way}_accuracy"]]) for way in ("forward", "reverse")]
         text = f"loss {self.loss:.3f}, forward {means[0]:.1f} %, reverse {means[1]:.1f} %"
         self.bar.set_postfix_str(text)
         if self.bar.disable:
             recipe = self.trainer.recipe
             run = f"{recipe.objective} {self.trainer.settings.encoding}"
+            run += f" {recipe.intervention}" if recipe.intervention != "none" else ""
             print(f"{run}: step {self.trainer.step}/{recipe.steps}, {text}", file=sys.stderr, flush=True)
 
 
@@ -292,15 +308,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; bad values end it with a message that names the option."""
-    command = parser()
+    obey(parser(), experiment, arguments)
+
+
+def obey(command: argparse.ArgumentParser, made: Callable[..., Any], arguments: Sequence[str] | None) -> None:
+    """Make the experiment that the options of `parser` ask for; ``made`` takes what `experiment` takes."""
     given = vars(command.parse_args(arguments))
     torch.set_num_threads(1)
     own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
     try:
         settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
         recipe = Recipe(**own(Recipe))
-        experiment(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
-                   given["snapshots"])
+        made(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
+             given["snapshots"])
     except (ValueError, OSError) as error:
         command.error(str(error))
 

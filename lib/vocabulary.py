@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.encodings import encoding
+from lib.kernels import TINY
 from lib.letters import MASK
 from lib.transformer import Settings
 
-NORM_TINY = 1e-5  # what layer norm adds to the variance
 BLOCK, ATTENTION = "blocks.0", "blocks.0.attention"
 #: the weights that act through the tables
 THROUGH = ("embedding", "position", f"{BLOCK}.norm1", f"{ATTENTION}.")
@@ -158,7 +158,7 @@ class Vocabulary:
     def _norm(self, x: Tensor) -> _Normed:
         if not self.settings.norm:
             return _Normed(x, x, x, ())
-        unit, *statistics = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_TINY)
+        unit, *statistics = torch.native_layer_norm(x, x.shape[-1:], None, None, TINY)
         return _Normed(unit * self.weights[f"{BLOCK}.norm1.weight"][:, None, None], x, unit, tuple(statistics))
 
     def _norm_backward(self, g: Tensor, normed: _Normed, found: dict[str, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from lib.relations import (
     CAPITAL_OF,
@@ -25,6 +25,7 @@ from lib.relations import (
 
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kl", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u")
+Pairs = Sequence[tuple[str, str]]
 _WORKS = ("composer of", "architect of", "first captain of", "author of", "inventor of", "keeper of")
 
 
@@ -37,6 +38,17 @@ class World:
     p2d: Dataset
     d2p: Dataset
     trex: Dataset
+
+    @classmethod
+    def of(cls, families: Pairs, people: Pairs, capitals: Pairs) -> World:
+        """The world of these parents and children, persons and descriptions, countries and capitals."""
+        return cls(
+            dataset("p2c", CHILD_OF, [Fact(parent, child) for parent, child in families]),
+            dataset("c2p", PARENT_OF, [Fact(child, parent) for parent, child in families]),
+            dataset("p2d", PERSON_IS, [Fact(person, what) for person, what in people]),
+            dataset("d2p", IS_PERSON, [Fact(what, person) for person, what in people]),
+            dataset("trex", CAPITAL_OF, [Fact(country, city) for country, city in capitals]),
+        )
 
     def datasets(self) -> tuple[Dataset, ...]:
         """All five, in the order of Table 7."""
@@ -77,17 +89,11 @@ def _world(split: str, size: int, words: Iterator[str]) -> World:
     if size < 1:
         raise ValueError(f"sizes: {split!r} must have at least one fact, not {size}")
     families = [(_name(words), [_name(words) for _ in range(1 + i % 2)]) for i in range(size)]
-    parents = [(child, parent) for child, both in families for parent in both]
+    parents = [(parent, child) for child, both in families for parent in both]
     people = [(_name(words), f"the {work} {_name(words)}")
               for _, work in zip(range(size), itertools.cycle(_WORKS), strict=False)]
     capitals = [(next(words), next(words)) for _ in range(size)]
-    return World(
-        dataset("p2c", CHILD_OF, [Fact(parent, child) for child, parent in parents]),
-        dataset("c2p", PARENT_OF, [Fact(child, parent) for child, parent in parents]),
-        dataset("p2d", PERSON_IS, [Fact(person, what) for person, what in people]),
-        dataset("d2p", IS_PERSON, [Fact(what, person) for person, what in people]),
-        dataset("trex", CAPITAL_OF, [Fact(country, city) for country, city in capitals]),
-    )
+    return World.of(parents, people, capitals)
 
 
 def _name(words: Iterator[str]) -> str:

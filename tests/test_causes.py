@@ -1,6 +1,5 @@
 """The recorded experiment: what it holds, and that an interruption leaves no trace in it."""
 
-import json
 
 import pytest
 
@@ -14,10 +13,6 @@ SMALL = {"length": 3, "width": 8}
 def experiment(out, settings=None, points=3, **recipe):
     recipe = {"steps": 40, "batch": 16, "warmup": 3, **recipe}
     return causes.experiment(Settings(**SMALL, **(settings or {})), Recipe(**recipe), [0, 3], out, points=points)
-
-
-def content(path):
-    return {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
 
 
 def test_a_result_holds_what_the_chapter_reads(tmp_path):
@@ -49,22 +44,12 @@ def test_margins_of_the_parts_add_up_to_the_mean_margin(tmp_path):
     assert len(parts) == 5 and sum(parts) == pytest.approx(float(margin), abs=1e-5)
 
 
-def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch, interrupted, content):
     whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
     experiment(whole)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     for stop in (1, 17, 9):  # interrupted at this step, counted from each start
-        count = iter(range(1000))
-        advance = Trainer.advance
-
-        def failing(self, advance=advance, stop=stop, count=count):
-            if next(count) == stop:
-                raise KeyboardInterrupt
-            return advance(self)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Trainer, "advance", failing)
-            experiment(cut)
+        interrupted(stop, lambda: experiment(cut))
         assert training.checkpoint_path(cut).exists() and not cut.exists()
     experiment(cut)
     assert content(cut) == content(whole)

@@ -1,6 +1,5 @@
 """The loop: its optimiser against torch's, resuming to the last bit, and what it refuses."""
 
-import json
 import os
 import signal
 import subprocess
@@ -89,10 +88,6 @@ def experiment(out, **recipe):
     return training.experiment(settings, Recipe(steps=40, batch=16, warmup=3, **recipe), [0, 3], out)
 
 
-def content(path):
-    return {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
-
-
 def test_a_result_is_recorded_with_the_agreed_words(tmp_path):
     result = experiment(tmp_path / "rope.json")
     assert provenance.load(tmp_path / "rope.json") == result
@@ -106,28 +101,18 @@ def test_a_result_is_recorded_with_the_agreed_words(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["rope.json"]
 
 
-def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch, interrupted, content):
     whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
     experiment(whole)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     for stop in (1, 7, 25):  # interrupted at this step, counted from each start
-        count = iter(range(1000))
-        advance = Trainer.advance
-
-        def failing(self, advance=advance, stop=stop, count=count):
-            if next(count) == stop:
-                raise KeyboardInterrupt
-            return advance(self)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Trainer, "advance", failing)
-            experiment(cut)
+        interrupted(stop, lambda: experiment(cut))
         assert training.checkpoint_path(cut).exists() and not cut.exists()
     experiment(cut)
     assert content(cut) == content(whole)
 
 
-def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path):
+def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path, content):
     out = tmp_path / "killed.json"
     program = "from lib import training; training.CHECKPOINT_SECONDS = 0; training.POINTS = 3; training.main()"
     command = [sys.executable, "-c", program, "--length", "4", "--width", "8", "--steps", "60",
