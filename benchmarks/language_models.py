@@ -188,9 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = command.parse_args(argv)
     if given.device == "cpu":
         torch.set_num_threads(1)
-    run = provenance.Run()
+    run = provenance.Run(given.device)
     found = measure(given)
-    name = re.sub(r"\W+", "_", provenance.device().lower())
+    name = re.sub(r"\W+", "_", run.device.lower())
     provenance.save(
         given.out / f"{name}.json", experiment="scale", seeds=[0], curves={}, run=run,
         parameters={"architecture": "llada", "size": found["parameters"],

@@ -51,7 +51,7 @@ def experiment(
     if settings.causal:
         raise ValueError("objective 'autoregressive': the interventions change masked questions")
     parameters = training.prepared(settings, recipe, out, profile, points)
-    run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
+    run, trainer = provenance.Run(torch.get_default_device()), Trainer(settings, recipe, seeds)
     checkpoint, due = training.checkpoint_path(out), training.measured_steps(recipe.steps, points)
     identity = {**parameters, "seeds": list(seeds), "points": points, "causes": True}
     curves = training.train(trainer, checkpoint, identity, due, kept, measure=measure, advance=watching(due))

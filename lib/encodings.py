@@ -105,7 +105,7 @@ class Rope(Encoding):
         super().__init__(length, width, heads)
         if width // heads % 2:
             raise ValueError(f"rope: the head dimension width / heads must be even, not {width} / {heads}")
-        angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width // heads))
+        angles = torch.arange(length)[:, None] * torch.as_tensor(rope_frequencies(width // heads))
         self._planes = torch.complex(angles.cos().float(), angles.sin().float())  # R(p), a complex number a plane
         self._towards = torch.cat((self._planes.flip(0), self._planes[1:].conj()))  # R(-offset)
 
@@ -206,7 +206,7 @@ class Sinusoidal(Encoding):
         super().__init__(length, width, heads)
         if width % 2:
             raise ValueError(f"sinusoidal: the width must be even, not {width}")
-        angles = torch.arange(length)[:, None] * torch.from_numpy(rope_frequencies(width))
+        angles = torch.arange(length)[:, None] * torch.as_tensor(rope_frequencies(width))
         table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
         self._table = (table / math.sqrt(width)).float()
 

@@ -48,7 +48,7 @@ def batch_gradients(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """Gradient of the coming step's batch: that of placeholders right of a visible capital, and that of the rest."""
     tokens, rows, targets, weights = trainer.batch(trainer.step)
     blocking = torch.stack([
-        torch.from_numpy(interventions.right_of_capital(Asked(*(part.numpy() for part in one))))
+        torch.as_tensor(interventions.right_of_capital(Asked(*(part.cpu().numpy() for part in one))))
         for one in zip(tokens, rows, targets, weights, strict=True)
     ])
     trainer.ensemble.training = False

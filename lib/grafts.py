@@ -103,9 +103,10 @@ def with_evidence(
     own: Heard, asked: Queries, mass: Float[Tensor, "queries heads"], draw: torch.Generator | None = None
 ) -> Heard:
     """Rows that put ``mass`` on the evidence; the rest as it was, or, with ``draw``, spread at random."""
-    rest = own.row if draw is None else torch.empty_like(own.row).exponential_(generator=draw)
     rows = torch.arange(len(asked))
-    rest = rest.clone()
+    rest = own.row.clone()
+    if draw is not None:  # on the CPU: the same numbers everywhere
+        rest.copy_(torch.empty(rest.shape, dtype=rest.dtype, device="cpu").exponential_(generator=draw))
     rest[rows, :, asked.evidence] = 0
     row = rest / rest.sum(-1, keepdim=True) * (1 - mass)[..., None]
     row[rows, :, asked.evidence] = mass
@@ -137,7 +138,7 @@ def trials(model: Transformer, forward: Queries, reverse: Queries, seed: int = 0
         tried["_".join(pair) + "_forward"] = grafted(own, theirs, reverse, pair)
     tried["everything_forward"] = grafted(own, theirs, reverse, ("row", "values", "residual"))
     for name, source in (("forward", theirs), ("reverse", own)):
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator("cpu").manual_seed(seed)
         tried[f"mass_{name}"] = with_evidence(own, reverse, evidence_mass(source, reverse), draw)
     return {name: answers(model, one) for name, one in tried.items()}
 

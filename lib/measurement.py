@@ -191,7 +191,7 @@ def query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals"]:
     if settings.encoding != "rope" or settings.causal:
         raise ValueError(f"query_bound belongs to masked rope models, not to {settings.encoding}")
     squares = ensemble.mask_query()[:, :, 0].unflatten(-1, (-1, 2)).square().sum(-1)  # (members, heads, planes)
-    shares = (squares / squares.sum(-1, keepdim=True)).double().numpy()
+    shares = (squares / squares.sum(-1, keepdim=True)).double().cpu().numpy()
     totals = np.arange(2, 2 * settings.length - 1)
     cosines = np.cos(np.outer(rope_frequencies(settings.width // settings.heads), totals))
     return (shares @ cosines).mean(1)

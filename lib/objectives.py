@@ -161,10 +161,10 @@ def stack(batches: Sequence[Asked]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     weights = [np.concatenate([batch.weights, np.zeros(most - len(batch.rows))]) for batch in batches]
     return (
-        torch.from_numpy(np.stack([batch.tokens for batch in batches])),
-        torch.from_numpy(np.stack([padded(batch.rows) for batch in batches])),
-        torch.from_numpy(np.stack([padded(batch.targets) for batch in batches])),
-        torch.from_numpy(np.stack(weights)).float(),
+        torch.as_tensor(np.stack([batch.tokens for batch in batches])),
+        torch.as_tensor(np.stack([padded(batch.rows) for batch in batches])),
+        torch.as_tensor(np.stack([padded(batch.targets) for batch in batches])),
+        torch.as_tensor(np.stack(weights)).float(),
     )
 
 

@@ -62,7 +62,7 @@ def features(ensemble: Ensemble, samples: int = SAMPLES) -> dict[str, list[float
 def _places(length: int, samples: int) -> tuple[Int[Tensor, " samples"], Int[Tensor, "samples 3"]]:
     draw = np.random.default_rng(length)
     places = np.sort(draw.random((samples, length)).argsort(1)[:, :3], axis=1)
-    return torch.from_numpy(draw.integers(LETTERS, size=samples)), torch.from_numpy(places)
+    return torch.as_tensor(draw.integers(LETTERS, size=samples)), torch.as_tensor(places)
 
 
 #: context -> what stands at p, q, r (d, D, _ or 0) and the places that are asked

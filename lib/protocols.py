@@ -93,7 +93,7 @@ def hidden(asked: Queries, share: float | None, draw: np.random.Generator) -> Qu
     """
     count, length = asked.tokens.shape
     chance = draw.random((count, 1)) if share is None else np.full((count, 1), share)
-    masked = torch.from_numpy(draw.random((count, length)) < chance) & (asked.tokens == PLACEHOLDER)
+    masked = torch.as_tensor(draw.random((count, length)) < chance) & (asked.tokens == PLACEHOLDER)
     return Queries(asked.tokens.masked_fill(masked, MASK), asked.position, asked.evidence, asked.target, asked.letter)
 
 

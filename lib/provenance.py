@@ -35,11 +35,12 @@ def commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def device() -> str:
-    """The processor that tensors live on, in words."""
+def device(where: Any = "cpu") -> str:
+    """A torch device in words: the GPU's name, or the kind of processor."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}"
+    found = torch.device(where)
+    return torch.cuda.get_device_name(found) if found.type == "cuda" else f"CPU {platform.machine()}"
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -60,16 +61,20 @@ def checksum(result: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """The provenance of a run: made when it starts, written down when it ends."""
+    """The provenance of a run: made when it starts, written down when it ends.
 
-    def __init__(self) -> None:
+    :param where: the torch device that it computes on
+    """
+
+    def __init__(self, where: Any = "cpu") -> None:
+        self.device = device(where)
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._clock = time.perf_counter()
 
     def provenance(self) -> dict[str, Any]:
         return {
             "commit": commit(),
-            "device": device(),
+            "device": self.device,
             "versions": versions("torch", "transformers", "peft", "numpy"),
             "seconds": round(time.perf_counter() - self._clock, 2),
             "started": self.started,

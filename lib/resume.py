@@ -33,11 +33,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any],
     :param identity: everything that fixes the run; a run that differs in any of it cannot resume from here
     :param progress: what else the run needs to go on
     """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     record = json.dumps({"identity": dict(identity), "progress": dict(progress)}, sort_keys=True)
     metadata = {_RECORD: record, _DIGEST: _digest(record, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, metadata=metadata)
+    save_file(tensors, draft, metadata=metadata)
     with open(draft, "rb+") as written:
         os.fsync(written.fileno())
     draft.replace(path)

@@ -126,7 +126,7 @@ def replayed(text: Path | None, seed: int, size: int = 100) -> list[Example]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one cell, print its accuracies, and write result and adapters."""
     options = _arguments(argv)
-    clock = provenance.Run()
+    clock = provenance.Run(options.device)
     protocol = Protocol(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Protocol)})
     data = dataset_of(options.dataset, options.data, options.facts, protocol.seed)
     other = replayed(options.text, protocol.seed) if protocol.replay else []

@@ -240,7 +240,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print one line a signature, and write the result where asked."""
     options = _arguments(argv)
-    run = provenance.Run()
+    run = provenance.Run(options.device)
     data = facts_of(options.dataset, options.data, options.facts, options.seed)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:

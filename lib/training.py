@@ -177,7 +177,7 @@ def experiment(
     """
     points = POINTS if points is None else points
     parameters = prepared(settings, recipe, out, profile, points)
-    run, trainer = provenance.Run(), Trainer(settings, recipe, seeds)
+    run, trainer = provenance.Run(torch.get_default_device()), Trainer(settings, recipe, seeds)
     start = trainer.averaged()
     due = measured_steps(recipe.steps, points)
     curves = train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)}, due, kept)
@@ -302,8 +302,24 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--points", type=int, default=POINTS, help=f"measurements along training; default {POINTS}")
     command.add_argument("--snapshots", type=Path, help="folder for the weights at each measurement; default none")
     command.add_argument("--profile", choices=PROFILES, default="quick", help="recorded with the result")
+    command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a CUDA device if there is one")
     command.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     return command
+
+
+def device_named(name: str) -> torch.device:
+    """The device that an option names; entered, it is where new tensors go."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name!r} is none of auto, cpu, cuda, cuda:1, ...")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu works")
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -319,8 +335,9 @@ def obey(command: argparse.ArgumentParser, made: Callable[..., Any], arguments: 
     try:
         settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
         recipe = Recipe(**own(Recipe))
-        made(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
-             given["snapshots"])
+        with device_named(given["device"]):
+            made(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
+                 given["snapshots"])
     except (ValueError, OSError) as error:
         command.error(str(error))
 

@@ -252,21 +252,22 @@ def initialise(model: Transformer, seed: int) -> Transformer:
     """Fill the weights from ``seed``: uniform within one over the root of the fan-in, the unembedding small.
 
     RADD starts the unembedding at zero; here that start is a plateau which some seeds take thousands of steps to
-    leave, so it is normal with standard deviation `HEAD_SCALE` instead.
+    leave, so it is normal with standard deviation `HEAD_SCALE` instead. Drawn on the CPU: the same weights everywhere.
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator("cpu").manual_seed(seed)
     width = model.settings.width
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name == "head.bias" or (name == "position" and not model.settings.absolute):
                 weight.zero_()
             elif name == "head.weight":
-                weight.normal_(0, HEAD_SCALE, generator=draw)
+                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0, HEAD_SCALE, generator=draw))
             elif "norm" in name:
                 weight.fill_(1.0)
             else:
                 fan_in = 4 * width if "mlp.down" in name else width
-                weight.uniform_(-1, 1, generator=draw).mul_(1 / math.sqrt(fan_in))
+                drawn = torch.empty(weight.shape, device="cpu").uniform_(-1, 1, generator=draw)
+                weight.copy_(drawn.mul_(1 / math.sqrt(fan_in)))
     return model
 
 

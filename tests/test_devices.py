@@ -1,0 +1,79 @@
+"""One-layer experiments on another device: everything is made there, and the outcome is the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import Elsewhere, elsewhere
+
+from lib import causes, training
+from lib.training import Recipe, Trainer, device_named
+from lib.transformer import Settings
+
+SMALL = {"length": 6, "width": 16}
+CASES = [{"encoding": name} for name in ("rope", "alibi", "alibi_directional", "learned", "sinusoidal", "t5", "none")]
+CASES += [{"depth": 2}, {"encoding": "learned", "causal": True}, {"values": "laden"}, {"dropout": 0.1, "depth": 2}]
+
+
+def made(experiment: Any, settings: Settings, out: Path) -> dict[str, Any]:
+    objective = "autoregressive" if settings.causal else "masked_diffusion"
+    recipe = Recipe(objective=objective, steps=3, batch=16, warmup=1)
+    return experiment(settings, recipe, [0, 1], out, "quick", 2, out.parent / "kept")
+
+
+def close(a: Any, b: Any) -> bool:
+    return np.allclose(np.array(a, dtype=float), np.array(b, dtype=float), rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_training_and_measuring_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
+    settings = Settings(**SMALL | case)
+    here = made(training.experiment, settings, tmp_path / "here.json")
+    with elsewhere():
+        there = made(training.experiment, settings, tmp_path / "there.json")
+        assert isinstance(Trainer(settings, Recipe(objective=there["parameters"]["objective"]), [0]).ensemble.flat,
+                          Elsewhere)
+    if not case.get("dropout"):  # each device has dropout of its own
+        assert all(close(here["metrics"][name], there["metrics"][name]) for name in here["metrics"])
+    assert json.loads((tmp_path / "there.json").read_text()) == there
+
+
+@pytest.mark.parametrize("case", CASES[:4] + CASES[7:8], ids=str)
+def test_causes_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
+    settings = Settings(**SMALL | case)
+    here = made(causes.experiment, settings, tmp_path / "here.json")
+    with elsewhere():
+        there = made(causes.experiment, settings, tmp_path / "there.json")
+    assert all(close(here["metrics"][name], there["metrics"][name]) for name in here["metrics"])
+
+
+def test_a_checkpoint_goes_from_one_device_to_the_other(tmp_path: Path) -> None:
+    trainer = Trainer(Settings(**SMALL), Recipe(batch=16), [0])
+    trainer.advance()
+    with elsewhere():
+        other = Trainer(Settings(**SMALL), Recipe(batch=16), [0])
+        other.restore(trainer.tensors(), trainer.step)
+        losses = other.advance().cpu()
+    assert losses.tolist() == pytest.approx(trainer.advance().tolist(), rel=1e-5)
+
+
+def test_what_is_made_in_the_wrong_place_is_refused() -> None:
+    with elsewhere():
+        x = torch.ones(3)
+        with pytest.raises(RuntimeError, match="on the CPU meets one elsewhere"):
+            x + torch.ones(3, device="cpu")
+        with pytest.raises(RuntimeError, match="draws numbers elsewhere"):
+            x.normal_(generator=torch.Generator("cpu"))
+        with pytest.raises(RuntimeError):
+            x.numpy()
+        assert (x + 1).cpu().numpy().tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "mps", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"--device '{name}'"):
+        device_named(name)
+    assert device_named("cpu") == torch.device("cpu")
