@@ -50,3 +50,21 @@ def band(axes: Any, x: Any, runs: Any, **line: Any) -> None:
     runs = np.asarray(runs, dtype=float)
     axes.plot(x, runs.mean(0), **line)
     axes.fill_between(x, runs.min(0), runs.max(0), color=line.get("color"), alpha=0.15, linewidth=0)
+
+
+def dots(axes: Any, place: float, values: Any, *, across: bool = False, **line: Any) -> None:
+    """One dot a seed beside ``place`` and a bar at their mean, drawn without joining them; nothing for no value.
+
+    :param across: values run along the horizontal axis, not the vertical one
+    :param line: an entry of `LINES`, or parts of one
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return
+    style = {"markersize": 5, **line, "linestyle": "none", "alpha": 0.8}
+    places = place + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
+    axes.plot(*((values, places) if across else (places, values)), **style)
+    bar = axes.vlines if across else axes.hlines
+    bar(values.mean(), place - 0.18, place + 0.18, color=line.get("color"), linewidth=2)

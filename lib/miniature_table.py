@@ -26,6 +26,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "no replay": {"replay": 0.0},
     "adapters": {"tuning": "lora", "learning_rate": 2e-3},
     "one order": {"orders": "one"},
+    "one order, twice the facts": {"orders": "one", "facts": 480},  # as many sentences as both orders make
 }
 _PAIRS: tuple[dict[str, Any], ...] = (
     {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0},
@@ -51,6 +52,7 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
     yield from (Cell(name, seed=seed) for seed in range(max(len(few), seeds - 1), seeds) for name in ("llada", "llama"))
     yield from (Cell("llada", seed=seed, orders="one") for seed in few[1:])
     yield from (Cell(name, seed=seed) for seed in few[1:] for name in ("dream", "qwen2"))
+    yield from (Cell("llada", seed=seed, **CONDITIONS["one order, twice the facts"]) for seed in range(seeds))
     yield Cell("qwen3_5")
     yield from (Cell("llama", **change) for change in changes)
     yield from (Cell(name, dataset=dataset) for dataset in ("trex", "d2p", "p2d") for name in ("llada", "llama"))
@@ -65,8 +67,9 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
 
 def file_of(cell: Cell) -> str:
     """Name of a cell's result."""
+    told = [f"facts{cell.facts}"] if cell.facts != Cell.facts else []
     words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
-             "replay" if cell.replay else "alone", cell.seed)
+             "replay" if cell.replay else "alone", *told, cell.seed)
     return "_".join(map(str, words)) + ".json"
 
 
