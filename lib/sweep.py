@@ -7,6 +7,7 @@ is there. ``python -m lib.sweep`` prints the table of what is there beside the p
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,23 +117,30 @@ def found(
 
     :param folder: that holds ``language_models/``; the recorded results where not given
     :param masking: what fine-tuning masked: ``any`` token or the ``response`` alone; runs of the other are left out
+    :raises ValueError: if two results are of one cell: a mean over them would count a seed twice
     """
     there: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in provenance.results("language_models", folder or provenance.RECORDED):
         run = result["parameters"]
         if _belongs(run, masking):
-            there.setdefault((run["dataset"], run["architecture"]), []).append(result)
+            same = there.setdefault((run["dataset"], run["architecture"]), [])
+            if any(other["seeds"] == result["seeds"] for other in same):
+                where = (folder or provenance.RECORDED) / "language_models"
+                raise ValueError(f"{where}: two results of {run['dataset']}, {run['architecture']}, seed "
+                                 f"{result['seeds'][0]}; move one away")
+            same.append(result)
     return there
 
 
 def _belongs(run: Mapping[str, Any], masking: str) -> bool:
-    """Is this a run of Table 7: a real model, published data, and masks drawn as the sweep's cells draw them?"""
+    """Is this a run of Table 7: a real model, published data, masks drawn as the sweep's cells draw them, and as many
+    examples a step, in however many passes?"""
     from lib.finetuning import Protocol  # here, so that planning a sweep does not wait for torch
 
-    untold = Protocol()
+    untold = dataclasses.asdict(Protocol())
+    examples = lambda fields: fields["batch"] * fields["accumulation"]
     return (run["data"] == "published" and not run["model"].startswith("tiny:") and run["masking"] == masking
-            and run.get("batch", untold.batch) == untold.batch
-            and run.get("accumulation", untold.accumulation) == untold.accumulation)
+            and examples({**untold, **run}) == examples(untold))
 
 
 def accuracies(there: Found) -> Float[np.ndarray, "dataset model direction"]:

@@ -155,10 +155,8 @@ def test_runs_of_another_protocol_are_kept_apart(tmp_path, capsys):
         record(tmp_path, "llada", "p2c", seed, 70.0, 40.0)
     for seed in range(3):
         record(tmp_path, "llada", "p2c", seed, 90.0, 0.0, masking="response")
-    record(tmp_path, "llada", "p2c", 0, 10.0, 10.0, batch=2, accumulation=4)
     record(tmp_path, "llada", "p2c", 0, 20.0, 20.0, accumulation=2)
     record(tmp_path, "llada", "p2c", 0, 30.0, 30.0, batch=4)
-    assert len(list((tmp_path / "language_models").glob("*.json"))) == 8
     for masking, expected in (("any", [70.0, 40.0]), ("response", [90.0, 0.0])):
         there = sweep.found(tmp_path, masking)
         assert {run["parameters"]["masking"] for run in there["p2c", "llada"]} == {masking}
@@ -166,6 +164,15 @@ def test_runs_of_another_protocol_are_kept_apart(tmp_path, capsys):
     assert sweep.found(tmp_path) == sweep.found(tmp_path, "any") and len(sweep.found(tmp_path)["p2c", "llada"]) == 2
     sweep.main([str(tmp_path), "--masking", "response"])
     assert "90.0 / 0.0 (3)" in capsys.readouterr().out
+
+
+def test_as_many_examples_a_step_in_more_passes_belong_and_a_cell_counts_once(tmp_path):
+    record(tmp_path, "llada", "p2c", 0, 70.0, 40.0)
+    record(tmp_path, "llada", "p2c", 1, 80.0, 50.0, batch=2, accumulation=4)
+    assert sweep.accuracies(sweep.found(tmp_path))[0, 0].tolist() == [75.0, 45.0]
+    record(tmp_path, "llada", "p2c", 0, 10.0, 10.0, batch=1, accumulation=8)
+    with pytest.raises(ValueError, match="language_models: two results of p2c, llada, seed 0; move one away"):
+        sweep.found(tmp_path)
 
 
 def test_the_printed_table_is_whole():
