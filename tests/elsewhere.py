@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
-_TRANSFERS = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+_ATEN = torch.ops.aten
+_TRANSFERS = (_ATEN._to_copy.default, _ATEN.copy_.default)
+_INDEXED = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)  # by indices on the CPU if need be
 
 
 class Elsewhere(torch.Tensor):
@@ -48,13 +50,14 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     there = away if asked is None else torch.device(asked).type == DEVICE.type
     if away and operation not in _TRANSFERS:
+        indices = tree_leaves(args[1]) if operation in _INDEXED and isinstance(args[0], Elsewhere) else []
         for one in tensors:
-            if not isinstance(one, Elsewhere) and one.dim():
+            if not isinstance(one, Elsewhere) and one.dim() and not any(one is index for index in indices):
                 raise RuntimeError(f"{operation}: a tensor of shape {tuple(one.shape)} on the CPU meets one elsewhere")
     if there and kwargs.get("generator") is not None:
         raise RuntimeError(f"{operation}: a generator on the CPU draws numbers elsewhere")
-    if operation is torch.ops.aten._conj.default:  # the lazy kind is not resolved beneath a dispatch mode
-        operation = torch.ops.aten.conj_physical.default
+    if operation is _ATEN._conj.default:  # the lazy kind is not resolved beneath a dispatch mode
+        operation = _ATEN.conj_physical.default
     given = kwargs if asked is None else {**kwargs, "device": torch.device("cpu")}
     found = operation(*tree_map(_held, args), **tree_map(_held, given))
     if found is None or operation._schema.name.endswith("_"):
@@ -72,16 +75,30 @@ class _Operations(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """``tolist`` is not dispatched."""
+    """What is not dispatched: ``tolist``, tensors made of numbers, and lists as indices."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.Tensor.tolist:
             return _held(args[0]).tolist()
-        return function(*args, **(kwargs or {}))
+        if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            target, index, *rest = args
+            made = lambda one: torch.tensor(one) if isinstance(one, list) else one
+            args = (target, tuple(map(made, index)) if isinstance(index, tuple) else made(index), *rest)
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu") == DEVICE:
+            return function(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
+        return function(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """New tensors are made elsewhere."""
-    with _Operations(), DEVICE, _Functions():
+    with machine(), DEVICE:
         yield DEVICE
+
+
+@contextlib.contextmanager
+def machine() -> Iterator[None]:
+    """There is an elsewhere; tensors are made on the CPU all the same."""
+    with _Operations(), _Functions():
+        yield

@@ -1,4 +1,4 @@
-"""One-layer experiments on another device: everything is made there, and the outcome is the same."""
+"""Experiments on another device: everything is made there, and the outcome is the same."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elsewhere import Elsewhere, elsewhere
+from elsewhere import Elsewhere, elsewhere, machine
 
-from lib import causes, training
+from lib import causes, checkpoints, relations, reversal_run, signatures, training
+from lib.finetuning import Protocol
+from lib.relations import Fact
 from lib.training import Recipe, Trainer, device_named
 from lib.transformer import Settings
 
@@ -77,3 +79,31 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"--device '{name}'"):
         device_named(name)
     assert device_named("cpu") == torch.device("cpu")
+
+
+# Language models ----------------------------------------------------------------------------------------------
+
+FACTS = relations.dataset("p2c", relations.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
+
+
+def probed_and_tuned(model: Any, tokenizer: Any) -> dict[str, float]:
+    """The three signatures, then fine-tuning of all weights and of adapters, and answers of both."""
+    found = signatures.summary(signatures.measure(model, tokenizer, FACTS, FACTS.facts))
+    for rank in (0, 4):
+        metrics, curves, _ = reversal_run.run(
+            model, tokenizer, FACTS, Protocol(epochs=1, batch=4, rank=rank), watched=2, evaluated=2)
+        found |= {f"{name}, rank {rank}": value for name, value in metrics.items()}
+        found |= {f"{name}, rank {rank}": values[-1] for name, values in curves.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "llama", "qwen2", "qwen3_5"])
+def test_language_models_are_probed_and_tuned_on_another_device(name: str, tmp_path: Path) -> None:
+    folder = checkpoints.tiny(tmp_path / name, name, width=32, scale=0.1)
+    here = probed_and_tuned(*checkpoints.load(folder))
+    model, tokenizer = checkpoints.load(folder)
+    with machine():
+        model._apply(lambda tensor: Elsewhere(tensor.detach().clone()))
+        model.tie_weights()
+        there = probed_and_tuned(model, tokenizer)
+    assert here == pytest.approx(there, rel=1e-3, abs=1e-6)
