@@ -26,7 +26,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "no replay": {"replay": 0.0},
     "adapters": {"tuning": "lora", "learning_rate": 2e-3},
     "one order": {"orders": "one"},
-    "one order, twice the facts": {"orders": "one", "facts": 480},  # as many sentences as both orders make
+    # as many sentences as both orders make, and each fact told as often
+    "one order, twice the facts": {"orders": "one", "facts": 2 * Cell.facts, "steps": 2 * Cell.steps},
 }
 _PAIRS: tuple[dict[str, Any], ...] = (
     {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0},
@@ -67,7 +68,8 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
 
 def file_of(cell: Cell) -> str:
     """Name of a cell's result."""
-    told = [f"facts{cell.facts}"] if cell.facts != Cell.facts else []
+    told = [f"{name}{value}" for name, value in (("facts", cell.facts), ("steps", cell.steps))
+            if value != getattr(Cell, name)]
     words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
              "replay" if cell.replay else "alone", *told, cell.seed)
     return "_".join(map(str, words)) + ".json"
