@@ -32,6 +32,8 @@ class Merged(NamedTuple):
 
     tokens: Int[Tensor, "sequences length"]
     rows: Int[Tensor, " rows"]  # of the flattened sequences
+    sequence: Int[Tensor, " rows"]  # that each row stands in
+    position: Int[Tensor, " rows"]  # and where
     which: Int[Tensor, " answers"]  # the row that each answer belongs to
     targets: Int[Tensor, " answers"]
     weights: Float[Tensor, " answers"]
@@ -45,19 +47,21 @@ def merge(asked: Asked, batch: int = 1) -> Merged:
     length = asked.tokens.shape[1]
     if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
         raise ValueError("rows: a masked model is asked at masked positions only")
-    spelled = np.ascontiguousarray(asked.tokens, dtype=np.uint8).view(f"V{length}")[:, 0]
-    _, first, same = np.unique(spelled, return_index=True, return_inverse=True)
     counted = np.flatnonzero(asked.weights)
     if not len(counted):
         raise ValueError("batch: not a single position is asked for; take a larger batch")
-    rows = asked.rows[counted]
-    rows = same[rows // length] * length + rows % length
+    spelled = asked.tokens.astype(np.uint8).view(f"V{length}")[:, 0]
+    _, first, same = np.unique(spelled, return_index=True, return_inverse=True)
+    sequence, position = np.divmod(asked.rows[counted], length)
+    question = same[sequence] * length + position
     present = np.zeros(len(first) * length, dtype=bool)
-    present[rows] = True
-    which = present.cumsum()[rows] - 1
-    found = asked.tokens[first], np.flatnonzero(present), which, asked.targets[counted]
-    weights = torch.from_numpy((asked.weights[counted] / batch).astype(np.float32))
-    return Merged(*map(torch.from_numpy, found), weights)  # type: ignore[call-arg]
+    present[question] = True
+    rows = np.flatnonzero(present)
+    order = np.empty(len(present), dtype=np.int64)
+    order[rows] = np.arange(len(rows))
+    found = (asked.tokens[first], rows, *np.divmod(rows, length), order[question], asked.targets[counted],
+             (asked.weights[counted] / batch).astype(np.float32))
+    return Merged(*map(torch.from_numpy, found))
 
 
 def places(length: int, absolute: bool) -> Int[Tensor, "length length"]:
@@ -78,77 +82,74 @@ def stride(length: int, absolute: bool) -> int:
 
 
 class _Rows:
-    """The asked rows of one member: attention forward and backward."""
+    """The asked rows of one member: attention forward and backward, all heads together, one after the other in rows."""
 
     def __init__(self, asked: Merged, tables: Tables, grid: Tensor, absolute: bool, buffers: Buffers) -> None:
         self.asked, self.tables, self.buffers = asked, tables, buffers
-        self.length = asked.tokens.shape[1]
-        self.heads, entries = tables.scores.shape
-        self.position = asked.rows % self.length
-        self.context = asked.tokens.index_select(0, asked.rows // self.length)
-        place = grid.index_select(0, self.position).add_(self.context, alpha=stride(self.length, absolute))
-        self.place = place + entries * torch.arange(self.heads)[:, None, None]  # (heads, rows, length)
+        self.length, self.heads = asked.tokens.shape[1], len(tables.scores)
+        self.context = asked.tokens.index_select(0, asked.sequence)
+        place = grid.index_select(0, asked.position).add_(self.context, alpha=stride(self.length, absolute))
+        self.place = self._by_head(place, tables.scores.shape[1]).view(-1)
+        self.stored = tables.stored.view(-1, tables.stored.shape[3])  # (heads * tokens * places, width)
         self.everywhere = tables.stored.shape[2] == 1  # values are free of position
+
+    def _by_head(self, index: Int[Tensor, "some length"], size: int) -> Int[Tensor, "some heads_length"]:
+        """Where each head finds the same, in heads' tables of that size which follow each other."""
+        if self.heads == 1:
+            return index
+        return (index[:, None] + size * torch.arange(self.heads)[:, None]).flatten(1)
 
     def forward(self) -> Tensor:
         """The residual stream after attention: (rows, width)."""
-        looked_up = self.tables.scores.view(-1).index_select(0, self.place.view(-1))
-        self.weights = torch.softmax(looked_up.view(self.place.shape), -1)
-        stream = self.tables.stream
-        x = stream.index_select(0, self.position) if len(stream) > 1 else stream.expand(len(self.position), -1)
+        looked_up = self.tables.scores.view(-1).index_select(0, self.place)
+        self.weights = torch.softmax(looked_up.view(-1, self.heads, self.length), -1)
+        x = self.tables.stream
+        if len(x) > 1:
+            x = x.index_select(0, self.asked.position)
         mix = self._mass if self.everywhere else self._mixed
-        return mix(x)
+        return mix(x, self.weights.view(len(self.context), -1))
 
     def backward(self, g: Float[Tensor, "rows width"], out: Tables) -> None:
         """Gradient in the tables, given that in the stream after attention."""
         if len(out.stream) > 1:
-            out.stream.zero_().index_add_(0, self.position, g)
+            out.stream.zero_().index_add_(0, self.asked.position, g)
         else:
             torch.sum(g, 0, keepdim=True, out=out.stream)
-        g_weights = (self._mass_backward if self.everywhere else self._mixed_backward)(g, out.stored)
+        undo = self._mass_backward if self.everywhere else self._mixed_backward
+        g_weights = undo(g, out.stored.view(self.stored.shape)).view(self.weights.shape)
         g_scores = torch._softmax_backward_data(g_weights, self.weights, -1, g.dtype)
-        out.scores.zero_().view(-1).index_add_(0, self.place.view(-1), g_scores.view(-1))
+        out.scores.zero_().view(-1).index_add_(0, self.place, g_scores.view(-1))
 
     # Values free of position: attention matters through the mass it puts on each token
 
-    def _mass(self, x: Tensor) -> Tensor:
-        mass = self.buffers("mass", x, self.heads, len(x), TOKENS).zero_()
-        self.tokens = self.context.expand(self.heads, -1, -1)
-        self.mass = mass.scatter_add_(2, self.tokens, self.weights)
-        for share, stored in zip(mass, self.tables.stored, strict=True):
-            x = torch.addmm(x, share, stored[:, 0])
-        return x
+    def _mass(self, x: Tensor, weights: Tensor) -> Tensor:
+        self.tokens = self._by_head(self.context, TOKENS)
+        self.mass = self.buffers("mass", x, len(weights), len(self.stored)).zero_()
+        self.mass.scatter_add_(1, self.tokens, weights)
+        return torch.addmm(x, self.mass, self.stored)
 
     def _mass_backward(self, g: Tensor, out: Tensor) -> Tensor:
-        g_mass = torch.empty_like(self.mass)
-        for share, g_share, stored, g_stored in zip(self.mass, g_mass, self.tables.stored, out, strict=True):
-            torch.mm(share.T, g, out=g_stored[:, 0])
-            torch.mm(g, stored[:, 0].T, out=g_share)
-        return g_mass.gather(2, self.tokens)
+        torch.mm(self.mass.T, g, out=out)
+        return torch.mm(g, self.stored.T).gather(1, self.tokens)
 
     # Values with position: sequence by sequence
 
-    def _mixed(self, x: Tensor) -> Tensor:
+    def _mixed(self, x: Tensor, weights: Tensor) -> Tensor:
         sequences, length = self.asked.tokens.shape
-        full = self.buffers("full", x, self.heads, sequences * length, length).zero_()
-        self.full = full.index_copy_(1, self.asked.rows, self.weights).view(-1, sequences, length, length)
-        self.entry = (self.asked.tokens * length + torch.arange(length)).view(-1)
-        self.values = [stored.flatten(0, 1).index_select(0, self.entry).view(sequences, length, -1)
-                       for stored in self.tables.stored]
-        for share, values in zip(self.full, self.values, strict=True):
-            x = x + torch.bmm(share, values).flatten(0, 1).index_select(0, self.asked.rows)
-        return x
+        full = self.buffers("full", x, sequences * length, weights.shape[1]).zero_()
+        self.full = full.index_copy_(0, self.asked.rows, weights).view(sequences, length, -1)
+        entry = self.asked.tokens * length + torch.arange(length)
+        self.entry = self._by_head(entry, TOKENS * length).view(-1)
+        self.values = self.stored.index_select(0, self.entry).view(sequences, -1, self.stored.shape[1])
+        return x + torch.bmm(self.full, self.values).flatten(0, 1).index_select(0, self.asked.rows)
 
     def _mixed_backward(self, g: Tensor, out: Tensor) -> Tensor:
         sequences, length = self.asked.tokens.shape
         spread = self.buffers("spread", g, sequences * length, g.shape[1]).zero_()
         spread = spread.index_copy_(0, self.asked.rows, g).view(sequences, length, -1)
-        g_full = torch.empty_like(self.full)
-        for share, g_share, values, g_stored in zip(self.full, g_full, self.values, out, strict=True):
-            torch.bmm(spread, values.mT, out=g_share)
-            g_values = torch.bmm(share.mT, spread)
-            g_stored.zero_().flatten(0, 1).index_add_(0, self.entry, g_values.flatten(0, 1))
-        return g_full.flatten(1, 2).index_select(1, self.asked.rows)
+        g_values = torch.bmm(self.full.mT, spread).flatten(0, 1)
+        out.zero_().index_add_(0, self.entry, g_values)
+        return torch.bmm(spread, self.values.mT).flatten(0, 1).index_select(0, self.asked.rows)
 
 
 class Descent:

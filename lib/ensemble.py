@@ -273,6 +273,5 @@ class _ByHand:
             for one, table, slope, (weights, gradient)
             in zip(asked, zip(*tables, strict=True), zip(*slopes, strict=True), self.members, strict=True)
         ]
-        for name, slope in self.vocabulary.backward(slopes).items():
-            self.slopes[name].copy_(slope)
+        self.vocabulary.backward(slopes, self.slopes)
         return torch.stack(losses), self.gradient

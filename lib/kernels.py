@@ -142,9 +142,7 @@ def cross_entropy(
     """Weighted sum of -log p(target) over answers, each to the question in row ``which``; and its gradient in the
     logits. One row may carry several answers."""
     logs = torch.log_softmax(logits, -1)
-    place = which * logits.shape[1] + targets
-    loss = -torch.dot(weights, logs.view(-1).index_select(0, place))
-    total = weights.new_zeros(len(logits)).index_add_(0, which, weights)
-    gradient = logs.exp_().mul_(total[:, None])
-    gradient.view(-1).index_add_(0, place, weights, alpha=-1)
-    return loss, gradient
+    g_logs = torch.zeros_like(logs)
+    g_logs.view(-1).index_add_(0, which * logits.shape[1] + targets, weights, alpha=-1)
+    loss = torch.dot(g_logs.view(-1), logs.view(-1))
+    return loss, torch._log_softmax_backward_data(g_logs, logs, -1, logs.dtype)

@@ -68,10 +68,10 @@ def sequences(
     if reversed_share:
         swap = draw.random(count) < reversed_share
         first, second = np.where(swap, second, first), np.where(swap, first, second)
-    tokens = np.full((count, length), PLACEHOLDER, dtype=np.int64)
-    rows = np.arange(count)
-    tokens[rows, first], tokens[rows, second] = letter, letter + LETTERS
-    return tokens
+    tokens = np.full(count * length, PLACEHOLDER, dtype=np.int64)
+    start = np.arange(0, count * length, length)
+    tokens[start + first], tokens[start + second] = letter, letter + LETTERS
+    return tokens.reshape(count, length)
 
 
 @functools.lru_cache

@@ -121,15 +121,17 @@ def binomial_distribution(length: int) -> np.ndarray:
 def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:
     """For each row a subset of that many positions, all such subsets equally likely."""
     drawn = draw.random((len(counts), length))
-    smallest = np.sort(drawn, axis=1)  # masked are the counts[i] smallest of row i
-    limit = np.where(counts > 0, smallest[np.arange(len(counts)), counts - 1], -1.0)
+    smallest = np.sort(drawn, axis=1).reshape(-1)  # masked are the counts[i] smallest of row i
+    limit = smallest[np.arange(-1, len(smallest) - 1, length) + counts]
+    limit[counts == 0] = -1.0
     return drawn <= limit[:, None]
 
 
 def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> Asked:
     """Mask and ask for the masked tokens; ``weights`` (batch,) weigh every answer of their sequence."""
     rows = np.flatnonzero(masked)
-    hidden = np.where(masked, letters.MASK, tokens)
+    hidden = tokens.copy()
+    hidden.reshape(-1)[rows] = letters.MASK
     return Asked(hidden, rows, tokens.reshape(-1)[rows], weights[rows // tokens.shape[1]])
 
 

@@ -36,6 +36,7 @@ from lib.transformer import VALUES, Settings
 
 BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
+START = np.random.Philox(key=0).state  # before the first draw
 CHECKPOINT_SECONDS = 20.0
 FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
 PROFILES = ("quick", "full")
@@ -89,7 +90,7 @@ class Trainer:
         self.average = self.ensemble.flat.clone()
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
                   for _ in range(columns.start, columns.stop)]
-        self._count = torch.zeros(())
+        self._count, self._draw = torch.zeros(()), generator(SHARED, 0)
         self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
@@ -109,10 +110,10 @@ class Trainer:
     def asked(self, step: int) -> list[objectives.Asked]:
         """The same member by member."""
         recipe = self.recipe
-        spread = objectives.quantiles(recipe.batch, generator(SHARED, step))
+        spread = objectives.quantiles(recipe.batch, generator(SHARED, step, self._draw))
         asked = []
         for seed in self.seeds:
-            draw = generator(seed, step)
+            draw = generator(seed, step, self._draw)
             tokens = letters.sequences(recipe.batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
@@ -149,9 +150,16 @@ class Trainer:
         return Ensemble(self.settings, self.average.clone())
 
 
-def generator(seed: int, step: int) -> np.random.Generator:
-    """The random numbers of one step of one seed; streams of different keys are independent."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+def generator(seed: int, step: int, used: np.random.Generator | None = None) -> np.random.Generator:
+    """The random numbers of one step of one seed; streams of different keys are independent.
+
+    :param used: a generator made here that has served; set anew, which is much faster than making one
+    """
+    key = np.array([seed, step], dtype=np.uint64)
+    if used is None:
+        return np.random.Generator(np.random.Philox(key=key))
+    used.bit_generator.state = {**START, "state": {"counter": START["state"]["counter"], "key": key}}
+    return used
 
 
 # A recorded experiment ----------------------------------------------------------------------------------------

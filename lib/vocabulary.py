@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.encodings import encoding
 from lib.kernels import TINY
-from lib.letters import MASK
+from lib.letters import MASK, TOKENS
 from lib.transformer import Settings
 
 BLOCK, ATTENTION = "blocks.0", "blocks.0.attention"
@@ -38,7 +38,7 @@ class Tables(NamedTuple):
 
 
 class Vocabulary:
-    """The tables of an ensemble's weights.
+    """The tables of an ensemble's weights. Inside, tokens and places are one axis, *entries*; places run fastest.
 
     :param weights: by name, each with a leading axis over members
     """
@@ -51,104 +51,114 @@ class Vocabulary:
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
         """The residual stream that each token (and position) starts with, and what queries and keys, and what values
         see of it: (members, tokens, places, width) each."""
-        embedded = self.weights["embedding"][:, :, None]
-        added = self.encoding.added(self.weights.get("position"))
-        x = embedded if added is None else embedded + (added if added.dim() == 2 else added[:, None])
-        self.x, self.seen = x, self._norm(x)
-        kind = self.settings.values
-        if kind == "natural":
-            self.kept = self.seen
-        else:
-            laden = self.weights[f"{ATTENTION}.value_position"][:, None] if kind == "laden" else 0.0
-            self.kept = self._norm(embedded + laden)
-        return x, self.seen.out, self.kept.out
+        self._read()
+        x, seen, kept = (part.unflatten(1, (TOKENS, -1)) for part in (self.x, self.seen.out, self.kept.out))
+        return x, seen, kept
+
+    def _read(self) -> None:
+        self.x = self._placed(self.encoding.added(self.weights.get("position")))
+        self.seen = self.kept = self._norm(self.x)
+        if self.settings.values != "natural":
+            self.kept = self._norm(self._placed(self.weights.get(f"{ATTENTION}.value_position")))
+        places = self.x.shape[1] // TOKENS
+        self.masks = slice(MASK * places, (MASK + 1) * places)
+        self.asking = self.seen.out[:, self.masks]
+
+    def _placed(self, added: Float[Tensor, "*members places width"] | None) -> Float[Tensor, "members entries width"]:
+        """The embedding of every token with what each place adds to it."""
+        embedding = self.weights["embedding"]
+        if added is None:
+            return embedding
+        return (embedding[:, :, None] + (added if added.dim() == 2 else added[:, None])).flatten(1, 2)
 
     def forward(self) -> Tables:
         """All tables; keeps what `backward` needs."""
-        self.read()
-        return Tables(self._scores(), self._stored(), self.x[:, MASK])
+        self._read()
+        return Tables(self._scores(), self._stored(), self.x[:, self.masks])
 
-    def backward(self, g: Tables) -> dict[str, Tensor]:
-        """Gradient in every weight of `THROUGH`, by name, given the gradients in the tables."""
-        found: dict[str, Tensor] = {}
-        g_seen = self._scores_backward(g.scores, found)
-        g_kept = self._stored_backward(g.stored, found)
+    def backward(self, g: Tables, out: dict[str, Tensor]) -> None:
+        """Fill ``out``, by name, with the gradient in every weight of `THROUGH`, given the gradients in the tables."""
+        g_seen = self._scores_backward(g.scores, out)
         if self.kept is self.seen:
-            g_seen += g_kept
-            g_embedding: Tensor | float = 0.0
-        else:
-            g_x = self._norm_backward(g_kept, self.kept, found)
-            g_embedding = g_x.sum(2)
-            if self.settings.values == "laden":
-                found[f"{ATTENTION}.value_position"] = g_x.sum(1)
-        g_x = self._norm_backward(g_seen, self.seen, found)
-        g_x[:, MASK] += g.stream
-        found["embedding"] = g_x.sum(2) + g_embedding
+            self._stored_backward(g.stored, g_seen, out)
+        g_x = self._norm_backward(g_seen, self.seen, out)
+        g_x[:, self.masks] += g.stream
+        g_x = g_x.unflatten(1, (TOKENS, -1))
+        torch.sum(g_x, 2, out=out["embedding"])
         if self.settings.absolute and "position" in self.weights:
-            found["position"] = g_x.sum(1)
-        return found
+            torch.sum(g_x, 1, out=out["position"])
+        if self.kept is not self.seen:
+            self._kept_backward(g.stored, out)
+
+    def _kept_backward(self, g_stored: Tensor, out: dict[str, Tensor]) -> None:
+        """What of the gradient goes through the values, where they see another stream than queries and keys."""
+        g_kept = self._stored_backward(g_stored, torch.zeros_like(self.kept.out), out)
+        g_x = self._norm_backward(g_kept, self.kept, out, more=True).unflatten(1, (TOKENS, -1))
+        out["embedding"] += g_x.sum(2)
+        if self.settings.values == "laden":
+            torch.sum(g_x, 1, out=out[f"{ATTENTION}.value_position"])
 
     # Scores -------------------------------------------------------------------------------------------------
 
     def query(self) -> Float[Tensor, "members heads places head_dim"]:
         """The mask's query, before the encoding turns it; one a position only under an absolute encoding. After
         `read`."""
-        return self._split(torch.bmm(self.seen.out[:, MASK], self.weights[f"{ATTENTION}.query.weight"].mT))
+        return self._split(torch.bmm(self.asking, self.weights[f"{ATTENTION}.query.weight"].mT))
 
     def _scores(self) -> Tensor:
         query = self.query() * self.scale
         self.met = query if self.settings.absolute else self.encoding.met(query)
-        asked = torch.bmm(self.met.flatten(0, 1), self._by_head("key"))  # W_K applied to queries
+        asked = torch.bmm(self.met.flatten(0, 1), self._key())  # W_K applied to queries
         self.asked = asked.view(len(query), -1, asked.shape[2])  # (members, heads * offsets or places, width)
-        table = torch.bmm(self.asked, self.seen.out.flatten(1, 2).mT).view(*self.met.shape[:3], -1)
+        table = torch.bmm(self.asked, self.seen.out.mT).view(*self.met.shape[:3], -1)
         bias = None if self.settings.absolute else self.encoding.bias_by_offset(self.weights.get("position"))
         return (table if bias is None else table.add_(bias[..., None])).flatten(2)
 
-    def _scores_backward(self, g_scores: Tensor, found: dict[str, Tensor]) -> Tensor:
+    def _scores_backward(self, g_scores: Tensor, out: dict[str, Tensor]) -> Tensor:
+        """Gradient in what queries and keys see."""
         members, heads, rows, _ = self.met.shape
-        g_table = g_scores.view(members, heads, rows, -1)
+        g_table = g_scores.view(members, heads * rows, -1)
         if not self.settings.absolute and "position" in self.weights:
-            found["position"] = self.encoding.bias_backward(g_table.sum(-1))
-        g_table = g_table.flatten(1, 2)
-        g_seen = torch.bmm(g_table.mT, self.asked).view(self.x.shape)
-        g_asked = torch.bmm(g_table, self.seen.out.flatten(1, 2)).view(members * heads, rows, -1)
-        g_key = torch.bmm(self.met.flatten(0, 1).mT, g_asked)  # (matrices, head dimension, width)
-        found[f"{ATTENTION}.key.weight"] = g_key.view(members, -1, g_key.shape[2])
-        g_met = torch.bmm(g_asked, self._by_head("key").mT).view(self.met.shape)
+            out["position"].copy_(self.encoding.bias_backward(g_table.sum(-1).view(members, heads, rows)))
+        g_seen = torch.bmm(g_table.mT, self.asked)
+        g_asked = torch.bmm(g_table, self.seen.out).view(members * heads, rows, -1)
+        g_key = out[f"{ATTENTION}.key.weight"]
+        g_key.copy_(torch.bmm(self.met.flatten(0, 1).mT, g_asked).view(g_key.shape))
+        g_met = torch.bmm(g_asked, self._key().mT).view(self.met.shape)
         g_met = g_met if self.settings.absolute else self.encoding.met_backward(g_met)
         g_query = self._joined(g_met) * self.scale
-        found[f"{ATTENTION}.query.weight"] = torch.bmm(g_query.mT, self.seen.out[:, MASK])
-        g_seen[:, MASK].add_(torch.bmm(g_query, self.weights[f"{ATTENTION}.query.weight"]))
+        torch.bmm(g_query.mT, self.asking, out=out[f"{ATTENTION}.query.weight"])
+        g_seen[:, self.masks].baddbmm_(g_query, self.weights[f"{ATTENTION}.query.weight"])
         return g_seen
+
+    def _key(self) -> Float[Tensor, "matrices head_dim width"]:
+        """W_K's rows for each head, one matrix a member and head."""
+        weight = self.weights[f"{ATTENTION}.key.weight"]
+        return weight.reshape(len(weight) * self.heads, -1, weight.shape[2])
 
     # Stored values ------------------------------------------------------------------------------------------
 
     def _stored(self) -> Tensor:
-        inputs = self.kept.out.flatten(1, 2)
-        self.values = self._split(torch.bmm(inputs, self.weights[f"{ATTENTION}.value.weight"].mT))
+        self.values = self._split(torch.bmm(self.kept.out, self.weights[f"{ATTENTION}.value.weight"].mT))
         stored = torch.bmm(self.values.flatten(0, 1), self._output().mT)
-        return stored.view(*self.values.shape[:2], *self.kept.out.shape[1:])
+        return stored.view(*self.values.shape[:2], TOKENS, -1, stored.shape[2])
 
-    def _stored_backward(self, g_stored: Tensor, found: dict[str, Tensor]) -> Tensor:
-        members, heads, rows, _ = self.values.shape
-        g_stored = g_stored.view(members * heads, rows, -1)
+    def _stored_backward(self, g_stored: Tensor, g_kept: Tensor, out: dict[str, Tensor]) -> Tensor:
+        """Adds to the gradient in what values see."""
+        members, heads, entries, _ = self.values.shape
+        g_stored = g_stored.view(members * heads, entries, -1)
         g_output = torch.bmm(g_stored.mT, self.values.flatten(0, 1)).view(members, heads, g_stored.shape[2], -1)
-        found[f"{ATTENTION}.output.weight"] = self._joined(g_output)
+        out[f"{ATTENTION}.output.weight"].copy_(self._joined(g_output))
         g_values = self._joined(torch.bmm(g_stored, self._output()).view(self.values.shape))
-        found[f"{ATTENTION}.value.weight"] = torch.bmm(g_values.mT, self.kept.out.flatten(1, 2))
-        return torch.bmm(g_values, self.weights[f"{ATTENTION}.value.weight"]).view(self.kept.out.shape)
-
-    def _by_head(self, name: str) -> Float[Tensor, "matrices head_dim width"]:
-        """A matrix that makes the heads' vectors, one a member and head."""
-        weight = self.weights[f"{ATTENTION}.{name}.weight"]
-        return weight.reshape(len(weight) * self.heads, -1, weight.shape[2])
+        torch.bmm(g_values.mT, self.kept.out, out=out[f"{ATTENTION}.value.weight"])
+        return g_kept.baddbmm_(g_values, self.weights[f"{ATTENTION}.value.weight"])
 
     def _output(self) -> Float[Tensor, "matrices width head_dim"]:
-        """W_O's columns for each head, one a member and head."""
+        """W_O's columns for each head, one matrix a member and head."""
         return self._split(self.weights[f"{ATTENTION}.output.weight"]).flatten(0, 1)
 
     def _split(self, x: Float[Tensor, "members rows width"]) -> Float[Tensor, "members heads rows head_dim"]:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
 
     def _joined(self, x: Float[Tensor, "members heads rows head_dim"]) -> Float[Tensor, "members rows width"]:
         return x.transpose(1, 2).flatten(2)
@@ -159,16 +169,16 @@ class Vocabulary:
         if not self.settings.norm:
             return _Normed(x, x, x, ())
         unit, *statistics = torch.native_layer_norm(x, x.shape[-1:], None, None, TINY)
-        return _Normed(unit * self.weights[f"{BLOCK}.norm1.weight"][:, None, None], x, unit, tuple(statistics))
+        return _Normed(unit * self.weights[f"{BLOCK}.norm1.weight"][:, None], x, unit, tuple(statistics))
 
-    def _norm_backward(self, g: Tensor, normed: _Normed, found: dict[str, Tensor]) -> Tensor:
-        """Gradient in what was normed; adds that in the norm's weight."""
+    def _norm_backward(self, g: Tensor, normed: _Normed, out: dict[str, Tensor], more: bool = False) -> Tensor:
+        """Gradient in what was normed; writes that in the norm's weight, or adds ``more``."""
         if not self.settings.norm:
             return g
         name = f"{BLOCK}.norm1.weight"
-        g_weight = (g * normed.unit).sum((1, 2))
-        found[name] = found[name] + g_weight if name in found else g_weight
-        g = g * self.weights[name][:, None, None]
+        g_weight = torch.sum(g * normed.unit, 1)
+        out[name].add_(g_weight) if more else out[name].copy_(g_weight)
+        g = g * self.weights[name][:, None]
         wanted = [True, False, False]
         return torch.ops.aten.native_layer_norm_backward(
             g, normed.x, g.shape[-1:], *normed.statistics, None, None, wanted)[0]
