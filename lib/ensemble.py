@@ -30,7 +30,7 @@ from lib.encodings import encoding
 from lib.kernels import gelu_mlp
 from lib.objectives import Asked
 from lib.transformer import Settings, Transformer, initialise
-from lib.vocabulary import THROUGH, Tables, Vocabulary
+from lib.vocabulary import Tables, Vocabulary
 
 
 class Ensemble:
@@ -204,7 +204,7 @@ class Ensemble:
     def mask_query(self) -> Float[Tensor, "members heads place head_dim"]:
         """The mask's query, before the encoding turns it; one a position only under an absolute encoding."""
         self.vocabulary.read()
-        return self.vocabulary.query()
+        return self.vocabulary.query().unflatten(0, (len(self), -1))
 
     def _retrieved(self, stored: Tensor, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""
@@ -255,23 +255,22 @@ class _ByHand:
     """`Ensemble.descend` for masked models of depth 1 without dropout."""
 
     def __init__(self, ensemble: Ensemble) -> None:
-        self.settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
+        settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
         views = lambda flat: {name: flat[..., part].view(*flat.shape[:-1], *shape)
                               for name, part, shape in ensemble.layout()}
-        weights, self.slopes = views(ensemble.flat), views(self.gradient)
-        self.vocabulary = Vocabulary(self.settings, weights)
-        self.members = [tuple({name: view[member] for name, view in one.items() if not name.startswith(THROUGH)}
-                              for one in (weights, self.slopes)) for member in range(len(ensemble))]
-        self.descent = descent.Descent(self.settings.length, self.settings.absolute)
+        self.slopes = views(self.gradient)
+        self.vocabulary = Vocabulary(settings, views(ensemble.flat))
+        attention, room = descent.Attention(settings), descent.room_for(settings)
+        self.members = [descent.Descent(views(weights), views(slopes), attention, room)
+                        for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
 
     @torch.no_grad()
     def __call__(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
         tables = self.vocabulary.forward()
         slopes = Tables(*(torch.empty_like(table) for table in tables))
         losses = [
-            self.descent(descent.merge(one, batch), Tables(*table), weights, Tables(*slope), gradient)
-            for one, table, slope, (weights, gradient)
-            in zip(asked, zip(*tables, strict=True), zip(*slopes, strict=True), self.members, strict=True)
+            member(descent.merge(one, batch), Tables(*table), Tables(*slope)) for member, one, table, slope
+            in zip(self.members, asked, zip(*tables, strict=True), zip(*slopes, strict=True), strict=True)
         ]
         self.vocabulary.backward(slopes, self.slopes)
         return torch.stack(losses), self.gradient

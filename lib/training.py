@@ -133,8 +133,7 @@ class Trainer:
     @torch.no_grad()
     def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
         recipe, count = self.recipe, self.step + 1
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-        gradient *= (recipe.clip / (norm + 1e-6)).clamp_(max=1)
+        gradient.renorm_(2, 0, recipe.clip)  # clips each member's norm
         rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
         weights = self.ensemble.flat
         if recipe.weight_decay:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.encodings import encoding
-from lib.kernels import TINY
+from lib.kernels import TINY, layer_norm_backward
 from lib.letters import MASK, TOKENS
 from lib.transformer import Settings
 
@@ -38,7 +38,9 @@ class Tables(NamedTuple):
 
 
 class Vocabulary:
-    """The tables of an ensemble's weights. Inside, tokens and places are one axis, *entries*; places run fastest.
+    """The tables of an ensemble's weights.
+
+    Inside, tokens and places are one axis, *entries*, where places run fastest; so are members and heads, *matrices*.
 
     :param weights: by name, each with a leading axis over members
     """
@@ -100,31 +102,33 @@ class Vocabulary:
 
     # Scores -------------------------------------------------------------------------------------------------
 
-    def query(self) -> Float[Tensor, "members heads places head_dim"]:
+    def query(self) -> Float[Tensor, "matrices places head_dim"]:
         """The mask's query, before the encoding turns it; one a position only under an absolute encoding. After
         `read`."""
         return self._split(torch.bmm(self.asking, self.weights[f"{ATTENTION}.query.weight"].mT))
 
     def _scores(self) -> Tensor:
-        query = self.query() * self.scale
+        query, members = self.query() * self.scale, len(self.x)
         self.met = query if self.settings.absolute else self.encoding.met(query)
-        asked = torch.bmm(self.met.flatten(0, 1), self._key())  # W_K applied to queries
-        self.asked = asked.view(len(query), -1, asked.shape[2])  # (members, heads * offsets or places, width)
-        table = torch.bmm(self.asked, self.seen.out.mT).view(*self.met.shape[:3], -1)
+        asked = torch.bmm(self.met, self._key())  # W_K applied to queries
+        self.asked = asked.view(members, -1, asked.shape[2])  # (members, heads * offsets or places, width)
+        table = torch.bmm(self.asked, self.seen.out.mT)
         bias = None if self.settings.absolute else self.encoding.bias_by_offset(self.weights.get("position"))
-        return (table if bias is None else table.add_(bias[..., None])).flatten(2)
+        if bias is not None:
+            table = (table.view(members, *bias.shape[-2:], -1) + bias[..., None])
+        return table.view(members, self.heads, -1)
 
     def _scores_backward(self, g_scores: Tensor, out: dict[str, Tensor]) -> Tensor:
         """Gradient in what queries and keys see."""
-        members, heads, rows, _ = self.met.shape
-        g_table = g_scores.view(members, heads * rows, -1)
+        g_table = g_scores.view(len(self.x), self.asked.shape[1], -1)
         if not self.settings.absolute and "position" in self.weights:
-            out["position"].copy_(self.encoding.bias_backward(g_table.sum(-1).view(members, heads, rows)))
+            g_bias = g_table.sum(-1).view(len(g_table), self.heads, -1)
+            out["position"].copy_(self.encoding.bias_backward(g_bias))
         g_seen = torch.bmm(g_table.mT, self.asked)
-        g_asked = torch.bmm(g_table, self.seen.out).view(members * heads, rows, -1)
+        g_asked = torch.bmm(g_table, self.seen.out).view(*self.met.shape[:2], -1)
         g_key = out[f"{ATTENTION}.key.weight"]
-        g_key.copy_(torch.bmm(self.met.flatten(0, 1).mT, g_asked).view(g_key.shape))
-        g_met = torch.bmm(g_asked, self._key().mT).view(self.met.shape)
+        g_key.copy_(torch.bmm(self.met.mT, g_asked).view(g_key.shape))
+        g_met = torch.bmm(g_asked, self._key().mT)
         g_met = g_met if self.settings.absolute else self.encoding.met_backward(g_met)
         g_query = self._joined(g_met) * self.scale
         torch.bmm(g_query.mT, self.asking, out=out[f"{ATTENTION}.query.weight"])
@@ -132,36 +136,38 @@ class Vocabulary:
         return g_seen
 
     def _key(self) -> Float[Tensor, "matrices head_dim width"]:
-        """W_K's rows for each head, one matrix a member and head."""
+        """W_K's rows for each head."""
         weight = self.weights[f"{ATTENTION}.key.weight"]
-        return weight.reshape(len(weight) * self.heads, -1, weight.shape[2])
+        return weight if self.heads == 1 else weight.reshape(len(weight) * self.heads, -1, weight.shape[2])
 
     # Stored values ------------------------------------------------------------------------------------------
 
     def _stored(self) -> Tensor:
         self.values = self._split(torch.bmm(self.kept.out, self.weights[f"{ATTENTION}.value.weight"].mT))
-        stored = torch.bmm(self.values.flatten(0, 1), self._output().mT)
-        return stored.view(*self.values.shape[:2], TOKENS, -1, stored.shape[2])
+        stored = torch.bmm(self.values, self._output().mT)
+        return stored.view(len(self.x), self.heads, TOKENS, -1, stored.shape[2])
 
     def _stored_backward(self, g_stored: Tensor, g_kept: Tensor, out: dict[str, Tensor]) -> Tensor:
         """Adds to the gradient in what values see."""
-        members, heads, entries, _ = self.values.shape
-        g_stored = g_stored.view(members * heads, entries, -1)
-        g_output = torch.bmm(g_stored.mT, self.values.flatten(0, 1)).view(members, heads, g_stored.shape[2], -1)
-        out[f"{ATTENTION}.output.weight"].copy_(self._joined(g_output))
-        g_values = self._joined(torch.bmm(g_stored, self._output()).view(self.values.shape))
+        g_stored = g_stored.view(*self.values.shape[:2], -1)
+        out[f"{ATTENTION}.output.weight"].copy_(self._joined(torch.bmm(g_stored.mT, self.values)))
+        g_values = self._joined(torch.bmm(g_stored, self._output()))
         torch.bmm(g_values.mT, self.kept.out, out=out[f"{ATTENTION}.value.weight"])
         return g_kept.baddbmm_(g_values, self.weights[f"{ATTENTION}.value.weight"])
 
     def _output(self) -> Float[Tensor, "matrices width head_dim"]:
-        """W_O's columns for each head, one matrix a member and head."""
-        return self._split(self.weights[f"{ATTENTION}.output.weight"]).flatten(0, 1)
+        """W_O's columns for each head."""
+        return self._split(self.weights[f"{ATTENTION}.output.weight"])
 
-    def _split(self, x: Float[Tensor, "members rows width"]) -> Float[Tensor, "members heads rows head_dim"]:
-        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
+    def _split(self, x: Float[Tensor, "members rows width"]) -> Float[Tensor, "matrices rows head_dim"]:
+        if self.heads == 1:
+            return x
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
 
-    def _joined(self, x: Float[Tensor, "members heads rows head_dim"]) -> Float[Tensor, "members rows width"]:
-        return x.transpose(1, 2).flatten(2)
+    def _joined(self, x: Float[Tensor, "matrices rows head_dim"]) -> Float[Tensor, "members rows width"]:
+        if self.heads == 1:
+            return x
+        return x.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
     # The first norm -----------------------------------------------------------------------------------------
 
@@ -176,12 +182,13 @@ class Vocabulary:
         if not self.settings.norm:
             return g
         name = f"{BLOCK}.norm1.weight"
-        g_weight = torch.sum(g * normed.unit, 1)
-        out[name].add_(g_weight) if more else out[name].copy_(g_weight)
+        if more:
+            out[name] += (g * normed.unit).sum(1)
+        else:
+            torch.sum(g * normed.unit, 1, out=out[name])
         g = g * self.weights[name][:, None]
         wanted = [True, False, False]
-        return torch.ops.aten.native_layer_norm_backward(
-            g, normed.x, g.shape[-1:], *normed.statistics, None, None, wanted)[0]
+        return layer_norm_backward(g, normed.x, g.shape[-1:], *normed.statistics, None, None, wanted)[0]
 
 
 class _Normed(NamedTuple):
