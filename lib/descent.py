@@ -43,26 +43,45 @@ class Merged(NamedTuple):
 def merge(asked: Asked, batch: int = 1) -> Merged:
     """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
 
-    :raises ValueError: if a row is no mask, or no answer has any weight
+    :raises ValueError: if a row is no mask
     """
-    length = asked.tokens.shape[1]
+    return merge_steps(asked, len(asked.tokens), batch)[0]
+
+
+def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
+    """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer."""
+    length, steps = asked.tokens.shape[1], len(asked.tokens) // size
     if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
         raise ValueError("rows: a masked model is asked at masked positions only")
     counted = np.flatnonzero(asked.weights)
-    if not len(counted):
-        raise ValueError("batch: not a single position is asked for; take a larger batch")
-    spelled = asked.tokens.astype(np.uint8).view(f"V{length}")[:, 0].tolist()
-    last = dict(zip(spelled, range(len(spelled)), strict=True))  # of all that look alike, the last is asked
-    alike = np.fromiter(map(last.__getitem__, spelled), np.int64, len(spelled))
     sequence, position = np.divmod(asked.rows[counted], length)
-    question = alike[sequence] * length + position
+    question = _representatives(asked.tokens, size)[sequence] * length + position
     order = np.zeros(asked.tokens.size, dtype=np.int64)
     order[question] = 1
     rows = np.flatnonzero(order)
     order[rows] = np.arange(len(rows))
-    found = (asked.tokens, rows, *np.divmod(rows, length), order[question], asked.targets[counted],
-             (asked.weights[counted] / batch).astype(np.float32))
-    return Merged(*map(torch.from_numpy, found))
+    ends = np.arange(steps + 1) * size * length
+    first, answers = np.searchsorted(rows, ends), np.diff(np.searchsorted(asked.rows[counted], ends))
+    which = order[question] - first[:-1].repeat(answers)
+    rows = rows % (size * length)
+    weights = (asked.weights[counted] / batch).astype(np.float32)
+
+    def split(counts: np.ndarray, *parts: np.ndarray) -> list[tuple[Tensor, ...]]:
+        return [torch.from_numpy(part).split(counts.tolist()) for part in parts]
+
+    return [Merged(*parts) for parts in zip(
+        *split(np.full(steps, size), asked.tokens), *split(np.diff(first), rows, *np.divmod(rows, length)),
+        *split(answers, which, asked.targets[counted], weights), strict=True)]
+
+
+def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
+    """For each sequence the last of those in the same step that look like it."""
+    named = np.empty((len(tokens), tokens.shape[1] + 2), dtype=np.uint8)
+    named[:, :-2] = tokens
+    named[:, -2:] = (np.arange(len(tokens)) // size).astype(np.uint16).view(np.uint8).reshape(-1, 2)
+    names = named.view(f"V{named.shape[1]}")[:, 0].tolist()
+    last = dict(zip(names, range(len(names)), strict=True))
+    return np.fromiter(map(last.__getitem__, names), np.int64, len(names))
 
 
 def places(length: int, absolute: bool) -> Int[Tensor, "length length"]:
@@ -175,7 +194,12 @@ class Descent:
             Perceptron(*(part[name] for name in MLP)) if MLP[0] in part else None for part in (weights, g))
 
     def __call__(self, asked: Merged, tables: Tables, g_tables: Tables) -> Float[Tensor, ""]:
-        """Weighted sum of -log p over the answers; fills ``g_tables`` with its gradient in the tables."""
+        """Weighted sum of -log p over the answers; fills ``g_tables`` with its gradient in the tables.
+
+        :raises ValueError: if there are none
+        """
+        if not len(asked.targets):
+            raise ValueError("batch: not a single position is asked for; take a larger batch")
         before, last = self.norms
         x = self.attention.forward(asked, tables)
         thought = x

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import descent, letters, objectives
+from lib.descent import Merged, merge, merge_steps
 from lib.encodings import encoding
 from lib.kernels import gelu_mlp
 from lib.objectives import Asked
@@ -91,19 +92,29 @@ class Ensemble:
         parts = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-    def descend(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
+    @property
+    def by_hand(self) -> bool:
+        """Whether a step's gradient is written out, and not autograd's."""
+        short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
+        return short and self.flat.device.type == "cpu"
+
+    def prepared(self, asked: Asked, batch: int) -> Sequence[Asked | Merged]:
+        """Questions of several steps, ``batch`` sequences each, as `descend` likes them best, step by step."""
+        return merge_steps(asked, batch, batch) if self.by_hand else asked.steps(batch)
+
+    def descend(self, asked: Sequence[Asked | Merged], batch: int) -> tuple[Tensor, Tensor]:
         """Loss of each member on its own questions, in nats a sequence, and its gradient in the buffer's layout.
 
         The gradient lies in memory that the next call writes to.
 
+        :param asked: one a member, prepared or not
         :param batch: sequences that each member was asked about
         """
-        by_autograd = self.settings.depth > 1 or self.settings.causal or self.settings.dropout > 0
-        if by_autograd or self.flat.device.type != "cpu":
-            tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(asked))
-            losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
-            return losses.detach(), self.gradient(losses)
-        return self._by_hand(asked, batch)
+        if self.by_hand:
+            return self._by_hand([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
+        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(asked))
+        losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
+        return losses.detach(), self.gradient(losses)
 
     @functools.cached_property
     def _by_hand(self) -> _ByHand:
@@ -265,11 +276,11 @@ class _ByHand:
                         for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
 
     @torch.no_grad()
-    def __call__(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
         tables = self.vocabulary.forward()
         slopes = Tables(*(torch.empty_like(table) for table in tables))
         losses = [
-            member(descent.merge(one, batch), Tables(*table), Tables(*slope)) for member, one, table, slope
+            member(one, Tables(*table), Tables(*slope)) for member, one, table, slope
             in zip(self.members, asked, zip(*tables, strict=True), zip(*slopes, strict=True), strict=True)
         ]
         self.vocabulary.backward(slopes, self.slopes)

@@ -37,7 +37,31 @@ DRAWS = ("stratified", "lambda_dce", "t_dce")
 EPSILON = 1e-3  # log-linear noise stops this short of masking everything
 RATE = 0.15
 
-Draw = np.random.Generator
+
+class Draws:
+    """Several generators as one, each of which draws its equal share of the first axis.
+
+    What is drawn of each batch alone is so drawn for many batches at a time, with the random numbers of each.
+    """
+
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
+        self.generators = generators
+
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([each.random(self._share(size)) for each in self.generators])
+
+    def integers(self, high: int, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([each.integers(high, size=self._share(size)) for each in self.generators])
+
+    def permutation(self, x: object) -> np.ndarray:
+        raise TypeError("a permutation mixes batches: draw it for one batch at a time")
+
+    def _share(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
+        count, *rest = (size,) if isinstance(size, int) else size
+        return count // len(self.generators), *rest
+
+
+Draw = np.random.Generator | Draws
 Tokens = Int[np.ndarray, "batch length"]
 
 
@@ -46,9 +70,17 @@ class Asked:
     """One batch of questions: inputs, asked rows of the flattened batch, right answers, and their weights."""
 
     tokens: Int[np.ndarray, "batch positions"]
-    rows: Int[np.ndarray, " rows"]
+    rows: Int[np.ndarray, " rows"]  # in ascending order
     targets: Int[np.ndarray, " rows"]
     weights: Float[np.ndarray, " rows"]
+
+    def steps(self, size: int) -> list[Asked]:
+        """The same in batches of ``size`` sequences."""
+        reach = size * self.tokens.shape[1]
+        starts = np.arange(reach, self.tokens.size, reach)
+        parts = (np.split(part, np.searchsorted(self.rows, starts))
+                 for part in (self.rows % reach, self.targets, self.weights))
+        return [Asked(*each) for each in zip(np.split(self.tokens, len(starts) + 1), *parts, strict=True)]
 
 
 def check_objective(objective: str, draws: str) -> None:

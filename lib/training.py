@@ -37,6 +37,7 @@ from lib.transformer import VALUES, Settings
 BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
 START = np.random.Philox(key=0).state  # before the first draw
+AHEAD = 16  # steps whose questions are drawn at a time: numpy is slow on few numbers
 CHECKPOINT_SECONDS = 20.0
 FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
 PROFILES = ("quick", "full")
@@ -90,7 +91,9 @@ class Trainer:
         self.average = self.ensemble.flat.clone()
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
                   for _ in range(columns.start, columns.stop)]
-        self._count, self._draw = torch.zeros(()), generator(SHARED, 0)
+        self._count = torch.zeros(())
+        self._spent: dict[int, np.random.Generator] = {}
+        self._ahead: dict[int, list[Any]] = {}
         self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
@@ -109,23 +112,43 @@ class Trainer:
 
     def asked(self, step: int) -> list[objectives.Asked]:
         """The same member by member."""
-        recipe = self.recipe
-        spread = objectives.quantiles(recipe.batch, generator(SHARED, step, self._draw))
+        return self._asked(step, 1)
+
+    def _asked(self, first: int, count: int) -> list[objectives.Asked]:
+        """The same of several steps, one after the other."""
+        recipe, steps = self.recipe, range(first, first + count)
+        spread = np.concatenate([objectives.quantiles(recipe.batch, self._draw(SHARED, step)) for step in steps])
         asked = []
         for seed in self.seeds:
-            draw = generator(seed, step, self._draw)
-            tokens = letters.sequences(recipe.batch, self.settings.length, draw, recipe.reversed_share)
+            each = [self._draw(seed, step) for step in steps]
+            draw = each[0] if count == 1 else objectives.Draws(each)
+            tokens = letters.sequences(count * recipe.batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
             )
         return asked
+
+    def _draw(self, seed: int, step: int) -> np.random.Generator:
+        """`generator`, from a store: what is drawn for a member is spent when the next one's turn comes."""
+        place = step % AHEAD
+        self._spent[place] = generator(seed, step, self._spent.get(place))
+        return self._spent[place]
+
+    def _prepared(self) -> list[Any]:
+        """This step's questions, as `Ensemble.descend` likes them, member by member; drawn for some steps ahead."""
+        count = 1 if self.recipe.intervention in interventions.MIXING else AHEAD
+        first = self.step - self.step % count
+        if first not in self._ahead:
+            asked = self._asked(first, count)
+            self._ahead = {first: [self.ensemble.prepared(one, self.recipe.batch) for one in asked]}
+        return [member[self.step - first] for member in self._ahead[first]]
 
     def advance(self) -> Float[Tensor, " members"]:
         """One step of AdamW for every member; returns the losses before it, nats a sequence."""
         if self.settings.dropout:
             torch.manual_seed(int(generator(SHARED, self.step).integers(2**62)))
         self.ensemble.training = True
-        losses, gradient = self.ensemble.descend(self.asked(self.step), self.recipe.batch)
+        losses, gradient = self.ensemble.descend(self._prepared(), self.recipe.batch)
         self._update(gradient)
         self.step += 1
         return losses
