@@ -31,37 +31,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import letters
+from lib.letters import Draw
 
 OBJECTIVES = ("masked_diffusion", "fixed_rate", "autoregressive")
 DRAWS = ("stratified", "lambda_dce", "t_dce")
 EPSILON = 1e-3  # log-linear noise stops this short of masking everything
 RATE = 0.15
 
-
-class Draws:
-    """Several generators as one, each of which draws its equal share of the first axis.
-
-    What is drawn of each batch alone is so drawn for many batches at a time, with the random numbers of each.
-    """
-
-    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
-        self.generators = generators
-
-    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
-        return np.concatenate([each.random(self._share(size)) for each in self.generators])
-
-    def integers(self, high: int, size: int | tuple[int, ...]) -> np.ndarray:
-        return np.concatenate([each.integers(high, size=self._share(size)) for each in self.generators])
-
-    def permutation(self, x: object) -> np.ndarray:
-        raise TypeError("a permutation mixes batches: draw it for one batch at a time")
-
-    def _share(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
-        count, *rest = (size,) if isinstance(size, int) else size
-        return count // len(self.generators), *rest
-
-
-Draw = np.random.Generator | Draws
 Tokens = Int[np.ndarray, "batch length"]
 
 

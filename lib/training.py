@@ -121,7 +121,7 @@ class Trainer:
         asked = []
         for seed in self.seeds:
             each = [self._draw(seed, step) for step in steps]
-            draw = each[0] if count == 1 else objectives.Draws(each)
+            draw = each[0] if count == 1 else letters.Draws(each)
             tokens = letters.sequences(count * recipe.batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
