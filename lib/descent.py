@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib import kernels
 from lib.kernels import Buffers, Perceptron, Room
-from lib.letters import MASK, TOKENS
+from lib.letters import CLEAN, MASK, TOKENS
 from lib.objectives import Asked
 from lib.transformer import Settings
 from lib.vocabulary import Tables
@@ -35,8 +35,7 @@ class Merged(NamedTuple):
     rows: Int[Tensor, " rows"]  # of the flattened sequences
     sequence: Int[Tensor, " rows"]  # that each row stands in
     position: Int[Tensor, " rows"]  # and where
-    which: Int[Tensor, " answers"]  # the row that each answer belongs to
-    targets: Int[Tensor, " answers"]
+    answers: Int[Tensor, " answers"]  # row * CLEAN + right token, the place of each answer in the flattened logits
     weights: Float[Tensor, " answers"]
 
 
@@ -61,8 +60,8 @@ def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
     rows = np.flatnonzero(order)
     order[rows] = np.arange(len(rows))
     ends = np.arange(steps + 1) * size * length
-    first, answers = np.searchsorted(rows, ends), np.diff(np.searchsorted(asked.rows[counted], ends))
-    which = order[question] - first[:-1].repeat(answers)
+    first, counts = np.searchsorted(rows, ends), np.diff(np.searchsorted(asked.rows[counted], ends))
+    answers = (order[question] - first[:-1].repeat(counts)) * CLEAN + asked.targets[counted]
     rows = rows % (size * length)
     weights = (asked.weights[counted] / batch).astype(np.float32)
 
@@ -71,7 +70,7 @@ def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
 
     return [Merged(*parts) for parts in zip(
         *split(np.full(steps, size), asked.tokens), *split(np.diff(first), rows, *np.divmod(rows, length)),
-        *split(answers, which, asked.targets[counted], weights), strict=True)]
+        *split(counts, answers, weights), strict=True)]
 
 
 def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
@@ -198,7 +197,7 @@ class Descent:
 
         :raises ValueError: if there are none
         """
-        if not len(asked.targets):
+        if not len(asked.answers):
             raise ValueError("batch: not a single position is asked for; take a larger batch")
         before, last = self.norms
         x = self.attention.forward(asked, tables)
@@ -207,8 +206,8 @@ class Descent:
             *room, out, g_x = self.room(len(asked.rows))
             thought = kernels.mlp_forward(before.forward(x), self.mlp, Room(*room), out).add_(x)
         normed = last.forward(thought)
-        loss, g_logits = kernels.cross_entropy(
-            torch.addmm(self.bias, normed, self.turned), asked.which, asked.targets, asked.weights)
+        logits = torch.addmm(self.bias, normed, self.turned)
+        loss, g_logits = kernels.cross_entropy(logits, asked.answers, asked.weights)
         torch.mm(g_logits.T, normed, out=self.g_head)
         torch.sum(g_logits, 0, out=self.g_bias)
         g = last.backward(torch.mm(g_logits, self.head))

@@ -92,7 +92,7 @@ class Ensemble:
         parts = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-    @property
+    @functools.cached_property
     def by_hand(self) -> bool:
         """Whether a step's gradient is written out, and not autograd's."""
         short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
@@ -274,14 +274,12 @@ class _ByHand:
         attention, room = descent.Attention(settings), descent.room_for(settings)
         self.members = [descent.Descent(views(weights), views(slopes), attention, room)
                         for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
+        self.in_tables = Tables(*(torch.empty_like(table) for table in self.vocabulary.forward()))
+        self.in_own = [Tables(*own) for own in zip(*self.in_tables, strict=True)]  # by member
 
-    @torch.no_grad()
+    @torch.inference_mode()  # less to keep account of in every operation
     def __call__(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
-        tables = self.vocabulary.forward()
-        slopes = Tables(*(torch.empty_like(table) for table in tables))
-        losses = [
-            member(one, Tables(*table), Tables(*slope)) for member, one, table, slope
-            in zip(self.members, asked, zip(*tables, strict=True), zip(*slopes, strict=True), strict=True)
-        ]
-        self.vocabulary.backward(slopes, self.slopes)
+        own = (Tables(*tables) for tables in zip(*self.vocabulary.forward(), strict=True))
+        losses = [member(*given) for member, *given in zip(self.members, asked, own, self.in_own, strict=True)]
+        self.vocabulary.backward(self.in_tables, self.slopes)
         return torch.stack(losses), self.gradient

@@ -12,7 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
@@ -155,12 +155,14 @@ class Norm:
 
 
 def cross_entropy(
-    logits: Float[Tensor, "rows clean"], which: Tensor, targets: Tensor, weights: Float[Tensor, " answers"]
-) -> tuple[Tensor, Float[Tensor, "rows clean"]]:
-    """Weighted sum of -log p(target) over answers, each to the question in row ``which``; and its gradient in the
-    logits. One row may carry several answers."""
+    logits: Float[Tensor, "rows clean"], answers: Int[Tensor, " answers"], weights: Float[Tensor, " answers"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows clean"]]:
+    """Weighted sum of -log p over answers, and its gradient in the logits.
+
+    :param answers: where each stands in the flattened logits; a row may carry several
+    """
     logs = torch.log_softmax(logits, -1)
     g_logs = torch.zeros_like(logs)
-    g_logs.view(-1).index_add_(0, which * logits.shape[1] + targets, weights, alpha=-1)
+    g_logs.view(-1).index_add_(0, answers, weights, alpha=-1)
     loss = torch.dot(g_logs.view(-1), logs.view(-1))
     return loss, torch._log_softmax_backward_data(g_logs, logs, -1, logs.dtype)

@@ -153,7 +153,7 @@ class Trainer:
         self.step += 1
         return losses
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
         recipe, count = self.recipe, self.step + 1
         gradient.renorm_(2, 0, recipe.clip)  # clips each member's norm

@@ -28,14 +28,15 @@ def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, bat
     after = descent.merge(before, batch)
     questions = [(bytes(after.tokens[row // length].tolist()), row % length) for row in after.rows.tolist()]
     assert len(set(questions)) == len(questions)
-    answers = zip(after.which.tolist(), after.targets.tolist(), after.weights.tolist(), strict=True)
-    found = [(questions[which], target, pytest.approx(weight, rel=1e-6)) for which, target, weight in answers]
+    answers = [divmod(answer, letters.CLEAN) for answer in after.answers.tolist()]
+    found = [(questions[row], target, pytest.approx(weight, rel=1e-6))
+             for (row, target), weight in zip(answers, after.weights.tolist(), strict=True)]
     expected = [((bytes(before.tokens[row // length].tolist()), row % length), target, weight / batch)
                 for row, target, weight in zip(before.rows.tolist(), before.targets.tolist(), before.weights.tolist(),
                                                strict=True) if weight]
     assert len(found) == len(expected)
     assert all(ours == theirs for ours, theirs in zip(found, expected, strict=True))
-    assert set(after.which.tolist()) == set(range(len(questions)))  # and none without an answer
+    assert {row for row, _ in answers} == set(range(len(questions)))  # and none without an answer
 
 
 def test_merging_saves_rows_at_the_papers_shortest_length():
