@@ -123,8 +123,11 @@ class Rope(Encoding):
 
 def _rotated(x: Tensor, planes: Tensor) -> Tensor:
     """Neighbouring coordinates of ``x``, as one complex number, times that of their plane."""
-    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * planes.to(pairs.dtype)).flatten(-2)
+    planes = planes.to(x.dtype.to_complex())
+    if not x.requires_grad:
+        return (x.contiguous().view(planes.dtype) * planes).view(x.dtype)
+    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))  # the short way cuts the graph
+    return torch.view_as_real(pairs * planes).flatten(-2)
 
 
 class Alibi(Encoding):

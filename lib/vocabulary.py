@@ -84,7 +84,7 @@ class Vocabulary:
         if self.kept is self.seen:
             self._stored_backward(g.stored, g_seen, out)
         g_x = self._norm_backward(g_seen, self.seen, out)
-        g_x[:, self.masks] += g.stream
+        g_x[:, self.masks].add_(g.stream)
         g_x = g_x.unflatten(1, (TOKENS, -1))
         torch.sum(g_x, 2, out=out["embedding"])
         if self.settings.absolute and "position" in self.weights:
