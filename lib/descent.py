@@ -10,6 +10,7 @@ the loss or its gradient by more than rounding.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ def merge(asked: Asked, batch: int = 1) -> Merged:
 
 def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
     """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer."""
-    length, steps = asked.tokens.shape[1], len(asked.tokens) // size
+    length, reach = asked.tokens.shape[1], size * asked.tokens.shape[1]
     if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
         raise ValueError("rows: a masked model is asked at masked positions only")
     counted = np.flatnonzero(asked.weights)
@@ -59,28 +60,37 @@ def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
     order[question] = 1
     rows = np.flatnonzero(order)
     order[rows] = np.arange(len(rows))
-    ends = np.arange(steps + 1) * size * length
-    first, counts = np.searchsorted(rows, ends), np.diff(np.searchsorted(asked.rows[counted], ends))
-    answers = (order[question] - first[:-1].repeat(counts)) * CLEAN + asked.targets[counted]
-    rows = rows % (size * length)
+    ends = np.arange(0, asked.tokens.size + 1, reach)
+    of_rows, of_answers = np.searchsorted(rows, ends), np.searchsorted(sequence * length, ends)
+    answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
     weights = (asked.weights[counted] / batch).astype(np.float32)
+    rows = rows % reach
+    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in (rows, *np.divmod(rows, length))),
+             _cut(of_answers, answers), _cut(of_answers, weights))
+    return [Merged(*each) for each in zip(*parts, strict=True)]
 
-    def split(counts: np.ndarray, *parts: np.ndarray) -> list[tuple[Tensor, ...]]:
-        return [torch.from_numpy(part).split(counts.tolist()) for part in parts]
 
-    return [Merged(*parts) for parts in zip(
-        *split(np.full(steps, size), asked.tokens), *split(np.diff(first), rows, *np.divmod(rows, length)),
-        *split(counts, answers, weights), strict=True)]
+def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[Tensor]:
+    """The pieces between ends."""
+    at = ends.tolist()
+    return [torch.from_numpy(part[start:end]) for start, end in zip(at, at[1:], strict=False)]
 
 
 def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
-    """For each sequence the last of those in the same step that look like it."""
-    named = np.empty((len(tokens), tokens.shape[1] + 2), dtype=np.uint8)
-    named[:, :-2] = tokens
-    named[:, -2:] = (np.arange(len(tokens)) // size).astype(np.uint16).view(np.uint8).reshape(-1, 2)
-    names = named.view(f"V{named.shape[1]}")[:, 0].tolist()
-    last = dict(zip(names, range(len(names)), strict=True))
-    return np.fromiter(map(last.__getitem__, names), np.int64, len(names))
+    """For each sequence the first of those in the same step that look like it.
+
+    Sequences are told apart by a random number each; those that share it by chance are merely not merged.
+    """
+    own = np.arange(len(tokens))
+    _, first, same = np.unique(tokens @ _names(tokens.shape[1]) + own // size, return_index=True, return_inverse=True)
+    found = first[same]
+    return np.where((tokens[found] == tokens).all(1) & (found // size == own // size), found, own)
+
+
+@functools.cache
+def _names(length: int) -> Int[np.ndarray, " length"]:
+    """A random number a position."""
+    return np.random.default_rng(0).integers(2**63, size=length)
 
 
 def places(length: int, absolute: bool) -> Int[Tensor, "length length"]:

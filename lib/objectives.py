@@ -83,9 +83,12 @@ def ask(
     return (t_dce if draws == "t_dce" else lambda_dce)(tokens, draw)
 
 
-def quantiles(count: int, draw: Draw) -> Float[np.ndarray, " count"]:
-    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even."""
-    return (np.arange(count) + draw.random()) / count
+def quantiles(count: int, draw: Draw, batches: int = 1) -> Float[np.ndarray, " batches_count"]:
+    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even.
+
+    :param batches: that many times so, one after the other, each with a shift of its own
+    """
+    return ((np.arange(count) + draw.random((batches, 1))) / count).reshape(-1)
 
 
 # Masked objectives ----------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Trainer:
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
                   for _ in range(columns.start, columns.stop)]
         self._count = torch.zeros(())
-        self._spent: dict[int, np.random.Generator] = {}
+        self._used = [generator(SHARED, step) for step in range(AHEAD)]
         self._ahead: dict[int, list[Any]] = {}
         self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
 
@@ -116,23 +116,20 @@ class Trainer:
 
     def _asked(self, first: int, count: int) -> list[objectives.Asked]:
         """The same of several steps, one after the other."""
-        recipe, steps = self.recipe, range(first, first + count)
-        spread = np.concatenate([objectives.quantiles(recipe.batch, self._draw(SHARED, step)) for step in steps])
-        asked = []
+        recipe, asked = self.recipe, []
+        spread = objectives.quantiles(recipe.batch, self._draw(SHARED, first, count), count)
         for seed in self.seeds:
-            each = [self._draw(seed, step) for step in steps]
-            draw = each[0] if count == 1 else letters.Draws(each)
+            draw = self._draw(seed, first, count)
             tokens = letters.sequences(count * recipe.batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
             )
         return asked
 
-    def _draw(self, seed: int, step: int) -> np.random.Generator:
-        """`generator`, from a store: what is drawn for a member is spent when the next one's turn comes."""
-        place = step % AHEAD
-        self._spent[place] = generator(seed, step, self._spent.get(place))
-        return self._spent[place]
+    def _draw(self, seed: int, first: int, count: int) -> letters.Draw:
+        """`generator` of several steps; what was drawn from earlier ones has served."""
+        each = [generator(seed, first + step, used) for step, used in enumerate(self._used[:count])]
+        return each[0] if count == 1 else letters.Draws(each)
 
     def _prepared(self) -> list[Any]:
         """This step's questions, as `Ensemble.descend` likes them, member by member; drawn for some steps ahead."""
