@@ -11,6 +11,7 @@ the loss or its gradient by more than rounding.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
 def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[Tensor]:
     """The pieces between ends."""
     at = ends.tolist()
-    return [torch.from_numpy(part[start:end]) for start, end in zip(at, at[1:], strict=False)]
+    return [torch.from_numpy(part[start:end]) for start, end in itertools.pairwise(at)]
 
 
 def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:

@@ -98,11 +98,11 @@ class Ensemble:
         short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
         return short and self.flat.device.type == "cpu"
 
-    def prepared(self, asked: Asked, batch: int) -> Sequence[Asked | Merged]:
+    def prepared(self, asked: Asked, batch: int) -> list[Asked] | list[Merged]:
         """Questions of several steps, ``batch`` sequences each, as `descend` likes them best, step by step."""
         return merge_steps(asked, batch, batch) if self.by_hand else asked.steps(batch)
 
-    def descend(self, asked: Sequence[Asked | Merged], batch: int) -> tuple[Tensor, Tensor]:
+    def descend(self, asked: Sequence[Asked] | Sequence[Merged], batch: int) -> tuple[Tensor, Tensor]:
         """Loss of each member on its own questions, in nats a sequence, and its gradient in the buffer's layout.
 
         The gradient lies in memory that the next call writes to.
@@ -112,7 +112,8 @@ class Ensemble:
         """
         if self.by_hand:
             return self._by_hand([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
-        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(asked))
+        as_they_are = [one for one in asked if isinstance(one, Asked)]
+        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(as_they_are))
         losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
         return losses.detach(), self.gradient(losses)
 
@@ -279,7 +280,8 @@ class _ByHand:
 
     @torch.inference_mode()  # less to keep account of in every operation
     def __call__(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
-        own = (Tables(*tables) for tables in zip(*self.vocabulary.forward(), strict=True))
-        losses = [member(*given) for member, *given in zip(self.members, asked, own, self.in_own, strict=True)]
+        own = zip(*self.vocabulary.forward(), strict=True)
+        losses = [member(one, Tables(*tables), g) for member, one, tables, g
+                  in zip(self.members, asked, own, self.in_own, strict=True)]
         self.vocabulary.backward(self.in_tables, self.slopes)
         return torch.stack(losses), self.gradient
