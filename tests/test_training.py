@@ -88,8 +88,9 @@ def test_a_generator_set_anew_draws_as_a_new_one():
     assert (used.integers(7, size=3) == fresh.integers(7, size=3)).all() and (used.random(5) == fresh.random(5)).all()
 
 
-RECIPES = [{}, {"draws": "t_dce"}, {"draws": "lambda_dce"}, {"objective": "fixed_rate"}, {"objective": "autoregressive"},
-           {"reversed_share": 0.3}, *({"intervention": name, "reversed_share": 0.3} for name in interventions.NAMES)]
+RECIPES = [{}, {"draws": "t_dce"}, {"draws": "lambda_dce"}, {"reversed_share": 0.3},
+           *({"objective": name} for name in objectives.OBJECTIVES),
+           *({"intervention": name, "reversed_share": 0.3} for name in interventions.NAMES)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
