@@ -111,7 +111,7 @@ class Ensemble:
         :param batch: sequences that each member was asked about
         """
         if self.by_hand:
-            return self._by_hand([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
+            return self._by_hand.descend([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
         as_they_are = [one for one in asked if isinstance(one, Asked)]
         tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(as_they_are))
         losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
@@ -278,10 +278,14 @@ class _ByHand:
         self.in_tables = Tables(*(torch.empty_like(table) for table in self.vocabulary.forward()))
         self.in_own = [Tables(*own) for own in zip(*self.in_tables, strict=True)]  # by member
 
+    def descend(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
+        """Losses, and the gradient in memory that the next call writes to."""
+        return torch.stack(self._losses(asked)), self.gradient
+
     @torch.inference_mode()  # less to keep account of in every operation
-    def __call__(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
+    def _losses(self, asked: Sequence[Merged]) -> list[Tensor]:
         own = zip(*self.vocabulary.forward(), strict=True)
         losses = [member(one, Tables(*tables), g) for member, one, tables, g
                   in zip(self.members, asked, own, self.in_own, strict=True)]
         self.vocabulary.backward(self.in_tables, self.slopes)
-        return torch.stack(losses), self.gradient
+        return losses

@@ -73,6 +73,7 @@ def test_loss_and_gradient_of_a_step_are_the_plain_models(settings):
     questions = asked(made.settings)
     for _ in range(2):  # the second time in memory used before
         losses, gradient = made.descend(questions, 30)
+    assert not losses.is_inference() and not gradient.is_inference()  # nothing stops others from working on them
     for index, one in enumerate(questions):
         plain = made.member(index)
         tokens, rows, targets, weights = (torch.from_numpy(part) for part in dataclasses.astuple(one))
