@@ -115,7 +115,7 @@ class Vocabulary:
         table = torch.bmm(self.asked, self.seen.out.mT)
         bias = None if self.settings.absolute else self.encoding.bias_by_offset(self.weights.get("position"))
         if bias is not None:
-            table = (table.view(members, *bias.shape[-2:], -1) + bias[..., None])
+            table = table.view(members, *bias.shape[-2:], -1) + bias[..., None]
         return table.view(members, self.heads, -1)
 
     def _scores_backward(self, g_scores: Tensor, out: dict[str, Tensor]) -> Tensor:
