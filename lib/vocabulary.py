@@ -9,6 +9,7 @@ token: q^T R(o) k = (R(-o) q)^T k, and W_K acts on the few turned queries instea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -85,10 +86,13 @@ class Vocabulary:
             self._stored_backward(g.stored, g_seen, out)
         g_x = self._norm_backward(g_seen, self.seen, out)
         g_x[:, self.masks].add_(g.stream)
-        g_x = g_x.unflatten(1, (TOKENS, -1))
-        torch.sum(g_x, 2, out=out["embedding"])
-        if self.settings.absolute and "position" in self.weights:
-            torch.sum(g_x, 1, out=out["position"])
+        if g_x.shape[1] == TOKENS:
+            out["embedding"].copy_(g_x)
+        else:
+            g_x = g_x.unflatten(1, (TOKENS, -1))
+            torch.sum(g_x, 2, out=out["embedding"])
+            if "position" in self.weights:
+                torch.sum(g_x, 1, out=out["position"])
         if self.kept is not self.seen:
             self._kept_backward(g.stored, out)
 
@@ -126,13 +130,12 @@ class Vocabulary:
             out["position"].copy_(self.encoding.bias_backward(g_bias))
         g_seen = torch.bmm(g_table.mT, self.asked)
         g_asked = torch.bmm(g_table, self.seen.out).view(*self.met.shape[:2], -1)
-        g_key = out[f"{ATTENTION}.key.weight"]
-        g_key.copy_(torch.bmm(self.met.mT, g_asked).view(g_key.shape))
+        self._fill(out[f"{ATTENTION}.key.weight"], self.met.mT, g_asked, lambda g: g.view(len(self.x), -1, g.shape[2]))
         g_met = torch.bmm(g_asked, self._key().mT)
         g_met = g_met if self.settings.absolute else self.encoding.met_backward(g_met)
-        g_query = self._joined(g_met) * self.scale
-        torch.bmm(g_query.mT, self.asking, out=out[f"{ATTENTION}.query.weight"])
-        g_seen[:, self.masks].baddbmm_(g_query, self.weights[f"{ATTENTION}.query.weight"])
+        g_query = self._joined(g_met)
+        out[f"{ATTENTION}.query.weight"].baddbmm_(g_query.mT, self.asking, beta=0, alpha=self.scale)
+        g_seen[:, self.masks].baddbmm_(g_query, self.weights[f"{ATTENTION}.query.weight"], alpha=self.scale)
         return g_seen
 
     def _key(self) -> Float[Tensor, "matrices head_dim width"]:
@@ -150,7 +153,7 @@ class Vocabulary:
     def _stored_backward(self, g_stored: Tensor, g_kept: Tensor, out: dict[str, Tensor]) -> Tensor:
         """Adds to the gradient in what values see."""
         g_stored = g_stored.view(*self.values.shape[:2], -1)
-        out[f"{ATTENTION}.output.weight"].copy_(self._joined(torch.bmm(g_stored.mT, self.values)))
+        self._fill(out[f"{ATTENTION}.output.weight"], g_stored.mT, self.values, self._joined)
         g_values = self._joined(torch.bmm(g_stored, self._output()))
         torch.bmm(g_values.mT, self.kept.out, out=out[f"{ATTENTION}.value.weight"])
         return g_kept.baddbmm_(g_values, self.weights[f"{ATTENTION}.value.weight"])
@@ -169,26 +172,34 @@ class Vocabulary:
             return x
         return x.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
+    def _fill(self, out: Tensor, left: Tensor, right: Tensor, arranged: Callable[[Tensor], Tensor]) -> None:
+        """``out`` = the product for every head, arranged as the weight is."""
+        if self.heads == 1:
+            torch.bmm(left, right, out=out)
+        else:
+            out.copy_(arranged(torch.bmm(left, right)))
+
     # The first norm -----------------------------------------------------------------------------------------
 
     def _norm(self, x: Tensor) -> _Normed:
         if not self.settings.norm:
-            return _Normed(x, x, x, ())
-        unit, *statistics = torch.native_layer_norm(x, x.shape[-1:], None, None, TINY)
-        return _Normed(unit * self.weights[f"{BLOCK}.norm1.weight"][:, None], x, unit, tuple(statistics))
+            return _Normed(x, x, x, None, ())
+        weight = self.weights[f"{BLOCK}.norm1.weight"]
+        own = weight[0] if len(weight) == 1 else None  # layer norm takes one weight, not one a member
+        unit, *statistics = torch.native_layer_norm(x, x.shape[-1:], own, None, TINY)
+        return _Normed(unit if own is not None else unit * weight[:, None], x, unit, own, tuple(statistics))
 
     def _norm_backward(self, g: Tensor, normed: _Normed, out: dict[str, Tensor], more: bool = False) -> Tensor:
         """Gradient in what was normed; writes that in the norm's weight, or adds ``more``."""
         if not self.settings.norm:
             return g
-        name = f"{BLOCK}.norm1.weight"
-        if more:
-            out[name] += (g * normed.unit).sum(1)
-        else:
-            torch.sum(g * normed.unit, 1, out=out[name])
-        g = g * self.weights[name][:, None]
-        wanted = [True, False, False]
-        return layer_norm_backward(g, normed.x, g.shape[-1:], *normed.statistics, None, None, wanted)[0]
+        name, own = f"{BLOCK}.norm1.weight", normed.own
+        g_unit = g if own is not None else g * self.weights[name][:, None]
+        g_x, g_own, _ = layer_norm_backward(
+            g_unit, normed.x, g.shape[-1:], *normed.statistics, own, None, [True, own is not None, False])
+        g_weight = g_own if own is not None else (g * normed.unit).sum(1)
+        out[name].add_(g_weight) if more else out[name].copy_(g_weight)
+        return g_x
 
 
 class _Normed(NamedTuple):
@@ -196,5 +207,6 @@ class _Normed(NamedTuple):
 
     out: Tensor
     x: Tensor
-    unit: Tensor  # before the norm's weight
+    unit: Tensor  # before the norm's weight; where there is an own one, after it
+    own: Tensor | None  # a single member's weight
     statistics: tuple[Tensor, ...]

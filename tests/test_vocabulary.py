@@ -18,9 +18,10 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
 @pytest.mark.parametrize("settings", CASES, ids=str)
-def test_the_gradient_by_hand_is_autograds(settings):
-    made = Ensemble.from_seeds(Settings(**{"length": 5, "width": 8, **settings}), [0, 1])
+def test_the_gradient_by_hand_is_autograds(settings, seeds):
+    made = Ensemble.from_seeds(Settings(**{"length": 5, "width": 8, **settings}), seeds)
     made.flat.add_(0.3 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
     by_autograd = Vocabulary(made.settings, made.weights).forward()
     by_hand = Vocabulary(made.settings, {name: weight.detach() for name, weight in made.weights.items()})
