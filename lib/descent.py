@@ -10,7 +10,8 @@ the loss or its gradient by more than rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import kernels
-from lib.kernels import Buffers, Perceptron
-from lib.letters import MASK, TOKENS
+from lib.kernels import Buffers, Perceptron, Room
+from lib.letters import CLEAN, MASK, TOKENS
 from lib.objectives import Asked
+from lib.transformer import Settings
 from lib.vocabulary import Tables
 
 Weights = dict[str, Tensor]
+NORMS = "blocks.0.norm2.weight", "norm.weight"
 MLP = tuple(f"blocks.0.mlp.{name}" for name in ("up.weight", "up.bias", "down.weight", "down.bias"))
 
 class Merged(NamedTuple):
@@ -32,32 +35,63 @@ class Merged(NamedTuple):
 
     tokens: Int[Tensor, "sequences length"]
     rows: Int[Tensor, " rows"]  # of the flattened sequences
-    which: Int[Tensor, " answers"]  # the row that each answer belongs to
-    targets: Int[Tensor, " answers"]
+    sequence: Int[Tensor, " rows"]  # that each row stands in
+    position: Int[Tensor, " rows"]  # and where
+    answers: Int[Tensor, " answers"]  # row * CLEAN + right token, the place of each answer in the flattened logits
     weights: Float[Tensor, " answers"]
 
 
 def merge(asked: Asked, batch: int = 1) -> Merged:
     """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
 
-    :raises ValueError: if a row is no mask, or no answer has any weight
+    :raises ValueError: if a row is no mask
     """
-    length = asked.tokens.shape[1]
+    return merge_steps(asked, len(asked.tokens), batch)[0]
+
+
+def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
+    """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer."""
+    length, reach = asked.tokens.shape[1], size * asked.tokens.shape[1]
     if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
         raise ValueError("rows: a masked model is asked at masked positions only")
-    spelled = np.ascontiguousarray(asked.tokens, dtype=np.uint8).view(f"V{length}")[:, 0]
-    _, first, same = np.unique(spelled, return_index=True, return_inverse=True)
     counted = np.flatnonzero(asked.weights)
-    if not len(counted):
-        raise ValueError("batch: not a single position is asked for; take a larger batch")
-    rows = asked.rows[counted]
-    rows = same[rows // length] * length + rows % length
-    present = np.zeros(len(first) * length, dtype=bool)
-    present[rows] = True
-    which = present.cumsum()[rows] - 1
-    found = asked.tokens[first], np.flatnonzero(present), which, asked.targets[counted]
-    weights = torch.from_numpy((asked.weights[counted] / batch).astype(np.float32))
-    return Merged(*map(torch.from_numpy, found), weights)  # type: ignore[call-arg]
+    sequence, position = np.divmod(asked.rows[counted], length)
+    question = _representatives(asked.tokens, size)[sequence] * length + position
+    order = np.zeros(asked.tokens.size, dtype=np.int64)
+    order[question] = 1
+    rows = np.flatnonzero(order)
+    order[rows] = np.arange(len(rows))
+    ends = np.arange(0, asked.tokens.size + 1, reach)
+    of_rows, of_answers = np.searchsorted(rows, ends), np.searchsorted(sequence * length, ends)
+    answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
+    weights = (asked.weights[counted] / batch).astype(np.float32)
+    rows = rows % reach
+    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in (rows, *np.divmod(rows, length))),
+             _cut(of_answers, answers), _cut(of_answers, weights))
+    return [Merged(*each) for each in zip(*parts, strict=True)]
+
+
+def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[Tensor]:
+    """The pieces between ends."""
+    at = ends.tolist()
+    return [torch.from_numpy(part[start:end]) for start, end in itertools.pairwise(at)]
+
+
+def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
+    """For each sequence the first of those in the same step that look like it.
+
+    Sequences are told apart by a random number each; those that share it by chance are merely not merged.
+    """
+    own = np.arange(len(tokens))
+    _, first, same = np.unique(tokens @ _names(tokens.shape[1]) + own // size, return_index=True, return_inverse=True)
+    found = first[same]
+    return np.where((tokens[found] == tokens).all(1) & (found // size == own // size), found, own)
+
+
+@functools.cache
+def _names(length: int) -> Int[np.ndarray, " length"]:
+    """A random number a position."""
+    return np.random.default_rng(0).integers(2**63, size=length)
 
 
 def places(length: int, absolute: bool) -> Int[Tensor, "length length"]:
@@ -77,122 +111,119 @@ def stride(length: int, absolute: bool) -> int:
     return length if absolute else 1
 
 
-class _Rows:
-    """The asked rows of one member: attention forward and backward."""
+class Attention:
+    """Attention at the asked rows, forward and backward; all heads together, one after the other within a row."""
 
-    def __init__(self, asked: Merged, tables: Tables, grid: Tensor, absolute: bool, buffers: Buffers) -> None:
-        self.asked, self.tables, self.buffers = asked, tables, buffers
-        self.length = asked.tokens.shape[1]
-        self.heads, entries = tables.scores.shape
-        self.position = asked.rows % self.length
-        self.context = asked.tokens.index_select(0, asked.rows // self.length)
-        place = grid.index_select(0, self.position).add_(self.context, alpha=stride(self.length, absolute))
-        self.place = place + entries * torch.arange(self.heads)[:, None, None]  # (heads, rows, length)
-        self.everywhere = tables.stored.shape[2] == 1  # values are free of position
+    def __init__(self, settings: Settings) -> None:
+        self.heads, self.absolute = settings.heads, settings.absolute
+        self.grid, self.stride = places(settings.length, self.absolute), stride(settings.length, self.absolute)
+        self.head, self.position = torch.arange(self.heads)[:, None], torch.arange(settings.length)
+        self.by_row = Buffers(self.heads * TOKENS)
+        self.by_position = Buffers(self.heads * settings.length, settings.width)
 
-    def forward(self) -> Tensor:
-        """The residual stream after attention: (rows, width)."""
-        looked_up = self.tables.scores.view(-1).index_select(0, self.place.view(-1))
-        self.weights = torch.softmax(looked_up.view(self.place.shape), -1)
-        stream = self.tables.stream
-        x = stream.index_select(0, self.position) if len(stream) > 1 else stream.expand(len(self.position), -1)
-        mix = self._mass if self.everywhere else self._mixed
-        return mix(x)
+    def _by_head(self, index: Int[Tensor, "some length"], size: int) -> Int[Tensor, "some heads_length"]:
+        """Where each head finds the same, in heads' tables of that size which follow each other."""
+        return index if self.heads == 1 else (index[:, None] + size * self.head).flatten(1)
+
+    def forward(self, asked: Merged, tables: Tables) -> Float[Tensor, "rows width"]:
+        """The residual stream after attention."""
+        self.asked, self.tables = asked, tables
+        self.stored = tables.stored.view(-1, tables.stored.shape[3])  # (heads * tokens * places, width)
+        context = asked.tokens.index_select(0, asked.sequence)
+        place = self.grid.index_select(0, asked.position).add_(context, alpha=self.stride)
+        self.place = self._by_head(place, tables.scores.shape[1]).view(-1)
+        looked_up = tables.scores.view(-1).index_select(0, self.place)
+        self.weights = torch.softmax(looked_up.view(len(context), self.heads, -1), -1)
+        x = tables.stream if len(tables.stream) == 1 else tables.stream.index_select(0, asked.position)
+        weights = self.weights.view(len(context), -1)
+        return self._mass(x, weights, context) if self._everywhere() else self._mixed(x, weights)
 
     def backward(self, g: Float[Tensor, "rows width"], out: Tables) -> None:
-        """Gradient in the tables, given that in the stream after attention."""
-        if len(out.stream) > 1:
-            out.stream.zero_().index_add_(0, self.position, g)
-        else:
+        """Fills ``out`` with the gradient in the tables, given that in the stream after attention."""
+        if len(out.stream) == 1:
             torch.sum(g, 0, keepdim=True, out=out.stream)
-        g_weights = (self._mass_backward if self.everywhere else self._mixed_backward)(g, out.stored)
+        else:
+            out.stream.zero_().index_add_(0, self.asked.position, g)
+        undo = self._mass_backward if self._everywhere() else self._mixed_backward
+        g_weights = undo(g, out.stored.view(self.stored.shape)).view(self.weights.shape)
         g_scores = torch._softmax_backward_data(g_weights, self.weights, -1, g.dtype)
-        out.scores.zero_().view(-1).index_add_(0, self.place.view(-1), g_scores.view(-1))
+        out.scores.zero_().view(-1).index_add_(0, self.place, g_scores.view(-1))
 
-    # Values free of position: attention matters through the mass it puts on each token
+    def _everywhere(self) -> bool:
+        """Whether values are free of position: then attention matters through the mass it puts on each token."""
+        return self.tables.stored.shape[2] == 1
 
-    def _mass(self, x: Tensor) -> Tensor:
-        mass = self.buffers("mass", x, self.heads, len(x), TOKENS).zero_()
-        self.tokens = self.context.expand(self.heads, -1, -1)
-        self.mass = mass.scatter_add_(2, self.tokens, self.weights)
-        for share, stored in zip(mass, self.tables.stored, strict=True):
-            x = torch.addmm(x, share, stored[:, 0])
-        return x
+    def _mass(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
+        self.tokens = self._by_head(context, TOKENS)
+        (mass,) = self.by_row(len(context))
+        self.mass = mass.zero_().scatter_add_(1, self.tokens, weights)
+        return torch.addmm(x, self.mass, self.stored)
 
     def _mass_backward(self, g: Tensor, out: Tensor) -> Tensor:
-        g_mass = torch.empty_like(self.mass)
-        for share, g_share, stored, g_stored in zip(self.mass, g_mass, self.tables.stored, out, strict=True):
-            torch.mm(share.T, g, out=g_stored[:, 0])
-            torch.mm(g, stored[:, 0].T, out=g_share)
-        return g_mass.gather(2, self.tokens)
+        torch.mm(self.mass.T, g, out=out)
+        return torch.mm(g, self.stored.T).gather(1, self.tokens)
 
     # Values with position: sequence by sequence
 
-    def _mixed(self, x: Tensor) -> Tensor:
+    def _mixed(self, x: Tensor, weights: Tensor) -> Tensor:
         sequences, length = self.asked.tokens.shape
-        full = self.buffers("full", x, self.heads, sequences * length, length).zero_()
-        self.full = full.index_copy_(1, self.asked.rows, self.weights).view(-1, sequences, length, length)
-        self.entry = (self.asked.tokens * length + torch.arange(length)).view(-1)
-        self.values = [stored.flatten(0, 1).index_select(0, self.entry).view(sequences, length, -1)
-                       for stored in self.tables.stored]
-        for share, values in zip(self.full, self.values, strict=True):
-            x = x + torch.bmm(share, values).flatten(0, 1).index_select(0, self.asked.rows)
-        return x
+        full, _ = self.by_position(sequences * length)
+        self.full = full.zero_().index_copy_(0, self.asked.rows, weights).view(sequences, length, -1)
+        self.entry = self._by_head(self.asked.tokens * length + self.position, TOKENS * length).view(-1)
+        self.values = self.stored.index_select(0, self.entry).view(sequences, -1, self.stored.shape[1])
+        return x + torch.bmm(self.full, self.values).flatten(0, 1).index_select(0, self.asked.rows)
 
     def _mixed_backward(self, g: Tensor, out: Tensor) -> Tensor:
         sequences, length = self.asked.tokens.shape
-        spread = self.buffers("spread", g, sequences * length, g.shape[1]).zero_()
-        spread = spread.index_copy_(0, self.asked.rows, g).view(sequences, length, -1)
-        g_full = torch.empty_like(self.full)
-        for share, g_share, values, g_stored in zip(self.full, g_full, self.values, out, strict=True):
-            torch.bmm(spread, values.mT, out=g_share)
-            g_values = torch.bmm(share.mT, spread)
-            g_stored.zero_().flatten(0, 1).index_add_(0, self.entry, g_values.flatten(0, 1))
-        return g_full.flatten(1, 2).index_select(1, self.asked.rows)
+        _, spread = self.by_position(sequences * length)
+        spread = spread.zero_().index_copy_(0, self.asked.rows, g).view(sequences, length, -1)
+        out.zero_().index_add_(0, self.entry, torch.bmm(self.full.mT, spread).flatten(0, 1))
+        return torch.bmm(spread, self.values.mT).flatten(0, 1).index_select(0, self.asked.rows)
+
+
+def room_for(settings: Settings) -> Buffers:
+    """Memory for the MLP at the asked rows, see `kernels.Room`, for its outcome and the gradient in its input."""
+    return Buffers(*[4 * settings.width] * len(Room._fields), settings.width, settings.width)
 
 
 class Descent:
-    """Loss and gradient of one member after the other, in memory used again from step to step."""
+    """Loss and gradient of one member, in memory used again from step to step. The weights may change in place.
 
-    def __init__(self, length: int, absolute: bool) -> None:
-        self.absolute, self.grid, self.buffers = absolute, places(length, absolute), Buffers()
+    :param weights: by name, all but those that act through the tables
+    :param g: of the same names, filled with the gradient in each
+    :param attention: of these settings; members may share it, as they may share ``room``
+    :param room: see `room_for`
+    """
 
-    def __call__(
-        self, asked: Merged, tables: Tables, weights: Weights, g_tables: Tables, g: Weights
-    ) -> Float[Tensor, ""]:
-        """Weighted sum of -log p over the answers of one member.
+    def __init__(self, weights: Weights, g: Weights, attention: Attention, room: Buffers) -> None:
+        self.attention, self.room = attention, room
+        self.head, self.turned, self.bias = weights["head.weight"], weights["head.weight"].T, weights["head.bias"]
+        self.g_head, self.g_bias = g["head.weight"], g["head.bias"]
+        self.norms = [kernels.Norm(weights.get(name), g.get(name)) for name in NORMS]
+        self.mlp, self.g_mlp = (
+            Perceptron(*(part[name] for name in MLP)) if MLP[0] in part else None for part in (weights, g))
 
-        :param weights: by name, all but those that act through the tables
-        :param g_tables: filled with the gradient in the tables
-        :param g: filled with the gradient in the weights
+    def __call__(self, asked: Merged, tables: Tables, g_tables: Tables) -> Float[Tensor, ""]:
+        """Weighted sum of -log p over the answers; fills ``g_tables`` with its gradient in the tables.
+
+        :raises ValueError: if there are none
         """
-        rows = _Rows(asked, tables, self.grid, self.absolute, self.buffers)
-        thought, undone = self._think(rows.forward(), weights, g)
-        scale = weights.get("norm.weight")
-        normed, *statistics = kernels.norm_forward(thought, scale)
-        logits = torch.addmm(weights["head.bias"], normed, weights["head.weight"].T)
-        loss, g_logits = kernels.cross_entropy(logits, asked.which, asked.targets, asked.weights)
-        torch.mm(g_logits.T, normed, out=g["head.weight"])
-        torch.sum(g_logits, 0, out=g["head.bias"])
-        g_normed = g_logits @ weights["head.weight"]
-        g_thought = kernels.norm_backward(g_normed, thought, tuple(statistics), scale, g.get("norm.weight"))
-        rows.backward(undone(g_thought), g_tables)
+        if not len(asked.answers):
+            raise ValueError("batch: not a single position is asked for; take a larger batch")
+        before, last = self.norms
+        x = self.attention.forward(asked, tables)
+        thought = x
+        if self.mlp is not None:
+            *room, out, g_x = self.room(len(asked.rows))
+            thought = kernels.mlp_forward(before.forward(x), self.mlp, Room(*room), out).add_(x)
+        normed = last.forward(thought)
+        logits = torch.addmm(self.bias, normed, self.turned)
+        loss, g_logits = kernels.cross_entropy(logits, asked.answers, asked.weights)
+        torch.mm(g_logits.T, normed, out=self.g_head)
+        torch.sum(g_logits, 0, out=self.g_bias)
+        g = last.backward(torch.mm(g_logits, self.head))
+        if self.mlp is not None and self.g_mlp is not None:
+            kernels.mlp_backward(g, before.out, self.mlp, Room(*room), g_x, self.g_mlp, spend=True)
+            g = before.backward(g_x).add_(g)
+        self.attention.backward(g, g_tables)
         return loss
-
-    def _think(self, x: Tensor, weights: Weights, g: Weights) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The stream after the MLP, and the function from its gradient to that of ``x``."""
-        if MLP[0] not in weights:
-            return x, lambda gradient: gradient
-        scale, g_scale = (part.get("blocks.0.norm2.weight") for part in (weights, g))
-        normed, *statistics = kernels.norm_forward(x, scale)
-        mlp, g_mlp = (Perceptron(*(part[name] for name in MLP)) for part in (weights, g))
-        hidden, gate, active = (self.buffers(name, x, len(x), len(mlp.up)) for name in ("hidden", "gate", "active"))
-        linear, thought = self.buffers.linear(hidden), self.buffers("thought", x, *x.shape)
-        kernels.mlp_forward(normed, mlp, hidden, gate, active, thought, linear)
-
-        def undone(gradient: Tensor) -> Tensor:
-            g_normed = self.buffers("g_normed", x, *x.shape)
-            kernels.mlp_backward(gradient, normed, mlp, hidden, gate, active, linear, hidden, gate, g_normed, g_mlp)
-            return gradient + kernels.norm_backward(g_normed, x, tuple(statistics), scale, g_scale)
-
-        return thought.add_(x), undone

@@ -108,6 +108,7 @@ class Rope(Encoding):
         angles = torch.arange(length)[:, None] * torch.as_tensor(rope_frequencies(width // heads))
         self._planes = torch.complex(angles.cos().float(), angles.sin().float())  # R(p), a complex number a plane
         self._towards = torch.cat((self._planes.flip(0), self._planes[1:].conj()))  # R(-offset)
+        self._back = self._towards.conj().resolve_conj()
 
     def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
         return _rotated(x, self._planes)
@@ -117,13 +118,16 @@ class Rope(Encoding):
         return _rotated(q, self._towards)
 
     def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
-        return _rotated(g, self._towards.conj()).sum(-2, keepdim=True)
+        return _rotated(g, self._back).sum(-2, keepdim=True)
 
 
 def _rotated(x: Tensor, planes: Tensor) -> Tensor:
     """Neighbouring coordinates of ``x``, as one complex number, times that of their plane."""
-    pairs = torch.view_as_complex(x.contiguous().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * planes.to(pairs.dtype)).flatten(-2)
+    planes = planes.to(x.dtype.to_complex())
+    if not x.requires_grad:
+        return (x.contiguous().view(planes.dtype) * planes).view(x.dtype)
+    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))  # the short way cuts the graph
+    return torch.view_as_real(pairs * planes).flatten(-2)
 
 
 class Alibi(Encoding):

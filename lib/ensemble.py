@@ -26,11 +26,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import descent, letters, objectives
+from lib.descent import Merged, merge, merge_steps
 from lib.encodings import encoding
 from lib.kernels import gelu_mlp
 from lib.objectives import Asked
 from lib.transformer import Settings, Transformer, initialise
-from lib.vocabulary import THROUGH, Tables, Vocabulary
+from lib.vocabulary import Tables, Vocabulary
 
 
 class Ensemble:
@@ -91,19 +92,30 @@ class Ensemble:
         parts = torch.autograd.grad(losses.sum(), list(self.weights.values()), materialize_grads=True)
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-    def descend(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
+    @functools.cached_property
+    def by_hand(self) -> bool:
+        """Whether a step's gradient is written out, and not autograd's."""
+        short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
+        return short and self.flat.device.type == "cpu"
+
+    def prepared(self, asked: Asked, batch: int) -> list[Asked] | list[Merged]:
+        """Questions of several steps, ``batch`` sequences each, as `descend` likes them best, step by step."""
+        return merge_steps(asked, batch, batch) if self.by_hand else asked.steps(batch)
+
+    def descend(self, asked: Sequence[Asked] | Sequence[Merged], batch: int) -> tuple[Tensor, Tensor]:
         """Loss of each member on its own questions, in nats a sequence, and its gradient in the buffer's layout.
 
         The gradient lies in memory that the next call writes to.
 
+        :param asked: one a member, prepared or not
         :param batch: sequences that each member was asked about
         """
-        by_autograd = self.settings.depth > 1 or self.settings.causal or self.settings.dropout > 0
-        if by_autograd or self.flat.device.type != "cpu":
-            tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(asked))
-            losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
-            return losses.detach(), self.gradient(losses)
-        return self._by_hand(asked, batch)
+        if self.by_hand:
+            return self._by_hand.descend([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
+        as_they_are = [one for one in asked if isinstance(one, Asked)]
+        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(as_they_are))
+        losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
+        return losses.detach(), self.gradient(losses)
 
     @functools.cached_property
     def _by_hand(self) -> _ByHand:
@@ -204,7 +216,7 @@ class Ensemble:
     def mask_query(self) -> Float[Tensor, "members heads place head_dim"]:
         """The mask's query, before the encoding turns it; one a position only under an absolute encoding."""
         self.vocabulary.read()
-        return self.vocabulary.query()
+        return self.vocabulary.query().unflatten(0, (len(self), -1))
 
     def _retrieved(self, stored: Tensor, weights: Tensor, context: Tensor) -> Tensor:
         """What attention adds to the residual stream at each row: (members, rows, width)."""
@@ -255,24 +267,25 @@ class _ByHand:
     """`Ensemble.descend` for masked models of depth 1 without dropout."""
 
     def __init__(self, ensemble: Ensemble) -> None:
-        self.settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
+        settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
         views = lambda flat: {name: flat[..., part].view(*flat.shape[:-1], *shape)
                               for name, part, shape in ensemble.layout()}
-        weights, self.slopes = views(ensemble.flat), views(self.gradient)
-        self.vocabulary = Vocabulary(self.settings, weights)
-        self.members = [tuple({name: view[member] for name, view in one.items() if not name.startswith(THROUGH)}
-                              for one in (weights, self.slopes)) for member in range(len(ensemble))]
-        self.descent = descent.Descent(self.settings.length, self.settings.absolute)
+        self.slopes = views(self.gradient)
+        self.vocabulary = Vocabulary(settings, views(ensemble.flat))
+        attention, room = descent.Attention(settings), descent.room_for(settings)
+        self.members = [descent.Descent(views(weights), views(slopes), attention, room)
+                        for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
+        self.in_tables = Tables(*(torch.empty_like(table) for table in self.vocabulary.forward()))
+        self.in_own = [Tables(*own) for own in zip(*self.in_tables, strict=True)]  # by member
 
-    @torch.no_grad()
-    def __call__(self, asked: Sequence[Asked], batch: int) -> tuple[Tensor, Tensor]:
-        tables = self.vocabulary.forward()
-        slopes = Tables(*(torch.empty_like(table) for table in tables))
-        losses = [
-            self.descent(descent.merge(one, batch), Tables(*table), weights, Tables(*slope), gradient)
-            for one, table, slope, (weights, gradient)
-            in zip(asked, zip(*tables, strict=True), zip(*slopes, strict=True), self.members, strict=True)
-        ]
-        for name, slope in self.vocabulary.backward(slopes).items():
-            self.slopes[name].copy_(slope)
-        return torch.stack(losses), self.gradient
+    def descend(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
+        """Losses, and the gradient in memory that the next call writes to."""
+        return torch.stack(self._losses(asked)), self.gradient
+
+    @torch.inference_mode()  # less to keep account of in every operation
+    def _losses(self, asked: Sequence[Merged]) -> list[Tensor]:
+        own = zip(*self.vocabulary.forward(), strict=True)
+        losses = [member(one, Tables(*tables), g) for member, one, tables, g
+                  in zip(self.members, asked, own, self.in_own, strict=True)]
+        self.vocabulary.backward(self.in_tables, self.slopes)
+        return losses

@@ -44,6 +44,10 @@ NAMES = {
 }
 
 
+#: those that draw at random among the questions of a whole batch, so that every batch must be drawn alone
+MIXING = ("drop_random", "one_question")
+
+
 def check(intervention: str, objective: str = "masked_diffusion") -> None:
     """Refuse an unknown intervention, naming the valid ones, and any on a causal model."""
     if intervention not in NAMES:

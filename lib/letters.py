@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,6 +31,32 @@ CLEAN, TOKENS = 53, 54
 #: a causal model's first input; it never meets the mask, so the symbol is free
 START = MASK
 IGNORED = -100
+
+
+class Draws:
+    """Several generators as one, each of which draws its equal share of the first axis.
+
+    What is drawn of each batch alone is so drawn for many batches at a time, with the random numbers of each.
+    """
+
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
+        self.generators = generators
+
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([each.random(self._share(size)) for each in self.generators])
+
+    def integers(self, high: int, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([each.integers(high, size=self._share(size)) for each in self.generators])
+
+    def permutation(self, x: object) -> np.ndarray:
+        raise TypeError("a permutation mixes batches: draw it for one batch at a time")
+
+    def _share(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
+        count, *rest = (size,) if isinstance(size, int) else size
+        return count // len(self.generators), *rest
+
+
+Draw = np.random.Generator | Draws
 
 
 def check_length(length: int) -> int:
@@ -53,7 +80,7 @@ def read(text: str) -> Int[Tensor, " length"]:
 
 
 def sequences(
-    count: int, length: int, draw: np.random.Generator, reversed_share: float = 0.0
+    count: int, length: int, draw: Draw, reversed_share: float = 0.0
 ) -> Int[np.ndarray, "count length"]:
     """Training sequences: letter and pair of positions uniform; the lowercase letter comes first.
 
@@ -68,10 +95,10 @@ def sequences(
     if reversed_share:
         swap = draw.random(count) < reversed_share
         first, second = np.where(swap, second, first), np.where(swap, first, second)
-    tokens = np.full((count, length), PLACEHOLDER, dtype=np.int64)
-    rows = np.arange(count)
-    tokens[rows, first], tokens[rows, second] = letter, letter + LETTERS
-    return tokens
+    tokens = np.full(count * length, PLACEHOLDER, dtype=np.int64)
+    start = np.arange(0, count * length, length)
+    tokens[start + first], tokens[start + second] = letter, letter + LETTERS
+    return tokens.reshape(count, length)
 
 
 @functools.lru_cache

@@ -31,13 +31,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import letters
+from lib.letters import Draw
 
 OBJECTIVES = ("masked_diffusion", "fixed_rate", "autoregressive")
 DRAWS = ("stratified", "lambda_dce", "t_dce")
 EPSILON = 1e-3  # log-linear noise stops this short of masking everything
 RATE = 0.15
 
-Draw = np.random.Generator
 Tokens = Int[np.ndarray, "batch length"]
 
 
@@ -46,9 +46,17 @@ class Asked:
     """One batch of questions: inputs, asked rows of the flattened batch, right answers, and their weights."""
 
     tokens: Int[np.ndarray, "batch positions"]
-    rows: Int[np.ndarray, " rows"]
+    rows: Int[np.ndarray, " rows"]  # in ascending order
     targets: Int[np.ndarray, " rows"]
     weights: Float[np.ndarray, " rows"]
+
+    def steps(self, size: int) -> list[Asked]:
+        """The same in batches of ``size`` sequences."""
+        reach = size * self.tokens.shape[1]
+        starts = np.arange(reach, self.tokens.size, reach)
+        parts = (np.split(part, np.searchsorted(self.rows, starts))
+                 for part in (self.rows % reach, self.targets, self.weights))
+        return [Asked(*each) for each in zip(np.split(self.tokens, len(starts) + 1), *parts, strict=True)]
 
 
 def check_objective(objective: str, draws: str) -> None:
@@ -75,9 +83,12 @@ def ask(
     return (t_dce if draws == "t_dce" else lambda_dce)(tokens, draw)
 
 
-def quantiles(count: int, draw: Draw) -> Float[np.ndarray, " count"]:
-    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even."""
-    return (np.arange(count) + draw.random()) / count
+def quantiles(count: int, draw: Draw, batches: int = 1) -> Float[np.ndarray, " batches_count"]:
+    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even.
+
+    :param batches: that many times so, one after the other, each with a shift of its own
+    """
+    return ((np.arange(count) + draw.random((batches, 1))) / count).reshape(-1)
 
 
 # Masked objectives ----------------------------------------------------------------------------------------
@@ -121,15 +132,17 @@ def binomial_distribution(length: int) -> np.ndarray:
 def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:
     """For each row a subset of that many positions, all such subsets equally likely."""
     drawn = draw.random((len(counts), length))
-    smallest = np.sort(drawn, axis=1)  # masked are the counts[i] smallest of row i
-    limit = np.where(counts > 0, smallest[np.arange(len(counts)), counts - 1], -1.0)
+    smallest = np.sort(drawn, axis=1).reshape(-1)  # masked are the counts[i] smallest of row i
+    limit = smallest[np.arange(-1, len(smallest) - 1, length) + counts]
+    limit[counts == 0] = -1.0
     return drawn <= limit[:, None]
 
 
 def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> Asked:
     """Mask and ask for the masked tokens; ``weights`` (batch,) weigh every answer of their sequence."""
     rows = np.flatnonzero(masked)
-    hidden = np.where(masked, letters.MASK, tokens)
+    hidden = tokens.copy()
+    hidden.reshape(-1)[rows] = letters.MASK
     return Asked(hidden, rows, tokens.reshape(-1)[rows], weights[rows // tokens.shape[1]])
 
 

@@ -36,6 +36,8 @@ from lib.transformer import VALUES, Settings
 
 BETAS, TINY = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
+START = np.random.Philox(key=0).state  # before the first draw
+AHEAD = 16  # steps whose questions are drawn at a time: numpy is slow on few numbers
 CHECKPOINT_SECONDS = 20.0
 FIRST, POINTS = 30, 12  # measurements along training: the first after the start, and how many, log-spaced
 PROFILES = ("quick", "full")
@@ -90,6 +92,8 @@ class Trainer:
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
                   for _ in range(columns.start, columns.stop)]
         self._count = torch.zeros(())
+        self._used = [generator(SHARED, step) for step in range(AHEAD)]
+        self._ahead: dict[int, list[Any]] = {}
         self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
@@ -108,32 +112,48 @@ class Trainer:
 
     def asked(self, step: int) -> list[objectives.Asked]:
         """The same member by member."""
-        recipe = self.recipe
-        spread = objectives.quantiles(recipe.batch, generator(SHARED, step))
-        asked = []
+        return self._asked(step, 1)
+
+    def _asked(self, first: int, count: int) -> list[objectives.Asked]:
+        """The same of several steps, one after the other."""
+        recipe, asked = self.recipe, []
+        spread = objectives.quantiles(recipe.batch, self._draw(SHARED, first, count), count)
         for seed in self.seeds:
-            draw = generator(seed, step)
-            tokens = letters.sequences(recipe.batch, self.settings.length, draw, recipe.reversed_share)
+            draw = self._draw(seed, first, count)
+            tokens = letters.sequences(count * recipe.batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
             )
         return asked
+
+    def _draw(self, seed: int, first: int, count: int) -> letters.Draw:
+        """`generator` of several steps; what was drawn from earlier ones has served."""
+        each = [generator(seed, first + step, used) for step, used in enumerate(self._used[:count])]
+        return each[0] if count == 1 else letters.Draws(each)
+
+    def _prepared(self) -> list[Any]:
+        """This step's questions, as `Ensemble.descend` likes them, member by member; drawn for some steps ahead."""
+        count = 1 if self.recipe.intervention in interventions.MIXING else AHEAD
+        first = self.step - self.step % count
+        if first not in self._ahead:
+            asked = self._asked(first, count)
+            self._ahead = {first: [self.ensemble.prepared(one, self.recipe.batch) for one in asked]}
+        return [member[self.step - first] for member in self._ahead[first]]
 
     def advance(self) -> Float[Tensor, " members"]:
         """One step of AdamW for every member; returns the losses before it, nats a sequence."""
         if self.settings.dropout:
             torch.manual_seed(int(generator(SHARED, self.step).integers(2**62)))
         self.ensemble.training = True
-        losses, gradient = self.ensemble.descend(self.asked(self.step), self.recipe.batch)
+        losses, gradient = self.ensemble.descend(self._prepared(), self.recipe.batch)
         self._update(gradient)
         self.step += 1
         return losses
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
         recipe, count = self.recipe, self.step + 1
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-        gradient *= (recipe.clip / (norm + 1e-6)).clamp_(max=1)
+        gradient.renorm_(2, 0, recipe.clip)  # clips each member's norm
         rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
         weights = self.ensemble.flat
         if recipe.weight_decay:
@@ -149,9 +169,16 @@ class Trainer:
         return Ensemble(self.settings, self.average.clone())
 
 
-def generator(seed: int, step: int) -> np.random.Generator:
-    """The random numbers of one step of one seed; streams of different keys are independent."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+def generator(seed: int, step: int, used: np.random.Generator | None = None) -> np.random.Generator:
+    """The random numbers of one step of one seed; streams of different keys are independent.
+
+    :param used: a generator made here that has served; set anew, which is much faster than making one
+    """
+    key = np.array([seed, step], dtype=np.uint64)
+    if used is None:
+        return np.random.Generator(np.random.Philox(key=key))
+    used.bit_generator.state = {**START, "state": {"counter": START["state"]["counter"], "key": key}}
+    return used
 
 
 # A recorded experiment ----------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ CASES = [
 ]
 
 
-def ensemble(seed=0, **settings):
-    made = Ensemble.from_seeds(Settings(**{"length": 7, "width": 16, **settings}), [0, 1, 2])
+def ensemble(seed=0, members=3, **settings):
+    made = Ensemble.from_seeds(Settings(**{"length": 7, "width": 16, **settings}), range(members))
     made.flat.add_(0.1 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
     return made
 
@@ -67,12 +67,14 @@ def asked(settings, members=3, batch=30, seed=0):
     return found
 
 
+@pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("settings", [*CASES, {"mlp": False}, {"encoding": "alibi", "depth": 2, "heads": 2}], ids=str)
-def test_loss_and_gradient_of_a_step_are_the_plain_models(settings):
-    made = ensemble(**{"length": 4, **settings})
-    questions = asked(made.settings)
+def test_loss_and_gradient_of_a_step_are_the_plain_models(settings, members):
+    made = ensemble(members=members, **{"length": 4, **settings})
+    questions = asked(made.settings, members)
     for _ in range(2):  # the second time in memory used before
         losses, gradient = made.descend(questions, 30)
+    assert not losses.is_inference() and not gradient.is_inference()  # nothing stops others from working on them
     for index, one in enumerate(questions):
         plain = made.member(index)
         tokens, rows, targets, weights = (torch.from_numpy(part) for part in dataclasses.astuple(one))

@@ -46,6 +46,17 @@ def test_a_seed_fixes_the_sequences():
     assert (first == again).all() and (first != other).any()
 
 
+@given(seeds=st.lists(st.integers(0, 1000), min_size=1, max_size=4), share=st.sampled_from([0.0, 0.3]))
+def test_several_generators_draw_as_each_alone(seeds, share):
+    together = letters.sequences(7 * len(seeds), 5, letters.Draws([draw(seed) for seed in seeds]), share)
+    assert (together == np.concatenate([letters.sequences(7, 5, draw(seed), share) for seed in seeds])).all()
+
+
+def test_several_generators_refuse_to_mix_what_each_draws():
+    with pytest.raises(TypeError, match="one batch at a time"):
+        letters.Draws([draw(0), draw(1)]).permutation(4)
+
+
 @pytest.mark.parametrize("length", [2, 3, 7])
 def test_queries_cover_every_fact_at_every_pair_of_distances(length):
     forward, reverse = letters.paired_queries(length)

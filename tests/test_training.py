@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from lib import letters, objectives, provenance, resume, training
+from lib import descent, interventions, letters, objectives, provenance, resume, training
+from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
 
@@ -76,6 +77,38 @@ def test_a_batch_is_forward_only_and_another_step_is_another_batch():
     for text in map(letters.spell, filled.flatten(0, 1)):
         assert text.replace("0", "")[0].islower()
     assert not torch.equal(tokens, run.batch(4)[0]) and torch.equal(tokens, run.batch(3)[0])
+
+
+def test_a_generator_set_anew_draws_as_a_new_one():
+    used = training.generator(3, 4)
+    used.random(5)
+    used.integers(7, size=3)  # leaves half a word behind
+    assert training.generator(5, 6, used) is used
+    fresh = training.generator(5, 6)
+    assert (used.integers(7, size=3) == fresh.integers(7, size=3)).all() and (used.random(5) == fresh.random(5)).all()
+
+
+RECIPES = [{}, {"draws": "t_dce"}, {"draws": "lambda_dce"}, {"reversed_share": 0.3},
+           *({"objective": name} for name in objectives.OBJECTIVES),
+           *({"intervention": name, "reversed_share": 0.3} for name in interventions.NAMES)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_questions_drawn_ahead_are_those_of_each_step(recipe, dropout, monkeypatch):
+    causal, given = recipe.get("objective") == "autoregressive", []
+    run = trainer(settings={"causal": causal, "dropout": dropout}, **recipe)
+    descend = Ensemble.descend
+    monkeypatch.setattr(Ensemble, "descend", lambda self, *each: given.append(each[0]) or descend(self, *each))
+    run.step = training.AHEAD - 2  # as after an interruption
+    for _ in range(4):
+        expected = run.asked(run.step)
+        run.advance()
+        for found, one in zip(given.pop(), expected, strict=True):
+            if run.ensemble.by_hand:
+                assert all(map(torch.equal, found, descent.merge(one, 16)))
+            else:
+                assert all((getattr(found, name) == part).all() for name, part in vars(one).items())
 
 
 @pytest.fixture(autouse=True)
