@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from lib import provenance
 from lib.training import Recipe
@@ -97,6 +98,33 @@ def inside(values: Values, limits: tuple[float, float], slack: float) -> bool:
 def spread(values: Values) -> float | None:
     """Standard deviation over seeds; None for one seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+class Effect(NamedTuple):
+    """How far apart the seeds of two runs lie."""
+
+    difference: float  # of means, second minus first
+    standardised: float  # Hedges' g: in pooled standard deviations, corrected for few seeds; infinite where none varies
+    superiority: float  # share of pairs of seeds in which the second is larger, ties counted half
+    p: float  # exact, two-sided: share of all ways to split the seeds whose means differ at least as much
+
+
+def effect(first: Values, second: Values) -> Effect:
+    """The effect size of one run over another, one value a seed each.
+
+    :raises ValueError: for fewer than two seeds on a side
+    """
+    low, high = (np.asarray(values, dtype=float) for values in (first, second))
+    if min(len(low), len(high)) < 2:
+        raise ValueError(f"effect: needs two seeds a side, not {len(low)} and {len(high)}")
+    difference, freedom = float(high.mean() - low.mean()), len(low) + len(high) - 2
+    pooled = np.sqrt(((len(low) - 1) * low.var(ddof=1) + (len(high) - 1) * high.var(ddof=1)) / freedom)
+    small = 1 - 3 / (4 * freedom - 1)
+    standardised = small * difference / pooled if pooled else np.copysign(np.inf, difference) if difference else 0.0
+    shares = stats.mannwhitneyu(high, low).statistic / (len(low) * len(high))
+    split = stats.permutation_test((high, low), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True,
+                                   n_resamples=np.inf)
+    return Effect(difference, float(standardised), float(shares), float(split.pvalue))
 
 
 def cell(values: Values, digits: int = 1) -> str:

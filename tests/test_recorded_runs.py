@@ -76,3 +76,19 @@ def test_the_run_of_this_build(tmp_path, monkeypatch):
 
 def test_nothing_recorded_is_no_error(tmp_path):
     assert runs.recorded("one_layer", tmp_path) == []
+
+
+# Effect sizes ------------------------------------------------------------------------------------------------
+
+
+def test_effects_of_seeds_that_are_apart_and_of_the_same_seeds():
+    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
+    found = runs.effect(low, high)
+    assert found.difference == 10 and found.superiority == 1 and found.p == pytest.approx(2 / 252)
+    assert found.standardised == pytest.approx(10 / 2.5**0.5 * (1 - 3 / 31))
+    assert runs.effect(high, low)[:3] == (-10, -found.standardised, 0)
+    same = runs.effect(low, low)
+    assert same.difference == 0 and same.standardised == 0 and same.superiority == 0.5 and same.p == 1
+    assert runs.effect([0.0, 0.0], [1.0, 1.0]).standardised == np.inf
+    with pytest.raises(ValueError, match="two seeds a side, not 1 and 5"):
+        runs.effect([1.0], low)
