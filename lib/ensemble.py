@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -112,8 +113,8 @@ class Ensemble:
         """
         if self.by_hand:
             return self._by_hand.descend([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
-        as_they_are = [one for one in asked if isinstance(one, Asked)]
-        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(as_they_are))
+        unmerged = cast(Sequence[Asked], asked)  # nothing is merged where the gradient is autograd's
+        tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(unmerged))
         losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
         return losses.detach(), self.gradient(losses)
 
