@@ -1,6 +1,6 @@
 """What a language model of some size costs here: seconds, tokens a second, and peak memory against the weights.
 
-    python -m benchmarks.language_models                     an 8B LLaDA where there is a CUDA device, else 1B
+    python -m benchmarks.language_models                     the largest shape that fits: 8B on a CUDA device of 24 GB
     python -m benchmarks.language_models --shape 300m --dtype bfloat16 --out /tmp/scale
 
 Writes a checkpoint of LLaDA's layout with random weights, loads it as a published one would be, takes the three
@@ -32,18 +32,21 @@ from typing import Any
 import torch
 
 from lib import attention_routes, checkpoints, decoding, finetuning, probes, prompts, provenance, signatures, worlds
+from lib.architectures import ARCHITECTURES
 from lib.finetuning import Protocol
-from lib.tiny_checkpoints import PUBLISHED, Size, shaped
+from lib.tiny_checkpoints import PUBLISHED, Size, config_fields, shaped
 
-#: LLaDA's shape in several sizes; 1b keeps its vocabulary
+#: LLaDA's shape in several sizes, the largest first; 3b and 1b keep its vocabulary
 SHAPES = {
     "8b": PUBLISHED["llada"],
+    "3b": Size(width=3072, layers=22, heads=24, key_heads=24, mlp=8192, tokens=126464),
     "1b": Size(width=2048, layers=12, heads=16, key_heads=16, mlp=5632, tokens=126464),
     "300m": Size(width=1024, layers=16, heads=16, key_heads=16, mlp=2816, tokens=32064),
     "tiny": Size(width=64, layers=2, heads=4, key_heads=4, mlp=192, tokens=1024),
 }
 _RECORDED = ("shape", "control", "dtype", "batch", "steps", "length")
 LIMIT = 1.3  # of the gradient cosine's peak, in weights
+ROOM = 1.25  # what has to fit, in weights
 
 
 class Meter:
@@ -77,6 +80,16 @@ class Meter:
 def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", text)[1])  # type: ignore[index]
+
+
+def largest(dtype: torch.dtype, device: torch.device) -> str:
+    """The largest shape whose weights leave some room beside them in the memory that is free."""
+    kind, free = ARCHITECTURES["llada"], checkpoints.available_bytes(device)
+    for name, size in SHAPES.items():
+        count = checkpoints.parameter_count(kind, kind.configure(config_fields("llada", size)))
+        if ROOM * count * dtype.itemsize <= free:
+            return name
+    raise MemoryError(f"{device}: {free / 1e9:.1f} GB free, too little for any of {', '.join(SHAPES)}")
 
 
 def loaded(shape: str, dtype: torch.dtype, meter: Meter, found: dict[str, float]) -> tuple[Any, Any]:
@@ -177,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cuda = torch.cuda.is_available()
     command = argparse.ArgumentParser(prog="python -m benchmarks.language_models",
                                       description=(__doc__ or "").splitlines()[0])
-    command.add_argument("--shape", choices=SHAPES, default="8b" if cuda else "1b", help="default: %(default)s")
+    command.add_argument("--shape", choices=SHAPES, help="default: the largest that fits in free memory")
     command.add_argument("--control", choices=SHAPES, default="300m", help="where gradients are stored; %(default)s")
     command.add_argument("--device", default="cuda" if cuda else "cpu", help="default: %(default)s")
     command.add_argument("--dtype", default="bfloat16" if cuda else "float32", help="default: %(default)s")
@@ -186,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in (("batch", 8 if cuda else 4), ("steps", 3), ("length", 32 if cuda else 8)):
         command.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
     given = command.parse_args(argv)
+    given.shape = given.shape or largest(getattr(torch, given.dtype), torch.device(given.device))
     if given.device == "cpu":
         torch.set_num_threads(1)
     run = provenance.Run(given.device)

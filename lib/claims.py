@@ -172,10 +172,12 @@ def compare(
 ) -> Check:
     """Check numbers: ``measure(**given)`` must lie within ``tolerance`` of ``paper`` everywhere.
 
-    With ``seeds``, ``measure`` returns one value a seed (first axis); the mean is compared and the sample
-    standard deviation is the spread. ``measure(**broken)`` is the negative control: it must miss somewhere.
+    With ``seeds``, ``measure`` returns one value a seed (first axis), or, by cell, one value for each of the first of
+    ``seeds``, as many as the cell has; the mean is compared and the sample standard deviation is the spread.
+    ``measure(**broken)`` is the negative control: it must miss somewhere.
 
     :raises ControlPassed: if the negative control also lies within the tolerance
+    :raises ValueError: for a value that is not finite, and for another number of values than of seeds
     """
     _known_kind(kind)
     ours, spread = _summary(measure(**given), seeds)
@@ -208,6 +210,10 @@ def skip(claim: str, reason: str) -> Skip:
 
 
 def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    if isinstance(values, Mapping):
+        cells = [_summary(cell, seeds[: len(cell)]) for cell in values.values()]
+        spreads = [spread for _, spread in cells if spread is not None]
+        return np.array([mean for mean, _ in cells]), np.array(spreads) if len(spreads) == len(cells) else None
     array = np.asarray(values, dtype=float)
     if not np.isfinite(array).all():
         raise ValueError(f"a measured value is not finite: {array}")

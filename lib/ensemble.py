@@ -94,14 +94,14 @@ class Ensemble:
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     @functools.cached_property
-    def by_hand(self) -> bool:
+    def written_out(self) -> bool:
         """Whether a step's gradient is written out, and not autograd's."""
         short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
         return short and self.flat.device.type == "cpu"
 
     def prepared(self, asked: Asked, batch: int) -> list[Asked] | list[Merged]:
         """Questions of several steps, ``batch`` sequences each, as `descend` likes them best, step by step."""
-        return merge_steps(asked, batch, batch) if self.by_hand else asked.steps(batch)
+        return merge_steps(asked, batch, batch) if self.written_out else asked.steps(batch)
 
     def descend(self, asked: Sequence[Asked] | Sequence[Merged], batch: int) -> tuple[Tensor, Tensor]:
         """Loss of each member on its own questions, in nats a sequence, and its gradient in the buffer's layout.
@@ -111,16 +111,16 @@ class Ensemble:
         :param asked: one a member, prepared or not
         :param batch: sequences that each member was asked about
         """
-        if self.by_hand:
-            return self._by_hand.descend([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
+        if self.written_out:
+            return self._own_descent.descend([merge(one, batch) if isinstance(one, Asked) else one for one in asked])
         unmerged = cast(Sequence[Asked], asked)  # nothing is merged where the gradient is autograd's
         tokens, rows, targets, weights = (part.to(self.flat.device) for part in objectives.stack(unmerged))
         losses = objectives.losses(self.logits(tokens, rows), targets, weights, batch)
         return losses.detach(), self.gradient(losses)
 
     @functools.cached_property
-    def _by_hand(self) -> _ByHand:
-        return _ByHand(self)
+    def _own_descent(self) -> _WrittenOut:
+        return _WrittenOut(self)
 
     # Logits -------------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Ensemble:
         return functional.dropout(x, self.settings.dropout, self.training)
 
 
-class _ByHand:
+class _WrittenOut:
     """`Ensemble.descend` for masked models of depth 1 without dropout."""
 
     def __init__(self, ensemble: Ensemble) -> None:

@@ -148,10 +148,18 @@ def _same_kind(value: Any, default: Any) -> bool:
 def experiments(chapter: str, profile_name: str) -> dict[str, dict[str, Any]]:
     """The runs a chapter reads: name -> {module, fixed settings}, from ``book/experiments.yml``."""
     entry = _yaml("book/experiments.yml").get(chapter) or {}
-    runs = (entry.get("runs") or {}) | ((entry.get("full") or {}) if profile_name == "full" else {})
+    runs = dict(entry.get("runs") or {})
+    if profile_name == "full":
+        runs |= (entry.get("full") or {}) | _varied(entry.get("varied") or {"at": {}})
     return {name: {"module": fixed.get("module", entry["module"]), "from": entry["parameters"],
                    "fixed": {key: value for key, value in fixed.items() if key != "module"}}
             for name, fixed in runs.items()}
+
+
+def _varied(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """One run a length and changed setting."""
+    return {f"sensitivity_{length}_{name}_{value}": {**entry["of"], "length": length, **fixed, name: value}
+            for length, fixed in entry["at"].items() for name, values in entry["settings"].items() for value in values}
 
 
 def recorded(chapter: str, profile_name: str) -> str:

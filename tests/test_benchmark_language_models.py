@@ -33,6 +33,17 @@ def test_it_measures_records_and_fails_above_the_limit(tmp_path, monkeypatch, ca
         language_models.main(sizes)
 
 
+@pytest.mark.parametrize(("free", "dtype", "expected"), [
+    (24e9, torch.bfloat16, "8b"), (19e9, torch.bfloat16, "3b"), (20e9, torch.float32, "3b"), (6e9, torch.float32, "1b"),
+    (1e9, torch.float32, "tiny")])
+def test_the_largest_shape_that_fits(free, dtype, expected, monkeypatch):
+    monkeypatch.setattr(checkpoints, "available_bytes", lambda device: free)
+    assert language_models.largest(dtype, torch.device("cpu")) == expected
+    monkeypatch.setattr(checkpoints, "available_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match=r"cpu: 0.0 GB free, too little for any of 8b, 3b, 1b, 300m, tiny"):
+        language_models.largest(dtype, torch.device("cpu"))
+
+
 def test_the_meter_sees_what_is_allocated_and_forgets_it():
     meter = language_models.Meter(torch.device("cpu"))
     _, seconds, large = meter(lambda: torch.ones(50_000_000).sum())

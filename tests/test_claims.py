@@ -1,6 +1,7 @@
 """The ledger: what a check demands, and how a status follows from checks."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def test_compare_over_seeds_reports_mean_and_spread():
     with pytest.raises(ValueError, match="not finite"):
         claims.compare("a", "mean", lambda c: c, given={"c": float("nan")}, broken={"c": 9}, paper=2.0,
                        tolerance=0.1, control="shifted")
+
+
+def test_compare_over_cells_of_different_seeds():
+    def compare(seeds):
+        return claims.compare("a", "mean", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]}, given={"c": 0},
+                              broken={"c": 9}, paper=[2.0, 5.0], tolerance=0.1, seeds=seeds, control="shifted")
+    found = compare([0, 1, 2])
+    assert (found.holds, found.ours, found.spread, found.seeds) == (True, [2.0, 5.0], [1.0, math.sqrt(2)], (0, 1, 2))
+    with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
+        compare([0, 1])
 
 
 def test_unknown_kind_of_evidence_is_refused():

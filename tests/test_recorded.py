@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lib import provenance
 from pipeline import chapters
 
 
@@ -16,8 +17,23 @@ def test_a_recorded_notebook_holds_its_chapter(chapter):
     assert kept == written, f"book/{chapter}.md has changed since it was recorded: run `make record`"
 
 
-def test_every_recorded_result_is_whole():
-    from lib import provenance
+@pytest.mark.parametrize("chapter", ["one_layer", "beyond"])
+def test_a_recorded_run_is_one_that_the_full_profile_makes(chapter):
+    values = chapters.parameters(chapter, "full", {})
+    planned = chapters.experiments(chapter, "full")
+    files = sorted((provenance.RECORDED / chapter).glob("full_*.json"))
+    assert {path.stem.removeprefix("full_") for path in files} == set(planned)
+    for path in files:
+        run, found = planned[path.stem.removeprefix("full_")], provenance.load(path)
+        asked = {name: values[name] for name in run["from"]} | run["fixed"]
+        made = found["parameters"] | {"seeds": found["seeds"], "points": len(found["curves"]["steps"]) - 1}
+        assert {name: made[name] for name in asked if name in made} == {
+            name: value for name, value in asked.items() if name in made}, path.name
+        assert set(asked) - set(made) <= {"snapshots"}
 
-    found = list(provenance.results("one_layer", provenance.RECORDED))
-    assert found and all(result["provenance"]["seconds"] > 0 for result in found)
+
+@pytest.mark.parametrize("chapter", ["one_layer", "beyond"])
+def test_a_recorded_run_names_the_commit_that_made_it(chapter):
+    for result in provenance.results(chapter, provenance.RECORDED):
+        assert result["provenance"]["seconds"] > 0
+        assert not result["provenance"]["commit"].endswith("-dirty")

@@ -105,7 +105,7 @@ def test_questions_drawn_ahead_are_those_of_each_step(recipe, dropout, monkeypat
         expected = run.asked(run.step)
         run.advance()
         for found, one in zip(given.pop(), expected, strict=True):
-            if run.ensemble.by_hand:
+            if run.ensemble.written_out:
                 assert all(map(torch.equal, found, descent.merge(one, 16)))
             else:
                 assert all((getattr(found, name) == part).all() for name, part in vars(one).items())
