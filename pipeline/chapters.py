@@ -150,16 +150,17 @@ def experiments(chapter: str, profile_name: str) -> dict[str, dict[str, Any]]:
     entry = _yaml("book/experiments.yml").get(chapter) or {}
     runs = dict(entry.get("runs") or {})
     if profile_name == "full":
-        runs |= (entry.get("full") or {}) | _varied(entry.get("varied") or {"at": {}})
+        runs |= (entry.get("full") or {}) | _varied(entry.get("varied") or {})
     return {name: {"module": fixed.get("module", entry["module"]), "from": entry["parameters"],
                    "fixed": {key: value for key, value in fixed.items() if key != "module"}}
             for name, fixed in runs.items()}
 
 
-def _varied(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """One run a length and changed setting."""
-    return {f"sensitivity_{length}_{name}_{value}": {**entry["of"], "length": length, **fixed, name: value}
-            for length, fixed in entry["at"].items() for name, values in entry["settings"].items() for value in values}
+def _varied(entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """One run a length and changed setting of each entry."""
+    return {f"{prefix}_{length}_{name}_{value}": {**entry["of"], "length": length, **fixed, name: value}
+            for prefix, entry in entries.items() for length, fixed in entry["at"].items()
+            for name, values in entry["settings"].items() for value in values}
 
 
 def recorded(chapter: str, profile_name: str) -> str:

@@ -203,7 +203,7 @@ EXPERIMENTS = """one:
   parameters: [length]
   runs: {both: {steps: 3}}
   full: {long: {length: 9, module: lib.other}}
-  varied: {of: {seeds: [0, 1]}, at: {5: {steps: 7}, 6: {steps: 8}}, settings: {width: [2], ema: [0, 0.5]}}
+  varied: {other: {of: {seeds: [0, 1]}, at: {5: {steps: 7}, 6: {steps: 8}}, settings: {width: [2], ema: [0, 0.5]}}}
   reads: [shelf]
 """
 
@@ -214,9 +214,9 @@ def test_a_run_takes_the_chapters_parameters_and_its_own_settings_win(monkeypatc
     runs = chapters.experiments("one", "full")
     assert chapters.command(runs["both"], {"length": 4}) == "python -m lib.training --length 4 --steps 3"
     assert chapters.command(runs["long"], {"length": 4}) == "python -m lib.other --length 9"
-    varied = {f"sensitivity_{length}_{setting}" for length in (5, 6) for setting in ("width_2", "ema_0", "ema_0.5")}
+    varied = {f"other_{length}_{setting}" for length in (5, 6) for setting in ("width_2", "ema_0", "ema_0.5")}
     assert set(runs) == {"both", "long", *varied}
-    assert chapters.command(runs["sensitivity_6_ema_0"], {"length": 4}) == (
+    assert chapters.command(runs["other_6_ema_0"], {"length": 4}) == (
         "python -m lib.training --length 6 --seeds 0 1 --steps 8 --ema 0")
 
 
