@@ -11,9 +11,10 @@ result. What is recorded besides the final measures of `lib.measurement`:
   reverse, in its parts (`lib.decomposition`; ``margin_forward_evidence`` and so on), nats;
 * at `WATCHED` steps from each measured point on, the predicted and the realised change of the reverse loss
   (`lib.first_order`; ``first_order_steps`` and ``first_order_*``);
-* at the end, for masked models of depth 1, the outcome of every graft (`lib.grafts`; metrics ``graft_*``) and the
-  accuracy under every share of attention on the evidence (``dose``, ``forward_by_dose``, ``reverse_by_dose``); for
-  deeper ones score correlation and gradient cosine of every layer (`lib.layers`; ``*_layer_1`` and so on).
+* at the end, for masked models of depth 1, the outcome of every graft (`lib.grafts`; metrics ``graft_*``), the accuracy
+  under every share of attention on the evidence (``dose``, ``forward_by_dose``, ``reverse_by_dose``), and the spread of
+  the queries' own shares (``quantile``, ``forward_shares``, ``reverse_shares``); for deeper ones score correlation and
+  gradient cosine of every layer (`lib.layers`; ``*_layer_1`` and so on).
 
 Steps and gradients are those of the weights in training; everything else is measured on their moving average.
 """
@@ -106,9 +107,10 @@ def final(models: Ensemble) -> tuple[measurement.Measured, Curves]:
         members = [models.member(index) for index in range(len(models))]
         tried = [grafts.outcomes(model, forward, reverse) for model in members]
         metrics |= {name: [one[name] for one in tried] for name in tried[0]}
-        curves["dose"] = list(grafts.DOSES)
+        curves["dose"], curves["quantile"] = list(grafts.DOSES), list(grafts.QUANTILES)
         for name, asked in (("forward", forward), ("reverse", reverse)):
             curves[f"{name}_by_dose"] = [grafts.doses(model, asked) for model in members]
+            curves[f"{name}_shares"] = [grafts.shares(model, asked) for model in members]
     else:
         metrics |= layers.by_layer(models)
     return metrics, curves

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +31,8 @@ from lib.transformer import Transformer
 POINTS = ("score", "row", "values", "residual")
 #: shares of attention on the evidence that `doses` tries
 DOSES = tuple(round(0.05 * step, 2) for step in range(20))
+#: the part of the queries that put no more than this on the evidence, see `shares`
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 class Heard(NamedTuple):
@@ -116,6 +119,11 @@ def with_evidence(
 def evidence_mass(source: Heard, asked: Queries) -> Float[Tensor, "queries heads"]:
     """Attention weight on the evidence."""
     return source.row[torch.arange(len(asked)), :, asked.evidence]
+
+
+def shares(model: Transformer, asked: Queries) -> list[float]:
+    """Attention weight on the evidence, mean over heads: its value at each of `QUANTILES` of the queries."""
+    return np.quantile(evidence_mass(heard(model, asked), asked).mean(1).cpu(), QUANTILES).tolist()
 
 
 # What a run records ---------------------------------------------------------------------------------------------

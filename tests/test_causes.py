@@ -28,6 +28,7 @@ def test_a_result_holds_what_the_chapter_reads(tmp_path):
     assert curves["first_order_steps"] == [0, 1, 30, 31, 35, 36]
     assert len(curves["first_order_adamw_realised"][1]) == 6
     assert len(curves["reverse_by_dose"][0]) == len(curves["dose"])
+    assert len(curves["reverse_shares"][0]) == len(curves["quantile"])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.json"]
 
 

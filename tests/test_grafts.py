@@ -1,5 +1,6 @@
 """Grafts: the whole of the forward computation gives the forward answer, nothing gives the query's own."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies
@@ -145,6 +146,13 @@ def test_its_own_mass_leaves_the_answer_and_doses_follow_the_evidence():
     assert torch.allclose(put(made, same, "row"), plain(made, REVERSE), atol=1e-9)
     accuracies = grafts.doses(made.float(), REVERSE)
     assert len(accuracies) == len(grafts.DOSES) and all(0 <= value <= 100 for value in accuracies)
+
+
+def test_shares_are_the_spread_of_the_masks_attention_on_the_evidence():
+    made = model()
+    rows = grafts.heard(made, REVERSE).row
+    each = [float(row[:, at].mean()) for row, at in zip(rows, REVERSE.evidence, strict=True)]
+    assert grafts.shares(made, REVERSE) == pytest.approx(np.quantile(each, grafts.QUANTILES).tolist(), abs=1e-9)
 
 
 def test_outcomes_report_every_trial_and_the_controls_come_out_as_they_must():
