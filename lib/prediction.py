@@ -11,7 +11,8 @@ positions p < q < r, with ``.`` for placeholders in between:
 * ``seen``: ``d D _``, asked at r: the same with the letter shown.
 
 The *additive rule* carries one effect over to the other side: showing a placeholder instead of the second mask changes
-the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter. `fit`
+the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter, and
+neither has its first term alone; the predicted accuracy is the share of questions where the sum is positive. `fit`
 tries to do better: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
 others. `held_out` tests either against predicting the mean of the other runs.
 """
@@ -33,7 +34,8 @@ from lib.letters import LETTERS, MASK, PLACEHOLDER
 CONTEXTS = ("forward", "pair", "right", "seen", "reverse")
 SAMPLES = 1500
 #: the predictors: everything but the reverse context itself, which is kept to see how far the additive rule is off
-FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "additive_margin", "additive_share")
+FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "additive_margin", "additive_share",
+            "right_share")
 
 
 # Features -----------------------------------------------------------------------------------------------------
@@ -41,7 +43,8 @@ FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "add
 
 @torch.no_grad()
 def features(ensemble: Ensemble, samples: int = SAMPLES) -> dict[str, list[float]]:
-    """Mean margin in each of `CONTEXTS`, and the additive rule's margin and share of positive margins (percent).
+    """Mean margin in each of `CONTEXTS`, the additive rule's, and the share of positive margins (percent) of that rule
+    and of ``right`` alone.
 
     One value a member, over random facts and positions; the sample is the same for every model of one length.
 
@@ -55,7 +58,8 @@ def features(ensemble: Ensemble, samples: int = SAMPLES) -> dict[str, list[float
     additive = margin["right"] + margin["forward"] - margin["pair"]
     found = {f"{name}_margin": values.mean(1).tolist() for name, values in margin.items()}
     found["additive_margin"] = additive.mean(1).tolist()
-    found["additive_share"] = ((additive > 0).double().mean(1) * 100).tolist()
+    for name, margins in (("additive", additive), ("right", margin["right"])):
+        found[f"{name}_share"] = ((margins > 0).double().mean(1) * 100).tolist()
     return found
 
 
@@ -144,11 +148,6 @@ def fit(cells: Sequence[Mapping[str, Any]], names: Sequence[str], ridge: float =
     return Rule(tuple(names), centre, scale, float(beta[0]), beta[1:])
 
 
-def additive(cells: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, " cells"]:
-    """Reverse accuracy by the additive rule: the percentage of questions whose added margins are positive."""
-    return np.array([float(cell["additive_share"]) for cell in cells])
-
-
 def _matrix(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Float[np.ndarray, "cells features"]:
     for name in names:
         if name not in cells[0]:
@@ -176,10 +175,10 @@ class Tested:
         return float(np.abs(self.baseline - self.reverse).mean())
 
 
-def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | None) -> Tested:
+def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> Tested:
     """Leave out all cells with one value of ``by``, fit on the rest, predict them; for every value in turn.
 
-    :param names: the features to fit on; None for the additive rule, which is not fitted at all
+    :param names: the features to fit on; or the name of one that is the prediction itself, in percent, without a fit
     :raises ValueError: if all cells agree in ``by``: nothing would be left to fit on
     """
     groups = sorted({cell[by] for cell in cells})
@@ -189,7 +188,7 @@ def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] |
     for group in groups:
         others, left_out = ([cell for cell in cells if (cell[by] == group) is same] for same in (False, True))
         mean = float(np.mean([cell["reverse"] for cell in others]))
-        predicted = additive(left_out) if names is None else fit(others, names).predict(left_out)
+        predicted = _matrix(left_out, [names])[:, 0] if isinstance(names, str) else fit(others, names).predict(left_out)
         tested += [(cell["reverse"], value, mean, group) for cell, value in zip(left_out, predicted, strict=True)]
     reverse, predicted_all, baseline, group_of = zip(*tested, strict=True)
     return Tested(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))
@@ -198,10 +197,10 @@ def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] |
 def cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -> list[dict[str, Any]]:
     """One cell a run, member and measured point at which forward accuracy is at least ``learned`` percent.
 
-    :param results: of `lib.protocols`
+    :param results: of `lib.protocols`; one that was measured before a feature existed is left out
     """
     found = []
-    for result in results:
+    for result in [each for each in results if set(FEATURES) <= set(each["curves"])]:
         parameters, curves = result["parameters"], result["curves"]
         for member, forward in enumerate(curves["standard_forward"]):
             for point, value in enumerate(forward):

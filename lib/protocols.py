@@ -28,6 +28,7 @@ from lib.training import append
 from lib.transformer import Settings
 
 Accuracies = dict[str, list[float]]
+WAYS = ("forward", "reverse")
 PROTOCOLS = {
     "standard": "everything but the target visible, most likely of all clean tokens, averaged weights",
     "raw": "the same with the weights themselves, not their moving average",
@@ -60,7 +61,7 @@ def evaluate(averaged: Ensemble, raw: Ensemble, seed: int = 0) -> dict[str, Accu
         raise ValueError("protocols: masked models only; a causal model has one way to be asked")
     found: dict[str, Accuracies] = {name: {} for name in PROTOCOLS}
     generated = _generated(averaged)
-    for way, asked in zip(("forward", "reverse"), letters.paired_queries(settings.length), strict=True):
+    for way, asked in zip(WAYS, letters.paired_queries(settings.length), strict=True):
         for name, right in _graded(averaged, raw, asked, np.random.default_rng(seed)):
             found[name][way] = (right.double().mean(1) * 100).tolist()
         for name, values in iterated(*generated, way).items():
@@ -174,47 +175,62 @@ def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 # Stopping rules -----------------------------------------------------------------------------------------------
 
+Curves = Mapping[str, Any]
+#: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
+Stop = Callable[[Curves, str, int], int | None]
 
-def _first_learned(curves: Mapping[str, Any], member: int) -> int | None:
+
+def _first_learned(curves: Curves, _: str, member: int) -> int | None:
     learned = [point for point, value in enumerate(curves["standard_forward"][member]) if value >= 96]
     return learned[0] if learned else None
 
 
-def _least_loss(curves: Mapping[str, Any], member: int) -> int:
-    return int(np.argmin(curves["loss"][member]))
-
-
-def _best_reverse(curves: Mapping[str, Any], member: int) -> int:
-    return int(np.argmax(curves["standard_reverse"][member]))
-
-
-def _at_step(step: int) -> Callable[[Mapping[str, Any], int], int | None]:
-    def point(curves: Mapping[str, Any], member: int) -> int | None:
+def _at_step(step: int) -> Stop:
+    def point(curves: Curves, _: str, member: int) -> int | None:
         steps = curves["steps"]
         return int(np.argmin(np.abs(np.array(steps) - step))) if steps[-1] >= step else None
 
     return point
 
 
-#: rule -> the measured point at which it stops a member; None where the run never gets there
-STOPS: dict[str, Callable[[Mapping[str, Any], int], int | None]] = {
-    "the end of the run": lambda curves, member: len(curves["steps"]) - 1,
+#: every rule stops one member at a time; the last looks at the protocol's own answers
+STOPS: dict[str, Stop] = {
+    "the end of the run": lambda curves, _, member: len(curves["steps"]) - 1,
     "about 1,000 steps": _at_step(1000),
     "about 1,800 steps": _at_step(1800),
     "first point with forward at least 96 %": _first_learned,
-    "least training loss": _least_loss,
-    "best reverse accuracy (looks at the answer)": _best_reverse,
+    "least training loss": lambda curves, _, member: int(np.argmin(curves["loss"][member])),
+    "best reverse accuracy (looks at the answer)":
+        lambda curves, protocol, member: int(np.argmax(curves[f"{protocol}_reverse"][member])),
 }
 
 
-def stopped(curves: Mapping[str, Any], rule: str, protocol: str = "standard") -> Float[np.ndarray, "members 2"] | None:
+def stopped(curves: Curves, rule: str, protocol: str = "standard") -> Float[np.ndarray, "members 2"] | None:
     """Forward and reverse accuracy of each member where a rule stops it; None if one is never stopped."""
-    points = [STOPS[rule](curves, member) for member in range(len(curves["standard_forward"]))]
+    points = [STOPS[rule](curves, protocol, member) for member in range(len(curves["standard_forward"]))]
     if any(point is None for point in points):
         return None
-    ways = ("forward", "reverse")
-    return np.array([[float(curves[f"{protocol}_{way}"][member][point]) for way in ways]
+    return np.array([[float(curves[f"{protocol}_{way}"][member][point]) for way in WAYS]
                      for member, point in enumerate(points)])
+
+
+def nearest(
+    curves: Curves, wanted: float, protocol: str = "standard", learned: float = 90.0, alone: bool = False
+) -> Float[np.ndarray, "members 2"] | None:
+    """Forward and reverse accuracy of each member at the measured step whose reverse accuracy is nearest to ``wanted``.
+
+    No rule that stops all members at one step can come nearer. Only steps count at which the protocol's own forward
+    accuracy (the mean over members) is at least ``learned`` percent; None if there is none.
+
+    :param alone: every member stops at its own nearest step, whatever the others do
+    """
+    forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in WAYS)
+    by = (lambda values: values) if alone else (lambda values: np.broadcast_to(values.mean(0), values.shape))
+    away = np.where(by(forward) >= learned, np.abs(by(reverse) - wanted), np.inf)
+    if np.isinf(away).all(1).any():
+        return None
+    points = away.argmin(1)[:, None]
+    return np.hstack([np.take_along_axis(values, points, 1) for values in (forward, reverse)])
 
 
 # Command line -------------------------------------------------------------------------------------------------

@@ -50,9 +50,9 @@ def test_nothing_of_the_left_out_group_is_seen():
     assert (one.predicted[~left] != two.predicted[~left]).any()
 
 
-def test_the_additive_rule_is_tested_without_being_fitted():
+def test_a_prediction_that_needs_no_fit_is_tested_as_it_is():
     cells = [cell | {"additive_share": cell["reverse"] + 3} for cell in synthetic(60)]
-    tested = prediction.held_out(cells, "length", None)
+    tested = prediction.held_out(cells, "length", "additive_share")
     assert tested.error == pytest.approx(3) and sorted(tested.predicted - 3) == pytest.approx(sorted(tested.reverse))
     fitted = prediction.held_out(cells, "length", ["a"])
     assert tested.baseline_error == fitted.baseline_error > 10
@@ -114,6 +114,8 @@ def test_features_are_margins_of_the_plain_model():
     additive = np.array(margins["right"]) + np.array(margins["forward"]) - np.array(margins["pair"])
     assert found["additive_margin"][1] == pytest.approx(additive.mean(), abs=1e-4)
     assert found["additive_share"][1] == pytest.approx(100 * (additive > 0).mean(), abs=1e-4)
+    assert found["right_share"][1] == pytest.approx(100 * (np.array(margins["right"]) > 0).mean(), abs=1e-4)
+    assert len({found[name][1] for name in ("additive_share", "right_share")}) == 2
 
 
 def test_cells_are_points_where_forward_is_learned():
@@ -123,3 +125,5 @@ def test_cells_are_points_where_forward_is_learned():
     found = prediction.cells([result])
     assert [(cell["step"], cell["reverse"], cell["seed"], cell["seen_margin"]) for cell in found] == [
         (50, 7, 9, 1.0), (100, 8, 9, 2.0)]
+    older = result | {"curves": {name: curve for name, curve in curves.items() if name != "right_share"}}
+    assert prediction.cells([older, result]) == found
