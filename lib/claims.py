@@ -59,7 +59,7 @@ class Check:
     ours: Any = None
     tolerance: float | None = None
     control_ours: Any = None
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()  # by cell where cells have different ones
     spread: Any = None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -78,7 +78,8 @@ class Check:
         spread = f" ± {_short(self.spread)}" if self.spread is not None else ""
         paper = "" if self.paper is None else f"; paper {_short(self.paper)}"
         tolerance = "" if self.tolerance is None else f", tolerance {_short(self.tolerance)}"
-        seeds = f", {len(self.seeds)} seeds" if self.seeds else ""
+        cells = [len(each) for each in self.seeds if isinstance(each, tuple)] or [len(self.seeds)]
+        seeds = f", {', '.join(map(str, cells))} seeds" if self.seeds else ""
         return f": ours {_short(self.ours)}{spread}{paper}{tolerance}{seeds}"
 
     def _html(self) -> str:
@@ -120,7 +121,7 @@ def verify(
     scope: str = "",
     paper: Any = None,
     ours: Any = None,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[int] | Sequence[Sequence[int]] = (),
     spread: Any = None,
 ) -> Check:
     """Check a statement: ``test(**given)`` decides, and ``test(**broken)`` must be false.
@@ -131,6 +132,7 @@ def verify(
     :param control: which hypothesis ``broken`` breaks, in words
     :param kind: the evidence: ``symbolic``, ``certified``, ``numeric`` or ``pattern``
     :param scope: what the check covers (general n, n <= 4, ...), where narrower than the claim
+    :param seeds: of the runs; one sequence a cell where cells have different ones
     :raises ControlPassed: if the negative control is true
     :raises TypeError: if the test returns anything but a truth value
     """
@@ -149,7 +151,7 @@ def verify(
         _plain(ours),
         None,
         None,
-        tuple(seeds),
+        _by_cell(seeds),
         _plain(spread),
     )
     _display(check)
@@ -180,7 +182,8 @@ def compare(
     :raises ValueError: for a value that is not finite, and for another number of values than of seeds
     """
     _known_kind(kind)
-    ours, spread = _summary(measure(**given), seeds)
+    measured = measure(**given)
+    ours, spread = _summary(measured, seeds)
     control_ours, _ = _summary(measure(**broken), seeds)
     if _within(control_ours, paper, tolerance):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({control})")
@@ -195,7 +198,7 @@ def compare(
         _plain(ours),
         float(tolerance),
         _plain(control_ours),
-        tuple(seeds),
+        _by_cell([seeds[: len(cell)] for cell in measured.values()] if isinstance(measured, Mapping) else seeds),
         _plain(spread),
     )
     _display(check)
@@ -223,6 +226,14 @@ def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray 
         raise ValueError(f"{len(array)} measured values for {len(seeds)} seeds")
     spread = np.asarray(array.std(0, ddof=1)) if len(seeds) > 1 else None
     return np.asarray(array.mean(0)), spread
+
+
+def _by_cell(seeds: Sequence[Any]) -> tuple[Any, ...]:
+    """Seeds as they are kept: one tuple a cell, or a single one where all cells have the same."""
+    if not seeds or isinstance(seeds[0], (int, np.integer)):
+        return tuple(seeds)
+    cells = [tuple(each) for each in seeds]
+    return cells[0] if len(set(cells)) == 1 else tuple(cells)
 
 
 def _within(ours: np.ndarray, paper: Any, tolerance: float) -> bool:
