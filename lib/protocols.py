@@ -215,22 +215,32 @@ def stopped(curves: Curves, rule: str, protocol: str = "standard") -> Float[np.n
 
 
 def nearest(
-    curves: Curves, wanted: float, protocol: str = "standard", learned: float = 90.0, alone: bool = False
+    curves: Curves, wanted: float, protocol: str = "standard", learned: float = 90.0
 ) -> Float[np.ndarray, "members 2"] | None:
     """Forward and reverse accuracy of each member at the measured step whose reverse accuracy is nearest to ``wanted``.
 
-    No rule that stops all members at one step can come nearer. Only steps count at which the protocol's own forward
-    accuracy (the mean over members) is at least ``learned`` percent; None if there is none.
+    No rule that stops all members at one measured step can come nearer. Only steps count at which the protocol's own
+    forward accuracy is at least ``learned`` percent (both accuracies are means over members); None if there is none.
+    """
+    both = np.array([curves[f"{protocol}_{way}"] for way in WAYS], dtype=float)
+    forward, reverse = both.mean(1)
+    away = np.where(forward >= learned, np.abs(reverse - wanted), np.inf)
+    return None if np.isinf(away).all() else both[:, :, away.argmin()].T
 
-    :param alone: every member stops at its own nearest step, whatever the others do
+
+def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float] | None:
+    """Least and greatest mean reverse accuracy that any stopping rule can give, one that sees all the answers included.
+
+    Each member may stop for itself, at a measured step at which its own forward accuracy is at least ``learned``
+    percent; None if a member has no such step.
     """
     forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in WAYS)
-    by = (lambda values: values) if alone else (lambda values: np.broadcast_to(values.mean(0), values.shape))
-    away = np.where(by(forward) >= learned, np.abs(by(reverse) - wanted), np.inf)
-    if np.isinf(away).all(1).any():
+    known = forward >= learned
+    if not known.any(1).all():
         return None
-    points = away.argmin(1)[:, None]
-    return np.hstack([np.take_along_axis(values, points, 1) for values in (forward, reverse)])
+    least, greatest = (best(reverse, axis=1, where=known, initial=start).mean()
+                       for best, start in ((np.min, np.inf), (np.max, -np.inf)))
+    return float(least), float(greatest)
 
 
 # Command line -------------------------------------------------------------------------------------------------

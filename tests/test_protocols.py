@@ -147,27 +147,37 @@ def test_stopping_rules():
     assert protocols.stopped(never, "first point with forward at least 96 %") is None
 
 
-def test_the_nearest_step_is_one_for_all_members_unless_each_is_alone():
-    curves = {"steps": [0, 10, 20, 30],
-              "standard_forward": [[0, 92, 99, 100], [0, 90, 95, 97]],
-              "standard_reverse": [[50, 80, 30, 10], [50, 10, 40, 20]],
-              "raw_forward": [[0, 99, 99, 99], [0, 10, 20, 89]], "raw_reverse": [[0, 1, 2, 3], [0, 1, 2, 3]]}
+SEARCHED = {
+    "steps": [0, 10, 20, 30],
+    "standard_forward": [[0, 92, 99, 100], [0, 90, 95, 97]], "standard_reverse": [[50, 80, 30, 10], [50, 10, 40, 20]],
+    "raw_forward": [[0, 99, 99, 99], [0, 10, 20, 89]], "raw_reverse": [[0, 1, 2, 3], [0, 1, 2, 3]],
+}
+
+
+def test_the_nearest_step_is_one_for_all_members_and_has_forward_learned():
     # step 0 would be exact, but forward is not learned there; the mean at step 10 is 45, at step 20 35
-    assert protocols.nearest(curves, 50.0).tolist() == [[92, 80], [90, 10]]
-    assert protocols.nearest(curves, 50.0, learned=95.0).tolist() == [[99, 30], [95, 40]]
-    assert protocols.nearest(curves, 50.0, alone=True).tolist() == [[99, 30], [95, 40]]
-    assert protocols.nearest(curves, 15.0, alone=True).tolist() == [[100, 10], [90, 10]]
-    # the means of the raw weights reach 90 once, the second member never does
-    assert protocols.nearest(curves, 1.0, "raw").tolist() == [[99, 3], [89, 3]]
-    assert protocols.nearest(curves, 1.0, "raw", alone=True) is None
-    assert protocols.nearest(curves, 1.0, learned=100.0) is None
+    assert protocols.nearest(SEARCHED, 50.0).tolist() == [[92, 80], [90, 10]]
+    assert protocols.nearest(SEARCHED, 50.0, learned=95.0).tolist() == [[99, 30], [95, 40]]
+    assert protocols.nearest(SEARCHED, 1.0, "raw").tolist() == [[99, 3], [89, 3]]  # means reach 90 once
+    assert protocols.nearest(SEARCHED, 1.0, learned=100.0) is None
 
 
-def test_no_rule_of_one_step_comes_nearer_than_the_nearest():
+def test_reach_lets_every_member_stop_for_itself():
+    assert protocols.reach(SEARCHED) == ((10 + 10) / 2, (80 + 40) / 2)
+    assert protocols.reach(SEARCHED, learned=95.0) == ((10 + 20) / 2, (30 + 40) / 2)
+    assert protocols.reach(SEARCHED, "raw") is None
+
+
+def test_no_rule_comes_nearer_than_the_nearest_step_or_leaves_the_reach():
     draw = np.random.default_rng(0)
     curves = {f"standard_{way}": (100 * draw.random((3, 12))).tolist() for way in protocols.WAYS}
-    curves |= {"steps": list(range(12))}
+    curves |= {"steps": list(range(12)), "loss": curves["standard_forward"]}
     for wanted in (10.0, 50.0, 90.0):
         found = abs(protocols.nearest(curves, wanted, learned=0.0)[:, 1].mean() - wanted)
         every = [abs(np.mean([member[point] for member in curves["standard_reverse"]]) - wanted) for point in range(12)]
         assert found == pytest.approx(min(every))
+    low, high = protocols.reach(curves, learned=0.0)
+    for rule in protocols.STOPS:
+        cell = protocols.stopped(curves, rule)
+        assert cell is None or low <= cell[:, 1].mean() <= high
+    assert high == protocols.stopped(curves, "best reverse accuracy (looks at the answer)")[:, 1].mean()
