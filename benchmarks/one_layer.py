@@ -1,10 +1,11 @@
 """How fast a one-layer training step is, beside what it could be and what others do.
 
-    python -m benchmarks.one_layer [--radd DIR] [--length 10] [--width 64] [--batch 120] [--rounds 15]
+    python -m benchmarks.one_layer [--radd DIR] [--length 10] [--width 64] [--batch 120] [--rounds 15] [--out FILE]
 
 One thread, in interleaved rounds: in each round every contestant does the same number of steps, and a ratio is taken
 within the round. One line a comparison: name, median ratio, and the ratios at the 10th and 90th percentile. Times are
-processor time, not time on the wall, so that other programs on the machine disturb them little.
+processor time, not time on the wall, so that other programs on the machine disturb them little. With ``--out`` the
+ratios of all rounds are recorded, with their provenance.
 
 * ``plain``: time of a step of the same model as a plain module (all positions, torch's AdamW, a loop over weights for
   the average) over ours. Above 1 means ours is faster.
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import letters
+from lib import letters, provenance
 from lib.descent import merge
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings, Transformer, initialise
@@ -146,6 +147,15 @@ def rounds(contestants: dict[str, Step], count: int, steps: int) -> list[dict[st
     return found
 
 
+def ratios_of(times: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Every comparison, one ratio a round."""
+    pairs = {"radd": ("radd", "ours"), "plain": ("plain", "ours"), "floor": ("ours", "floor"),
+             "floor_merged": ("ours", "floor_merged"), "seeds": ("four", "ours")}
+    found = {name: [one[above] / one[below] for one in times] for name, (above, below) in pairs.items()
+             if above in times[0]}
+    return {**found, "seeds": [ratio / 4 for ratio in found["seeds"]]}
+
+
 def report(name: str, ratios: list[float]) -> None:
     low, *_, high = statistics.quantiles(ratios, n=10)
     print(f"{name} {statistics.median(ratios):.2f} {low:.2f} {high:.2f}", flush=True)
@@ -170,20 +180,22 @@ def main() -> None:
     command.add_argument("--radd", type=Path, help="a checkout of RADD")
     for name, default in (("length", 10), ("width", 64), ("batch", 120), ("rounds", 15), ("steps", 10)):
         command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    command.add_argument("--out", type=Path, help="JSON file to record the ratios in; default none")
     given = command.parse_args()
+    run = provenance.Run("cpu")
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*autocast.*")
     found, missing = contestants_of(types.SimpleNamespace(**vars(given)))
-    times = rounds(found, given.rounds, given.steps)
+    ratios = ratios_of(rounds(found, given.rounds, given.steps))
     if missing:
         print(f"radd skipped ({missing})")
-    else:
-        report("radd", [one["radd"] / one["ours"] for one in times])
-    report("plain", [one["plain"] / one["ours"] for one in times])
-    for name in ("floor", "floor_merged"):
-        report(name, [one["ours"] / one[name] for one in times])
-    report("seeds", [one["four"] / (4 * one["ours"]) for one in times])
+    for name, each in ratios.items():
+        report(name, each)
+    if given.out is not None:
+        sizes = {name: getattr(given, name) for name in ("length", "width", "batch", "rounds", "steps")}
+        provenance.save(given.out, experiment="speed", parameters=sizes, seeds=[0], curves=ratios, run=run,
+                        metrics={name: [statistics.median(each)] for name, each in ratios.items()})
 
 
 if __name__ == "__main__":
