@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lib import recorded_runs as runs
 
@@ -92,3 +93,23 @@ def test_effects_of_seeds_that_are_apart_and_of_the_same_seeds():
     assert runs.effect([0.0, 0.0], [1.0, 1.0]).standardised == np.inf
     with pytest.raises(ValueError, match="two seeds a side, not 1 and 5"):
         runs.effect([1.0], low)
+
+
+def test_the_permutation_level_is_the_share_of_splits_that_differ_as_much():
+    low, high = [0.0, 0.0, 3.0], [1.0, 4.0, 4.0, 9.0]
+    found, everything = runs.effect(low, high), np.array(low + high)
+    extreme = 0
+    for code in range(2**7):
+        mine = np.array([code >> place & 1 for place in range(7)], dtype=bool)
+        if mine.sum() == 4:
+            extreme += abs(everything[mine].mean() - everything[~mine].mean()) >= found.difference - 1e-12
+    assert found.p == extreme / 35 and 1 / 35 < found.p < 1
+    assert runs.effect([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]).p == 1.0  # rounding does not split ties
+
+
+def test_the_level_for_ten_seeds_a_side_agrees_with_scipy():
+    draw = np.random.default_rng(0)
+    low, high = draw.normal(size=(2, 10))
+    split = stats.permutation_test((high + 0.5, low), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True,
+                                   n_resamples=20_000, random_state=1)
+    assert runs.effect(low, high + 0.5).p == pytest.approx(split.pvalue, abs=0.02)
