@@ -287,21 +287,69 @@ def grid_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> flo
 
     It is the least `bounds.asymmetric_floor` of the grid, in ball arithmetic.
     """
+    with ctx.workprec(_BITS):
+        return min(_down(_floor(planes)) for _, _, planes in _grid(head_dim, farthest, base))
+
+
+def correlation_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> float:
+    """Proved lower bound of E_q[inf_kappa Corr] over all integers 1 <= Delta_1, Delta_2 <= farthest.
+
+    It is the least of `bounds.asymmetric_floor` minus P(N < 0), in ball arithmetic. The probability is bounded by
+    Chernoff's inequality everywhere, and enclosed where that would set the least value.
+
+    :raises ArithmeticError: if it must be enclosed where two planes coincide
+    """
+    with ctx.workprec(_BITS):
+        cells = [(_down(_floor(planes) - _chernoff([n for n, _ in planes])), False, first, second)
+                 for first, second, planes in _grid(head_dim, farthest, base)]
+    heapq.heapify(cells)
+    while not cells[0][1]:
+        _, _, first, second = cells[0]
+        heapq.heapreplace(cells, (_repaired(head_dim, base, first, second), True, first, second))
+    return cells[0][0]
+
+
+def _grid(head_dim: Count, farthest: Count, base: Number) -> Iterator[tuple[int, int, list[tuple[arb, arb]]]]:
+    """Delta_1 >= Delta_2 and the planes' n_i and 1 - D_i, for every cell of the grid up to symmetry."""
     if isinstance(farthest, bool) or not isinstance(farthest, Integral) or farthest < 1:
         raise ValueError(f"farthest must be a positive integer, not {farthest!r}")
-    with ctx.workprec(_BITS):
-        theta = _Trace(head_dim, base).theta
-        cosines = [[(distance * speed).cos() for speed in theta] for distance in range(2 * int(farthest) + 1)]
-        return min(
-            _down(_floor(cosines[first + second], cosines[first - second]))
-            for first in range(1, int(farthest) + 1)
-            for second in range(1, first + 1)
-        )
+    theta = _Trace(head_dim, base).theta
+    cosines = [[(distance * speed).cos() for speed in theta] for distance in range(2 * int(farthest) + 1)]
+    for first in range(1, int(farthest) + 1):
+        for second in range(1, first + 1):
+            pairs = zip(cosines[first + second], cosines[first - second], strict=True)
+            yield first, second, [_plane(*pair) for pair in pairs]
 
 
-def _floor(a: list[arb], b: list[arb]) -> arb:
-    """(n - (cov + var) / D) / D of one cell, from the cosines a_i, b_i of the sum and the difference."""
-    planes = [_plane(*pair) for pair in zip(a, b, strict=True)]
+def _chernoff(values: list[arb]) -> arb:
+    """Upper bound on P(sum_i v_i E_i < 0), E_i standard exponential: the least of some E exp(-s sum_i v_i E_i)."""
+    lowest = min(float(value.mid()) for value in values)
+    if lowest > 0 and all(value > 0 for value in values):
+        return arb(0)
+    least = arb(1)
+    for share in (0.2, 0.35, 0.5, 0.65, 0.8) if lowest < 0 else ():
+        factors = [1 - share / lowest * value for value in values]
+        if all(factor > 0 for factor in factors):
+            least = least.min(math.prod((1 / factor for factor in factors), start=arb(1)))
+    return least
+
+
+def _repaired(head_dim: Count, base: Number, first: int, second: int, width: float = 1e-6) -> float:
+    """Lower bound of one cell, with P(N < 0) enclosed by partial fractions at rising precision."""
+    bits = _BITS
+    while bits <= _MOST_BITS:
+        with ctx.workprec(bits):
+            theta = _Trace(head_dim, base).theta
+            planes = [_plane(((first + second) * speed).cos(), ((first - second) * speed).cos()) for speed in theta]
+            tail = _partial_fractions([n for n, _ in planes])
+            if tail is not None and tail.rad() < width:
+                return _down(_floor(planes) - (1 - tail))
+        bits *= 2
+    raise ArithmeticError(f"two planes coincide at distances {first}, {second}: partial fractions do not apply")
+
+
+def _floor(planes: list[tuple[arb, arb]]) -> arb:
+    """(n - (cov + var) / D) / D of one cell, from the planes' n_i and 1 - D_i."""
     mean = sum((n for n, _ in planes), arb(0)) / len(planes)
     centre = 1 - sum((rest for _, rest in planes), arb(0)) / len(planes)
     spread = sum(((1 - rest - centre) * (n + 1 - rest) for n, rest in planes), arb(0))

@@ -159,28 +159,53 @@ def train_storage(
     return np.stack(path)
 
 
-def contrast_slope(facts: int, vocabulary: int, evidence_mass: Any, shared_masses: Sequence[Any]) -> Any:
-    """d/d eta at 0 of h_B - h_bar for each of ``facts`` facts after one step of rate eta from W = 0, exactly.
+def shared_facts(
+    facts: int, vocabulary: int, evidence_mass: Any, shared_masses: Sequence[Any], other: Any = None, rest: Any = None
+) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
+    """Error (n, 1) and masses of the first of ``facts`` facts, and the storage (n, tokens) that all of them wrote.
 
-    All facts have targets and evidence of their own, mass ``evidence_mass`` on the evidence and
-    ``shared_masses`` on tokens that every prompt shows. Built from the definitions, not from the closed form.
+    All facts have targets and evidence of their own, mass ``evidence_mass`` on the evidence and ``shared_masses`` on
+    tokens that every prompt shows. Each wrote minus its error times its masses, over the number of facts.
+
+    :param other: what the error puts on the target of each other fact; the target has minus the rest of the sum
+    :param rest: what it puts on each token that is no fact's target; both 1/n, as at W = 0, where not given
     """
-    shared = len(shared_masses)
+    other, rest = (sp.Rational(1, vocabulary) if given is None else given for given in (other, rest))
+    wrong = (facts - 1) * other + (vocabulary - facts) * rest
     masses = [sp.Matrix([evidence_mass if i == fact else 0 for i in range(facts)] + list(shared_masses))
               for fact in range(facts)]
-    errors = [sp.Matrix([sp.Rational(1, vocabulary) - int(v == fact) for v in range(vocabulary)])
+    errors = [sp.Matrix([-wrong if v == fact else other if v < facts else rest for v in range(vocabulary)])
               for fact in range(facts)]
-    step = sp.zeros(vocabulary, facts + shared)
+    storage = sp.zeros(vocabulary, facts + len(shared_masses))
     for error, mass in zip(errors, masses, strict=True):
-        step -= error * mass.T / facts
-    pull = errors[0].T * step  # from W = 0 the change of the error does not enter at first order
-    return sp.expand(pull[0] - (pull * masses[0])[0])
+        storage -= error * mass.T / facts
+    return errors[0], masses[0], storage
 
 
-def contrast_slope_formula(facts: Any, vocabulary: Any, evidence_mass: Any, shared_square: Any) -> Any:
-    """-[a_B (1 - a_B) (1 - 1/n) - r^2 (1 - N/n)] / N, with r^2 the squared masses of the shared tokens.
+def contrast_slope(
+    facts: int, vocabulary: int, evidence_mass: Any, shared_masses: Sequence[Any], other: Any = None, rest: Any = None
+) -> Any:
+    """h_B - h_bar of each fact for the error and storage of `shared_facts`, from the definitions.
 
-    N = 1 is -(1 - 1/n) (a_B - |a|^2): the single fact.
+    Without ``other`` and ``rest`` it is d/d eta at 0 of the contrast after one step of rate eta from W = 0: there the
+    change of the error does not enter at first order.
     """
-    own = evidence_mass * (1 - evidence_mass) * (1 - sp.Integer(1) / vocabulary)
-    return -(own - shared_square * (1 - sp.sympify(facts) / vocabulary)) / facts
+    error, mass, storage = shared_facts(facts, vocabulary, evidence_mass, shared_masses, other, rest)
+    pull = error.T * storage
+    return sp.expand(pull[0] - (pull * mass)[0])
+
+
+def contrast_slope_formula(
+    facts: Any, vocabulary: Any, evidence_mass: Any, shared_square: Any, other: Any = None, rest: Any = None
+) -> Any:
+    """The same in closed form, with r^2 the squared masses of the shared tokens.
+
+    It is -[a_B (1 - a_B) (E^2 + (N - 1) other^2 + (n - N) rest^2) - r^2 (n - N) n rest^2] / N with
+    E = (N - 1) other + (n - N) rest. From W = 0 that is -[a_B (1 - a_B) (1 - 1/n) - r^2 (1 - N/n)] / N, and for one
+    fact -(1 - 1/n) (a_B - |a|^2).
+    """
+    facts, vocabulary = sp.sympify(facts), sp.sympify(vocabulary)
+    other, rest = (1 / vocabulary if given is None else given for given in (other, rest))
+    free = vocabulary - facts
+    square = ((facts - 1) * other + free * rest) ** 2 + (facts - 1) * other**2 + free * rest**2
+    return -(evidence_mass * (1 - evidence_mass) * square - shared_square * free * vocabulary * rest**2) / facts

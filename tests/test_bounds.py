@@ -284,6 +284,7 @@ def test_the_base_is_ten_thousand_unless_said():
         (certificates.tail_enclosure, (20.0, 0.4, 16)),
         (certificates.asymmetric_enclosure, (20.0, 3.0, 16)),
         (certificates.grid_floor, (16, 3)),
+        (certificates.correlation_floor, (16, 3)),
     ):
         usual, named, other = (function(*arguments, *base) for base in ((), (10_000.0,), (10_001.0,)))
         first = (lambda result: result[0]) if isinstance(usual, tuple) else (lambda result: result)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 
-from lib import bounds, certificates
+from lib import bounds, certificates, dirichlet
 
 
 def true_minimum(d, low, high, base):
@@ -238,10 +238,27 @@ def test_grid_floor_is_the_least_floor_of_the_grid(d, farthest, base):
     assert floor <= bounds.asymmetric(grid[:, None], grid, d, base).min() + 1e-12
 
 
+@pytest.mark.parametrize("d, farthest, base", [(32, 14, 1e4), (16, 12, 1e4), (64, 16, 1e4), (4, 6, 100)])
+def test_correlation_floor_is_the_least_repaired_floor_of_the_grid(d, farthest, base):
+    grid = np.arange(1, farthest + 1)
+    numerators, _ = bounds.asymmetric_planes(grid[:, None], grid, d, base)
+    negative = 1 - dirichlet.tail(numerators)
+    least = (bounds.asymmetric_floor(grid[:, None], grid, d, base) - negative).min()
+    floor = certificates.correlation_floor(d, farthest, base)
+    assert least - 2e-6 <= floor <= least + 1e-12
+    assert negative.max() > 1e-3  # or the repair is not tested
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12, unique_by=lambda value: round(value, 3)))
+def test_chernoff_is_above_the_probability(values):
+    assert certificates._chernoff([arb(value) for value in values]) >= 1 - dirichlet.tail(np.array(values)) - 1e-9
+
+
+@pytest.mark.parametrize("floor", [certificates.grid_floor, certificates.correlation_floor])
 @pytest.mark.parametrize("farthest", [0, -1, 2.0, True])
-def test_grid_floor_refuses_a_bad_range(farthest):
+def test_grid_floor_refuses_a_bad_range(floor, farthest):
     with pytest.raises(Exception, match="farthest"):
-        certificates.grid_floor(8, farthest)
+        floor(8, farthest)
 
 
 def test_a_plane_whose_sign_is_unknown_is_refused():

@@ -123,6 +123,36 @@ def test_contrast_slope_against_a_small_step(facts, vocabulary, length):
     assert exact == formula
 
 
+@pytest.mark.parametrize(("facts", "vocabulary", "length"), [(1, 4, 5), (2, 5, 6), (3, 7, 10), (4, 4, 10)])
+def test_shared_facts_against_training(facts, vocabulary, length):
+    """After many steps the errors keep their shape, and the storage is what their sums wrote."""
+    masses, eta, steps = gradients.fact_masses(facts, vocabulary, length), 0.3, 60
+    path = gradients.train_storage(masses, np.arange(facts), vocabulary, eta, steps)
+    before = np.concatenate([np.zeros_like(path[:1]), path[:-1]])
+    chances = np.exp(before @ masses[0]) / np.exp(before @ masses[0]).sum(1, keepdims=True)
+    other, rest = (eta * chances[:, v].sum() if some else 0 for v, some in ((1, facts > 1), (-1, vocabulary > facts)))
+    shared = (length - 2) / length, 1 / length
+    _, mass, storage = gradients.shared_facts(facts, vocabulary, 1 / length, shared, other, rest)
+    columns = [*range(vocabulary, vocabulary + facts), -2, -1]
+    assert np.array(storage, dtype=float) == pytest.approx(path[-1][:, columns], abs=1e-9)
+    assert np.array(mass, dtype=float).ravel() == pytest.approx(masses[0][columns])
+
+
+@pytest.mark.parametrize(("facts", "vocabulary"), [(1, 4), (2, 2), (2, 5), (4, 5)])
+def test_contrast_formula_away_from_the_start(facts, vocabulary):
+    own, shared = sp.Rational(1, 5), (sp.Rational(3, 5), sp.Rational(1, 5))
+    amounts = sp.Rational(2, 7), sp.Rational(1, 3)
+    formula = gradients.contrast_slope_formula(facts, vocabulary, own, sum(s**2 for s in shared), *amounts)
+    assert gradients.contrast_slope(facts, vocabulary, own, shared, *amounts) == formula
+
+
+def test_two_facts_turn_the_contrast_in_the_end():
+    masses = gradients.fact_masses(2, 30, 8)
+    path = gradients.train_storage(masses, np.arange(2), 30, 1.0, 400)
+    first, last = (gradients.contrast(storage, masses[0], 0, 30) for storage in path[[0, -1]])
+    assert first > 0.1 and last < -0.1
+
+
 def test_single_fact_contrast_by_hand():
     # L = 4, n = 2: slope (1 - 1/2) (4 - 2) (4 - 3) / 16
     quarter = sp.Rational(1, 4)
