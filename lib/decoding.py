@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from lib.relations import Example, exact_match
 
@@ -217,14 +218,26 @@ def _fill_surest(x: Tokens, mask: int, tokens: Tensor, sureness: Tensor, due: in
 
 @torch.no_grad()
 def greedy(model: Any, prompt: Tokens, end: int, *, length: int = 128, attention_mask: Tokens | None = None) -> Longer:
-    """Prompt and up to ``length`` most likely tokens; after ``end``, only ``end``."""
+    """Prompt and up to ``length`` most likely tokens; after ``end``, only ``end``.
+
+    What a checkpoint's generation_config.json asks for, such as a penalty on repeated tokens, is left aside: for the
+    time of the call the model has settings that ask for nothing.
+    """
     shown = torch.ones_like(prompt) if attention_mask is None else attention_mask
-    return model.generate(input_ids=prompt, attention_mask=shown, max_new_tokens=length, do_sample=False,
-                          eos_token_id=end, pad_token_id=end, temperature=None, top_p=None, top_k=None)
+    plain = GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end, pad_token_id=end)
+    own, model.generation_config = model.generation_config, GenerationConfig()  # fills whatever `plain` leaves open
+    try:
+        return model.generate(input_ids=prompt, attention_mask=shown, generation_config=plain)
+    finally:
+        model.generation_config = own
 
 
 def sampler(model: Any, tokenizer: Any, length: int) -> Callable[[Tokens, Tokens], Longer]:
-    """How a loaded model decodes here: without chance, one token a step."""
+    """How a loaded model decodes here: without chance, in as many steps as tokens.
+
+    Causal models and LLaDA then write one token a step. Dream's published time grid does not: its share of what is
+    left, rounded down, fills none at the first step, one at most others and two at the last.
+    """
     mask, end = tokenizer.mask_token_id, tokenizer.eos_token_id
     if mask is None:
         return lambda ids, shown: greedy(model, ids, end, length=length, attention_mask=shown)

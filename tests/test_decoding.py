@@ -1,5 +1,6 @@
 """Samplers against plain loops that fill one mask at a time, on a table of logits and on tiny checkpoints."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,14 @@ def test_dreams_rules_differ_and_origin_fills_at_random():
     assert not any((answer == MASK).any() for answer in answers)
 
 
+def test_as_many_steps_as_tokens_fill_none_first_and_two_last():
+    model, left = Context(shift=1), []
+    forward = model.forward
+    model.forward = lambda input_ids, **rest: left.append(int((input_ids == MASK).sum())) or forward(input_ids, **rest)
+    decoding.dream(model, prompt_of(1), MASK, length=32, steps=32, algorithm="entropy")
+    assert [before - after for before, after in zip(left, [*left[1:], 0], strict=True)] == [0, *[1] * 30, 2]
+
+
 def test_top_k_and_top_p_limit_what_is_drawn():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).repeat(500, 1)
     torch.manual_seed(0)
@@ -194,6 +203,22 @@ def test_greedy_takes_the_most_likely_token_each_time(loaded):
     for _ in range(6):
         x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(decoding.greedy(model, ids, tokenizer.eos_token_id, length=6), x)
+
+
+def test_greedy_leaves_the_checkpoints_own_generation_settings_aside(tmp_path):
+    """With what Qwen2.5-7B-Instruct ships, a penalty on repeated tokens among it."""
+    folder = checkpoints.tiny(tmp_path / "x", "qwen2", scale=0.3)
+    shipped = {"do_sample": True, "eos_token_id": [5, 7], "repetition_penalty": 1.5, "temperature": 0.7,
+               "top_p": 0.8, "top_k": 20, "no_repeat_ngram_size": 2, "min_new_tokens": 3}
+    (folder / "generation_config.json").write_text(json.dumps(shipped))
+    model, tokenizer = checkpoints.load(folder)
+    x = ids = torch.tensor([tokenizer("Ana's child is Bob")["input_ids"]])
+    for _ in range(24):
+        x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
+    new = x[0, ids.shape[1]:].tolist()
+    assert len(set(new)) < len(new)  # it repeats itself, so a penalty would show
+    assert torch.equal(decoding.greedy(model, ids, tokenizer.eos_token_id, length=24), x)
+    assert model.generation_config.repetition_penalty == 1.5
 
 
 def test_accuracy_counts_exact_matches_in_percent(loaded):
