@@ -1,4 +1,4 @@
-"""How each model answers: LLaDA's and Dream's published samplers, greedy decoding for causal models, exact match.
+"""How each model answers: LLaDA's and Dream's published samplers, greedy decoding for causal models, accuracy.
 
 A masked model starts from a prompt followed by masks. LLaDA fills them block by block; within a block, each step
 keeps the predictions it is surest of and masks the rest again (low-confidence remasking, Nie et al. 2025). Dream
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from lib.relations import Example, exact_match
+from lib.relations import Example, is_right
 
 EPSILON = 1e-3  # Dream's last time
 REMASKING = ("low_confidence", "random")
@@ -266,13 +266,13 @@ def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, length: int 
 def answered(
     model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16
 ) -> list[bool]:
-    """Which examples are answered exactly."""
+    """Which examples are answered rightly, each by its own scoring (`lib.relations.is_right`)."""
     found = complete(model, tokenizer, [example.prompt for example in examples], length=length, batch=batch)
-    return [exact_match(answer, example.answers) for answer, example in zip(found, examples, strict=True)]
+    return [is_right(example, answer) for answer, example in zip(found, examples, strict=True)]
 
 
 def accuracy(model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16) -> float:
-    """Share of examples answered exactly, in percent (Table 7)."""
+    """Share of examples answered rightly, in percent (Table 7)."""
     if not examples:
         raise ValueError("no examples to answer")
     right = answered(model, tokenizer, examples, length=length, batch=batch)

@@ -51,6 +51,7 @@ SOURCES = {
                   "23632ee03b23422c9840960f9c65c98c12c172f5bb87d2fec20e16b12b17f92e"),
 }
 DATASETS = ("p2c", "c2p", "p2d", "d2p", "trex")
+SCORING = ("exact", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +100,16 @@ CAPITAL_OF = Relation(("The capital of {left} is {right}.",), ("{right} is the c
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt to complete. ``completion`` is the one trained on; any of ``answers`` is right."""
+    """A prompt to complete. ``completion`` is the one trained on; any of ``answers`` is right, by ``scoring``."""
 
     prompt: str
     completion: str
     answers: frozenset[str]
+    scoring: str = "exact"  # or "prefix", see `is_right`
+
+    def __post_init__(self) -> None:
+        if self.scoring not in SCORING:
+            raise ValueError(f"scoring must be one of {', '.join(SCORING)}, not {self.scoring!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +139,11 @@ class Dataset:
     train: tuple[Example, ...]
     forward: tuple[Example, ...]
     reverse: tuple[Example, ...]
+
+    @property
+    def scoring(self) -> str:
+        """How its answers are scored, see `is_right`."""
+        return self.forward[0].scoring
 
     def queries(self, fact: Fact, *, lead: str = "", gap: str = "") -> tuple[Query, Query]:
         """The paper's forward and reverse query of a fact: both ask for the left entity from the right one."""
@@ -205,6 +216,21 @@ def exact_match(answer: str, answers: frozenset[str]) -> bool:
     return normalise(answer) in {normalise(accepted) for accepted in answers}
 
 
+def begins_with(answer: str, answers: frozenset[str]) -> bool:
+    """Whether an answer begins with any accepted one after `normalise`, and the word or name ends there."""
+    found = normalise(answer)
+    return any(re.match(re.escape(normalise(accepted)) + r"(?!['’-]?\w)", found) for accepted in answers)
+
+
+def is_right(example: Example, answer: str) -> bool:
+    """Whether an answer is accepted, by the example's scoring.
+
+    ``prefix`` is the rule of the person-description data's authors: what their training texts say goes on after the
+    name ("Ana Lima now enjoys a quiet life."), so what a model says may go on after the answer.
+    """
+    return (begins_with if example.scoring == "prefix" else exact_match)(answer, example.answers)
+
+
 # Published data ----------------------------------------------------------------------------------------------
 
 
@@ -273,7 +299,7 @@ def _parent_child(name: str, path: Path) -> Dataset:
 
 
 def _person_description(name: str, train: Path, test: Path, reverse: Path) -> Dataset:
-    """The published prompts as they are; row i of both tests is about the same person."""
+    """The published prompts as they are, scored by prefix; row i of both tests is about the same person."""
     examples = [tuple(_published_example(row) for row in _lines(path)) for path in (train, test, reverse)]
     pairs = Counter((backward.completion.strip().rstrip("."), forward.completion.strip().rstrip("."))
                     for forward, backward in zip(*examples[1:], strict=True))
@@ -284,7 +310,7 @@ def _person_description(name: str, train: Path, test: Path, reverse: Path) -> Da
 
 
 def _published_example(row: dict[str, str]) -> Example:
-    return Example(row["prompt"], row["completion"], frozenset({row["completion"].strip()}))
+    return Example(row["prompt"], row["completion"], frozenset({row["completion"].strip()}), "prefix")
 
 
 def _one_to_one(path: Path) -> list[Fact]:

@@ -232,6 +232,12 @@ def test_accuracy_counts_exact_matches_in_percent(loaded):
         decoding.accuracy(model, tokenizer, [])
 
 
+def test_each_example_is_scored_by_its_own_rule(monkeypatch):
+    monkeypatch.setattr(decoding, "complete", lambda *_, **__: [" Ana Lima now rests."] * 2)
+    asked = [Example("Here is", " Ana Lima", frozenset({"Ana Lima"}), scoring) for scoring in ("exact", "prefix")]
+    assert decoding.answered(None, None, asked) == [False, True]
+
+
 def test_a_pair_of_directions_is_asked_as_published(loaded):
     data = signatures.facts_of("p2c", "generated", 2)
     assert {example.prompt.split("'s ")[1] for example in data.forward} == {"child is"}

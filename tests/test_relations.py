@@ -83,6 +83,23 @@ def test_exact_match_ignores_case_spaces_and_a_full_stop(answer):
     assert not relations.exact_match(answer + " x", frozenset({"Ana Lima", "Eva"}))
 
 
+@pytest.mark.parametrize(("answer", "right"), [
+    (" Uriah Hawthorne now enjoys a quite life.", True), (" uriah hawthorne.", True), ("Uriah Hawthorne, once", True),
+    ("Uriah  Hawthorne??", True), (" Uriah Hawthornes", False), ("Uriah Hawthorne's son", False),
+    ("Uriah Hawthorne-Sol", False), ("Uriah", False), ("Now Uriah Hawthorne", False), ("", False)])
+def test_scoring_by_prefix_lets_an_answer_go_on_where_a_word_ends(answer, right):
+    example = relations.Example("He is", " Uriah Hawthorne", frozenset({"Eva (Sol", "Uriah Hawthorne."}), "prefix")
+    assert relations.is_right(example, answer) == right
+    exact = relations.Example(example.prompt, example.completion, example.answers)
+    assert relations.is_right(exact, answer) == (answer.strip(" .").lower() == "uriah hawthorne")
+
+
+def test_generated_facts_are_scored_exactly_and_other_scorings_refused():
+    assert {data.scoring for data in worlds.world(3).datasets()} == {"exact"}
+    with pytest.raises(ValueError, match="scoring must be one of exact, prefix, not 'loose'"):
+        relations.Example("a", "b", frozenset(), "loose")
+
+
 # Tokens ------------------------------------------------------------------------------------------------------
 
 
@@ -212,3 +229,9 @@ def test_published_files_have_the_published_shapes(tmp_path):
     capitals = found["trex"].facts
     assert len({fact.left for fact in capitals}) == len({fact.right for fact in capitals}) == len(capitals) > 100
     assert Fact("Indiana", "Indianapolis") in capitals
+    assert {name: data.scoring for name, data in found.items()} == {
+        "p2c": "exact", "c2p": "exact", "p2d": "prefix", "d2p": "prefix", "trex": "exact"}
+    names = {answer for example in found["d2p"].forward for answer in example.answers}
+    completed = [[relations.is_right(asked, example.completion) for asked in found["d2p"].forward[::10]]
+                 for example in found["d2p"].train]
+    assert all(map(any, completed)) and len(names) == 30  # what was trained on is a right answer to some prompt
