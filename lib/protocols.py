@@ -228,19 +228,16 @@ def nearest(
     return None if np.isinf(away).all() else both[:, :, away.argmin()].T
 
 
-def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float] | None:
+def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float]:
     """Least and greatest mean reverse accuracy that any stopping rule can give, one that sees all the answers included.
 
     Each member may stop for itself, at a measured step at which its own forward accuracy is at least ``learned``
-    percent; None if a member has no such step.
+    percent; one that never gets there, anywhere.
     """
     forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in WAYS)
-    known = forward >= learned
-    if not known.any(1).all():
-        return None
-    least, greatest = (best(reverse, axis=1, where=known, initial=start).mean()
-                       for best, start in ((np.min, np.inf), (np.max, -np.inf)))
-    return float(least), float(greatest)
+    open_to = (forward >= learned) | (forward < learned).all(1, keepdims=True)
+    least, greatest = np.where(open_to, reverse, np.inf).min(1), np.where(open_to, reverse, -np.inf).max(1)
+    return float(least.mean()), float(greatest.mean())
 
 
 # Command line -------------------------------------------------------------------------------------------------

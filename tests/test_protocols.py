@@ -165,7 +165,7 @@ def test_the_nearest_step_is_one_for_all_members_and_has_forward_learned():
 def test_reach_lets_every_member_stop_for_itself():
     assert protocols.reach(SEARCHED) == ((10 + 10) / 2, (80 + 40) / 2)
     assert protocols.reach(SEARCHED, learned=95.0) == ((10 + 20) / 2, (30 + 40) / 2)
-    assert protocols.reach(SEARCHED, "raw") is None
+    assert protocols.reach(SEARCHED, "raw") == ((1 + 0) / 2, (3 + 3) / 2)  # the second never learns: anywhere
 
 
 def test_no_rule_comes_nearer_than_the_nearest_step_or_leaves_the_reach():
