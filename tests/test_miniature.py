@@ -1,12 +1,24 @@
 """One small cell end to end: its path, its record, its interruption; cosines against stored gradients."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 import torch
 
-from lib import finetuning, miniature, miniature_table, miniature_world, pretraining, probes, prompts, provenance
+from lib import (
+    finetuning,
+    miniature,
+    miniature_table,
+    miniature_world,
+    pretraining,
+    probes,
+    prompts,
+    provenance,
+    reversal_run,
+    signatures,
+)
 from lib.miniature import Cell
 from lib.relations import DATASETS
 
@@ -159,3 +171,28 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().err
     assert "llama_p2c_both_full_any_replay_0.json failed" in said and "out of luck" in said
     assert "dream_p2c_both_full_any_replay_0.json" in done
+
+
+# Half a minute -----------------------------------------------------------------------------------------------
+
+
+def test_a_followed_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypatch):
+    seen = {}
+
+    def watched(model, tokenizer, data, protocol, **options):
+        seen.update(data=data, protocol=protocol, **options)
+        return reversal_run.run(model, tokenizer, data, protocol, **options)
+
+    monkeypatch.setattr(miniature, "reversal_run", types.SimpleNamespace(run=watched))
+    found = miniature.followed("llada", 1, facts=4, held=3, steps=2, epochs=4)
+    assert len(found.curves["step"]) == len(found.curves["probability_reverse"]) == 4 and found.curves["step"][-1] == 4
+    trained = [name for name, weight in found.model.named_parameters() if weight.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    asked = [query.sentence for query in found.data.queries(found.data.facts[0], lead=signatures.LEAD)]
+    example = found.data.train[0]
+    assert example.prompt + example.completion == asked[0]  # what is asked forward is what was trained
+    assert found.data.reverse[0].prompt + found.data.reverse[0].completion == asked[1]
+    assert seen["replay"] and all(each.prompt.startswith(signatures.LEAD) for each in seen["replay"])
+    assert not {name for fact in found.data.facts for name in (fact.left, fact.right)
+                if any(name in each.prompt + each.completion for each in seen["replay"])}
+    assert seen["watched"] == len(found.data.facts) and seen["protocol"].masking == "any"
