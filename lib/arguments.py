@@ -1,11 +1,17 @@
-"""Refusing bad arguments by name, before they can turn into a plausible number."""
+"""Refusing bad arguments by name, before they can turn into a plausible number or into lost work."""
 
 from __future__ import annotations
 
 import math
+import os
 from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 #: what the functions of the bounds accept where a distance or a threshold may be one number or many
 Reals = float | int | np.number | np.ndarray | list | tuple
@@ -55,3 +61,52 @@ def distance(name: str, value: Number) -> float:
 def plain(result: Numbers) -> float | np.ndarray:
     """A float for a scalar argument, the array for an array argument."""
     return np.asarray(result) if np.ndim(result) else float(result)
+
+
+# Options of a command ----------------------------------------------------------------------------------------
+
+
+def device_named(name: str) -> torch.device:
+    """The device that an option names; entered, it is where new tensors go.
+
+    :raises ValueError: for a name that is none, or a device that is not there
+    """
+    import torch  # here, so that the theory does not wait for it
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found: torch.device | None = torch.device(name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name!r} is none of auto, cpu, cuda, cuda:1, ...")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu works")
+    return found
+
+
+def json_file(option: str, path: Path) -> Path:
+    """The path of a result that is still to be made: a JSON file.
+
+    :raises ValueError: for another suffix or a folder
+    """
+    if path.suffix != ".json":
+        raise ValueError(f"{option} {path}: a result is a JSON file, so name one that ends in .json")
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; name the JSON file to write")
+    return path
+
+
+def writable(option: str, folder: Path) -> None:
+    """Make a folder, and try to write in it, before hours of work depend on it.
+
+    :raises ValueError: if that does not work
+    """
+    draft = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise ValueError(f"{option}: {folder} cannot be written to ({error.strerror})") from None

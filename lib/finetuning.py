@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,15 +59,19 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.masking not in MASKING:
             raise ValueError(f"masking must be one of {', '.join(MASKING)}, not {self.masking!r}")
-        for field in ("epochs", "batch", "accumulation"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        for field, least in {"epochs": 1, "batch": 1, "accumulation": 1, "scaling": 1, "warmup": 0, "seed": 0}.items():
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
         if self.rank < 0:
             raise ValueError(f"rank must be 0 (train every weight) or more, not {self.rank}")
-        if not 0 <= self.replay < 1:
-            raise ValueError(f"replay must be a share in [0, 1), not {self.replay}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        for field in ("replay", "dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} must be a share in [0, 1), not {getattr(self, field)}")
+        for field in ("learning_rate", "clip"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be positive and finite, not {getattr(self, field)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, not {self.weight_decay}")
 
 
 class Sentence(NamedTuple):
@@ -198,6 +203,7 @@ def finetune(
     :return: the loss of every step
     :raises lib.resume.CheckpointError: for a checkpoint of another run
     :raises ValueError: for fewer passes a step than processes
+    :raises ArithmeticError: at the first step whose loss or gradient is not finite; the last checkpoint stays
     """
     own, other = sentences(examples, tokenizer), sentences(replay, tokenizer) if replay else []
     if protocol.replay and not other:
@@ -232,6 +238,7 @@ class _Run:
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not self.weights:
             raise ValueError("model: nothing is trainable; give it adapters with `adapt`")
+        self.start = _fingerprint(model)
         self.optimiser = torch.optim.AdamW(self.weights.values(), lr=protocol.learning_rate,
                                            weight_decay=protocol.weight_decay)
         self.losses: list[float] = []
@@ -246,12 +253,16 @@ class _Run:
         losses = [self._backward(part, (step, place), len(part) / len(chosen))
                   for place, part in self.processes.share(list(enumerate(passes)))]
         self.processes.add_gradients(self.weights.values())
-        nn.utils.clip_grad_norm_(self.weights.values(), protocol.clip)
+        norm = float(nn.utils.clip_grad_norm_(self.weights.values(), protocol.clip))
+        loss = self.processes.total(sum(losses))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise ArithmeticError(f"step {step + 1}: the run has diverged (loss {loss:g}, gradient norm {norm:g}); "
+                                  f"lower learning_rate, which is {protocol.learning_rate:g}")
         for group in self.optimiser.param_groups:
             group["lr"] = protocol.learning_rate * min(1.0, (step + 1) / max(1, protocol.warmup))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.losses.append(self.processes.total(sum(losses)))
+        self.losses.append(loss)
 
     def _backward(self, part: list[Sentence], place: tuple[int, int], share: float) -> float:
         """Add one pass's share of the gradient; ``place`` is its step and its number within it."""
@@ -269,10 +280,11 @@ class _Run:
         return int(np.random.default_rng([self.protocol.seed, purpose, *place]).integers(2**62))
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
+        """What a checkpoint must agree with: protocol, data, and the model that training started from."""
         data = json.dumps([self.own, self.other])
         return {"protocol": dataclasses.asdict(self.protocol), "data": hashlib.sha256(data.encode()).hexdigest(),
-                "weights": {name: list(weight.shape) for name, weight in self.weights.items()}}
+                "weights": {name: list(weight.shape) for name, weight in self.weights.items()},
+                "dtype": sorted({str(weight.dtype) for weight in self.model.parameters()}), "start": self.start}
 
     def store(self, path: Path) -> None:
         """Write weights, both moments, losses and curves so far; the first process does it for all."""
@@ -289,3 +301,18 @@ class _Run:
         self.losses = list(progress["losses"])
         for name, values in self.curves.items():
             values[:] = progress.get("curves", {}).get(name, [])
+
+
+def _fingerprint(model: nn.Module, values: int = 64) -> str:
+    """Digest of names, shapes, precisions and a few values, evenly spaced, of all weights that a run starts from.
+
+    Adapters are left out: the seed draws them, and differently on each device. Where all is trained, all counts.
+    """
+    weights = dict(model.named_parameters())
+    digest = hashlib.sha256()
+    for name, weight in ({name: weight for name, weight in weights.items() if not weight.requires_grad}
+                         or weights).items():
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // values)].cpu().double()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()

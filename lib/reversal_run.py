@@ -4,7 +4,9 @@
         --masking any --output results/language_models/llada_p2c_any_0.json
 
 ``--model tiny:llada --data generated`` runs the same path on a random model in seconds. A run that is interrupted
-goes on from its checkpoint, which lies beside the output unless ``--work`` names a folder. On several GPUs,
+goes on from its checkpoint, which lies beside the output unless ``--work`` names a folder; one that is done is left
+alone. Adapters are kept (`lib.signatures` probes a model with them), or with ``--rank 0`` the whole model, as a
+checkpoint in its original layout. On several GPUs,
 ``accelerate launch --num_processes 4 -m lib.reversal_run --batch 2 --accumulation 4 ...`` takes as many examples a
 step; masks are drawn pass by pass, so it is a run of its own.
 """
@@ -13,18 +15,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from lib import checkpoints, decoding, finetuning, probes, prompts, provenance, relations, signatures, worlds
+from lib import arguments, checkpoints, decoding, finetuning, probes, prompts, provenance, relations, signatures, worlds
 from lib.finetuning import Protocol
 from lib.processes import Processes
 from lib.relations import Dataset, Example
+from lib.resume import CheckpointError
 
 _DIRECTIONS = ("forward", "reverse")
 
@@ -80,15 +86,32 @@ def answer_length(data: Dataset, tokenizer: Any) -> int:
 # From the command line ---------------------------------------------------------------------------------------
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lib.reversal_run", description=(__doc__ or "").splitlines()[0])
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options of a run, ``protocol`` among them; one that is not as it should be ends the command by its name."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        arguments.json_file("--output", options.output)
+        for name, least in {"facts": 0, "evaluated": 1, "every": 1}.items():
+            if getattr(options, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+        options.protocol = Protocol(**{field.name: getattr(options, field.name)
+                                       for field in dataclasses.fields(Protocol)})
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.reversal_run", description=(__doc__ or "").splitlines()[0],
+                                     allow_abbrev=False)
     parser.add_argument("--model", required=True, help="hub id, folder, or tiny:ARCHITECTURE")
     parser.add_argument("--dataset", default="p2c", choices=relations.DATASETS)
     parser.add_argument("--data", default="published", choices=("published", "generated"))
     parser.add_argument("--facts", type=int, default=0, help="train on this many facts of a relation; 0 for all")
     parser.add_argument("--text", type=Path, help="what --replay mixes in, one text a line; generated facts if absent")
     parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16", "float16"), help="of the weights")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto")
     parser.add_argument("--evaluated", type=int, default=300, help="prompts of each direction, at most")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--output", type=Path, required=True, help="the result (JSON)")
@@ -97,7 +120,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         kind = str if field.name == "masking" else float if isinstance(field.default, float) or field.name in (
             "replay", "clip") else int
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
-    return parser.parse_args(argv)
+    return parser
 
 
 def dataset_of(name: str, data: str, facts: int, seed: int) -> Dataset:
@@ -124,43 +147,98 @@ def replayed(text: Path | None, seed: int, size: int = 100) -> list[Example]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one cell, print its accuracies, and write result and adapters."""
-    options = _arguments(argv)
-    clock = provenance.Run(options.device)
-    protocol = Protocol(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Protocol)})
-    data = dataset_of(options.dataset, options.data, options.facts, protocol.seed)
-    other = replayed(options.text, protocol.seed) if protocol.replay else []
-    processes = Processes(options.device)
-    work = options.work or options.output.with_suffix("")
-    checkpoint = work.with_suffix(".safetensors") if options.work is None else work / "unfinished.safetensors"
+    """Run one cell, print its accuracies, and write result and adapters; a result that is there already stays."""
+    options = parsed(argv)
+    try:
+        data = dataset_of(options.dataset, options.data, options.facts, options.protocol.seed)
+        other = replayed(options.text, options.protocol.seed) if options.protocol.replay else []
+        device = arguments.device_named(options.device)
+        if options.output.exists():
+            _check_same(provenance.load(options.output), _asked_for(options, data, other), options.output)
+            print(f"{options.output}: this run is done, and its result stays")
+            return
+        files = _Files.of(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"python -m lib.reversal_run: {error}")
+    try:
+        _cell(options, data, other, device, files)
+    except (CheckpointError, ArithmeticError) as error:
+        sys.exit(f"python -m lib.reversal_run: {error}")
+
+
+class _Files(NamedTuple):
+    """Where a run writes beside its result."""
+
+    adapters: Path
+    weights: Path  # of the whole model, where all of it is trained
+    checkpoint: Path
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> _Files:
+        """The places, once they can be written to and nothing of another run is in the way."""
+        output, work = options.output, options.work
+        beside = output.with_name(f"{output.stem}.unfinished.safetensors")
+        folder = work or output.with_name(output.stem)
+        files = cls(folder, folder / "weights", work / "unfinished.safetensors" if work else beside)
+        arguments.writable("--output", output.parent)
+        arguments.writable("--work" if work else "--output", folder)
+        if options.protocol.rank == 0 and files.weights.exists() and not files.checkpoint.exists():
+            raise ValueError(f"--rank 0: {files.weights} is there already, from another run; move it away")
+        return files
+
+
+def _cell(options: argparse.Namespace, data: Dataset, other: Sequence[Example], device: torch.device,
+          files: _Files) -> None:
+    clock, processes = provenance.Run(device), Processes(device)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:
-        source = signatures.source_of(options.model, folder, protocol.seed)
+        source = signatures.source_of(options.model, folder, options.protocol.seed)
         model, tokenizer = checkpoints.load(source, dtype, processes.device)
     metrics, curves, adapted = run(
-        model, tokenizer, data, protocol, replay=other, checkpoint=checkpoint, processes=processes,
+        model, tokenizer, data, options.protocol, replay=other, checkpoint=files.checkpoint, processes=processes,
         evaluated=options.evaluated, every=options.every,
         report=lambda line: print(line, file=sys.stderr, flush=True) if processes.first else None)
     if processes.first:
-        if protocol.rank:
-            adapted.save_pretrained(work, save_embedding_layers=False)
-        _record(options, protocol, model, data, metrics, curves, clock)
-        checkpoint.unlink(missing_ok=True)
+        _keep(adapted, tokenizer, options.protocol, files)
+        for name, value in metrics.items():
+            print(f"{name:20s}{value:7.1f}")
+        provenance.save(
+            options.output, experiment="language_models",
+            parameters=_asked_for(options, data, other) | _found_of(model), seeds=[options.protocol.seed],
+            metrics={name: [value] for name, value in metrics.items()}, curves=curves, run=clock)
+        files.checkpoint.unlink(missing_ok=True)
     processes.close()
 
 
-def _record(options: argparse.Namespace, protocol: Protocol, model: Any, data: Dataset, metrics: dict[str, float],
-            curves: dict[str, list], clock: provenance.Run) -> None:
-    for name, value in metrics.items():
-        print(f"{name:20s}{value:7.1f}")
-    provenance.save(
-        options.output,
-        experiment="language_models",
-        parameters={"architecture": model.architecture, "model": options.model, "dataset": options.dataset,
-                    "data": options.data, "size": signatures.size_of(model), "facts": len(data.facts),
-                    "dtype": str(model.dtype).removeprefix("torch."), **dataclasses.asdict(protocol)},
-        seeds=[protocol.seed], metrics={name: [value] for name, value in metrics.items()}, curves=curves, run=clock,
-    )
+def _keep(adapted: Any, tokenizer: Any, protocol: Protocol, files: _Files) -> None:
+    """Save what was trained: the adapters, or the whole model."""
+    if protocol.rank:
+        adapted.save_pretrained(files.adapters, save_embedding_layers=False)
+        return
+    shutil.rmtree(files.weights, ignore_errors=True)  # of this very run, interrupted here: its checkpoint was there
+    checkpoints.save(adapted, tokenizer, files.weights)
+
+
+def _asked_for(options: argparse.Namespace, data: Dataset, other: Sequence[Example]) -> dict[str, Any]:
+    """What is recorded of a run and known before its model is: two runs that agree in it are the same."""
+    text = json.dumps([example.completion for example in other])
+    return {"model": options.model, "dataset": options.dataset, "data": options.data, "facts": len(data.facts),
+            "sentences": len(data.train), "scoring": data.scoring, "evaluated": options.evaluated,
+            "replayed": hashlib.sha256(text.encode()).hexdigest()[:16] if other else None,
+            **({"dtype": options.dtype} if options.dtype else {}), **dataclasses.asdict(options.protocol)}
+
+
+def _found_of(model: Any) -> dict[str, Any]:
+    return {"architecture": model.architecture, "size": signatures.size_of(model),
+            "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def _check_same(result: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    for name, value in asked.items():
+        there = result["parameters"].get(name)
+        if there != value:
+            raise ValueError(f"--output {path}: holds a run with {name}={there!r}, not {value!r}; "
+                             "choose another file, or move this one away")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import interventions, letters, measurement, objectives, provenance, resume, snapshots
+from lib.arguments import device_named as device_named
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import VALUES, Settings
@@ -332,21 +333,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: a CUDA device if there is one")
     command.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     return command
-
-
-def device_named(name: str) -> torch.device:
-    """The device that an option names; entered, it is where new tensors go."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found: torch.device | None = torch.device(name)
-    except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name!r} is none of auto, cpu, cuda, cuda:1, ...")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu works")
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

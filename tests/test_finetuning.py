@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,10 @@ def test_every_epoch_takes_every_sentence_once(protocol):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("masking", "all"), ("epochs", 0), ("rank", -1), ("replay", 1.0), ("learning_rate", 0.0), ("batch", 0)])
+    ("masking", "all"), ("epochs", 0), ("rank", -1), ("replay", 1.0), ("learning_rate", 0.0), ("batch", 0),
+    ("learning_rate", float("inf")), ("clip", 0.0), ("clip", -1.0), ("clip", float("nan")), ("clip", float("inf")),
+    ("scaling", 0), ("seed", -1), ("dropout", 1.5), ("dropout", -0.1), ("weight_decay", -1), ("warmup", -1),
+    ("weight_decay", float("inf")), ("accumulation", 0)])
 def test_protocols_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
         Protocol(**{field: value})
@@ -340,6 +344,67 @@ def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
     assert path.exists()
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
+    protocol, path = Protocol(rank=rank, epochs=3, batch=2), tmp_path / "run.safetensors"
+    other = checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
+
+    def run(folder, dtype=None):
+        model, tokenizer = checkpoints.load(folder, dtype)
+        adapted = finetuning.adapt(model, protocol)
+        return finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+
+    first = run(folders["llada"])
+    first.advance(0)
+    first.store(path)
+    again = run(folders["llada"])
+    again.restore(path)
+    assert again.losses == first.losses
+    with pytest.raises(resume.CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
+        run(other).restore(path)
+    with pytest.raises(resume.CheckpointError, match=r"another run \(dtype .*bfloat16"):
+        run(folders["llada"], torch.bfloat16).restore(path)
+
+
+def test_one_changed_row_of_one_matrix_is_another_model(folders):
+    model, _ = checkpoints.load(folders["llada"])
+    before = finetuning._fingerprint(model)
+    assert finetuning._fingerprint(checkpoints.load(folders["llada"])[0]) == before
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0] += 1e-3
+    assert finetuning._fingerprint(model) != before
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_path):
+    path = tmp_path / "run.safetensors"
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = Protocol(rank=0, epochs=6, batch=2, warmup=0)
+
+    def spoil(step, loss):
+        if step == 2:
+            with torch.no_grad():
+                model.lm_head.weight[0] = float("nan")
+
+    adapted = finetuning.adapt(model, protocol)
+    with pytest.raises(ArithmeticError, match=r"step 4: the run has diverged \(loss nan.*lower learning_rate"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, protocol, checkpoint=path, every=1, watch=spoil)
+    run = finetuning._Run(finetuning.adapt(checkpoints.load(folders["llama"])[0], protocol), tokenizer, protocol,
+                          finetuning.sentences(DATA.train, tokenizer), [])
+    run.restore(path)
+    assert len(run.losses) == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_used(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    run = finetuning._Run(finetuning.adapt(model, Protocol(rank=0, batch=2)), tokenizer, Protocol(rank=0, batch=2),
+                          finetuning.sentences(DATA.train, tokenizer), [])
+    before = model.model.norm.weight.detach().clone()
+    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(ArithmeticError, match=r"step 1: .* gradient norm"):
+        run.advance(0)
+    assert torch.equal(model.model.norm.weight, before) and not run.losses
+
+
 def test_what_cannot_run_is_refused(folders):
     model, tokenizer = checkpoints.load(folders["llada"])
     with pytest.raises(ValueError, match="no text to replay"):
@@ -399,3 +464,67 @@ def test_a_world_can_be_trained_on(folders):
     data = worlds.world(2).p2d
     assert len(data.train) == 3 * len(data.facts)  # three sentence forms a fact
     assert reversal_run.dataset_of("p2d", "generated", 2, 0).name == "p2d"
+
+
+# The command -------------------------------------------------------------------------------------------------
+
+SHORT = ["--model", "tiny:llada", "--data", "generated", "--facts", "2", "--epochs", "1", "--batch", "2"]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--evaluated", "0"], "--evaluated must be at least 1, not 0"), (["--every", "0"], "--every must be at least 1"),
+    (["--facts", "-1"], "--facts must be at least 0"), (["--clip", "0"], "clip must be positive"),
+    (["--dropout", "1.5"], "dropout must be a share"), (["--seed", "-1"], "seed must be at least 0"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3"), (["--output", "result"], "name one that ends in .json"),
+    (["--device", "gpu"], "--device 'gpu' is none of auto, cpu, cuda"),
+    (["--device", "cuda:99"], "--device 'cuda:99': torch sees"), (["--text", "nowhere", "--replay", "0.5"], "nowhere"),
+    (["--output", "file/x.json"], "--output: .*file cannot be written to"),
+    (["--output", "folder.json"], "folder.json is a folder"), (["--work", "file"], "--work: file cannot be written")])
+def test_options_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        reversal_run.main([*SHORT, "--output", "x.json", *options])
+    said = capsys.readouterr().err + str(ended.value)
+    assert re.search(message, said), said
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["file", "folder.json"], ["file", "folder.json", "x"])
+
+
+def test_a_finished_run_is_left_alone_and_never_overwritten(tmp_path, monkeypatch, capsys):
+    command = [*SHORT, "--rank", "2", "--output", str(tmp_path / "cell_0.5.json")]
+    reversal_run.main(command)
+    written = (tmp_path / "cell_0.5.json").read_bytes()
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("the model was loaded"))
+    reversal_run.main(command)
+    assert "cell_0.5.json: this run is done, and its result stays" in capsys.readouterr().out
+    for change, message in ((["--epochs", "2"], "epochs=1, not 2"), (["--dtype", "bfloat16"], "dtype='float32', not"),
+                            (["--facts", "3"], "facts=2, not 3"), (["--evaluated", "1"], "evaluated=300, not 1")):
+        with pytest.raises(SystemExit, match=f"holds a run with {message}"):
+            reversal_run.main([*command, *change])
+    (tmp_path / "cell_0.5.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"cell_0\.5\.json: not a whole JSON file"):
+        reversal_run.main(command)
+    assert json.loads(written)["parameters"]["scoring"] == "exact"
+
+
+def test_names_with_a_dot_keep_checkpoints_apart(tmp_path):
+    places = [reversal_run._Files.of(reversal_run.parsed([*SHORT, "--output", str(tmp_path / f"cell_0.{digit}.json")]))
+              for digit in (5, 7)]
+    assert [files.checkpoint.name for files in places] == [
+        "cell_0.5.unfinished.safetensors", "cell_0.7.unfinished.safetensors"]
+    assert [files.adapters.name for files in places] == ["cell_0.5", "cell_0.7"]
+
+
+def test_a_model_trained_as_a_whole_is_kept_as_a_checkpoint(tmp_path):
+    folder = checkpoints.tiny(tmp_path / "model", "llada", width=32)
+    command = ["--model", str(folder), *SHORT[2:], "--rank", "0", "--learning-rate", "0.01",
+               "--output", str(tmp_path / "cell.json")]
+    reversal_run.main(command)
+    before, after = checkpoints.load(folder)[0], checkpoints.load(tmp_path / "cell" / "weights")[0]
+    moved = [not torch.equal(old, new) for old, new in zip(before.parameters(), after.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    (tmp_path / "cell.json").unlink()
+    with pytest.raises(SystemExit, match="weights is there already, from another run; move it away"):
+        reversal_run.main(command)
