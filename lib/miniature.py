@@ -173,6 +173,7 @@ class Followed(NamedTuple):
     data: Dataset  # the held-out facts
     curves: dict[str, list]  # those of `lib.reversal_run.run`
     metrics: dict[str, float]
+    share: float  # of each held-out sentence in the text of fine-tuning
 
 
 def followed(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8, steps: int = FOLLOWED_STEPS,
@@ -190,7 +191,7 @@ def followed(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8
     model, _ = pretrain(settings, text, tokenizer)
     protocol = Protocol(batch=2 * held, learning_rate=4e-3, epochs=epochs, masking=masking, replay=0.5, seed=seed)
     metrics, curves, tuned = reversal_run.run(model, tokenizer, data, protocol, replay=text, watched=held)
-    return Followed(tuned, tokenizer, data, curves, metrics)
+    return Followed(tuned, tokenizer, data, curves, metrics, (1 - protocol.replay) / len(data.train))
 
 
 def _led(examples: Sequence[Example]) -> tuple[Example, ...]:

@@ -64,6 +64,12 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
     yield from (Cell(name, dataset=dataset, seed=seed) for dataset in ("trex", "d2p", "p2d") for seed in few[1:]
                 for name in ("llada", "llama"))
     yield from (Cell("qwen3_5", seed=seed) for seed in range(1, seeds))
+    # what the tables of the chapter still lack
+    yield from (Cell("llama", seed=seed, **change) for seed in few
+                for change in (*_PAIRS, CONDITIONS["one order, twice the facts"]))
+    yield from (Cell(name, orders="one", masking="response", seed=seed) for seed in few for name in ("llada", "llama"))
+    yield from (Cell(name, dataset=dataset, seed=seed) for seed in few for dataset in ("c2p", "trex", "d2p", "p2d")
+                for name in ("dream", "qwen2", "qwen3_5"))
 
 
 def file_of(cell: Cell) -> str:

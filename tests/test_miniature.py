@@ -155,6 +155,13 @@ def test_the_plan_names_every_cell_once_and_what_the_claims_need():
     assert {cell.dataset for cell in cells} == set(DATASETS)
     for change in miniature_table.CONDITIONS.values():
         assert {cell.seed for cell in cells if cell == Cell("llada", seed=cell.seed, **change)} == set(range(5))
+        assert {cell.seed for cell in cells if cell == Cell("llama", seed=cell.seed, **change)} >= set(range(3))
+    for name in seeds:
+        for dataset in DATASETS:
+            assert Cell(name, dataset=dataset) in cells
+    for name in ("llada", "llama"):
+        for change in (*miniature_table._PAIRS, {"orders": "one", "masking": "response"}):
+            assert {cell.seed for cell in cells if cell == Cell(name, seed=cell.seed, **change)} == set(range(3))
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -195,4 +202,5 @@ def test_a_followed_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypat
     assert seen["replay"] and all(each.prompt.startswith(signatures.LEAD) for each in seen["replay"])
     assert not {name for fact in found.data.facts for name in (fact.left, fact.right)
                 if any(name in each.prompt + each.completion for each in seen["replay"])}
+    assert found.share == pytest.approx(1 / 6)  # three sentences in half of each batch
     assert seen["watched"] == len(found.data.facts) and seen["protocol"].masking == "any"
