@@ -6,7 +6,8 @@
 #
 # `lib.sweep` lists every setting. A run that is interrupted or killed goes on from its checkpoint when it is started
 # again; one that fails leaves its log, and the others go on (--keep-going, in both profiles). Results land in
-# results/language_models/, where the chapter finds them.
+# results/language_models/, where the chapter finds them. After a sweep that was killed itself, Snakemake finds its
+# lock: the same command with --unlock takes that away, and is then given again without.
 import sys
 
 from snakemake.exceptions import WorkflowError

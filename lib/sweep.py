@@ -7,7 +7,9 @@ is there. ``python -m lib.sweep`` prints the table of what is there beside the p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,6 +56,12 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+_CHOICES = {"masking": ("any", "response"), "data": ("published", "generated"),
+            "dtype": ("float32", "bfloat16", "float16")}
+#: facts and training sentences of each published dataset, whole
+WHOLE = {"p2c": (1495, 1495), "c2p": (1495, 1495), "p2d": (30, 900), "d2p": (30, 900), "trex": (154, 154)}
+
+
 class Cell(NamedTuple):
     """One fine-tuning run of the sweep."""
 
@@ -71,21 +79,70 @@ class Cell(NamedTuple):
 def settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     """`DEFAULTS`, changed by what is asked for.
 
-    :raises ValueError: for a setting, a dataset or a model that does not exist
+    :raises ValueError: for a setting that does not exist or that no cell could run with; names it
     """
     for name in asked:
         if name not in DEFAULTS:
             raise ValueError(f"the sweep has no setting {name!r}; it has {', '.join(DEFAULTS)}")
     chosen = {**DEFAULTS, **asked}
     if not isinstance(chosen["models"], Mapping):
+        _check_list("models", chosen["models"], "[llada, llama]")
         chosen["models"] = {name: MODELS.get(name, name) for name in chosen["models"]}
+    for name, source in chosen["models"].items():
+        if not str(name).isidentifier() or name == source:
+            raise ValueError(f"models: {name!r} is none of {', '.join(MODELS)}; write {{name: hub id or folder}}")
+    _check_choices(chosen)
+    _check_words(chosen)
+    return chosen
+
+
+def _check_list(name: str, value: Any, example: str) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value or len(set(value)) < len(value):
+        raise ValueError(f"{name} must be a list without repetitions, such as {example}, not {value!r}")
+
+
+def _check_choices(chosen: Mapping[str, Any]) -> None:
+    for name, accepted in _CHOICES.items():
+        if chosen[name] not in accepted:
+            raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {chosen[name]!r}")
+    _check_list("datasets", chosen["datasets"], "[p2c, trex]")
     for name in chosen["datasets"]:
         if name not in DATASETS:
             raise ValueError(f"datasets: no dataset {name!r}; one of {', '.join(DATASETS)}")
-    for name, source in chosen["models"].items():
-        if not name.isidentifier() or name == source:
-            raise ValueError(f"models: {name!r} is none of {', '.join(MODELS)}; write {{name: hub id or folder}}")
-    return chosen
+    _check_list("seeds", chosen["seeds"], "[0, 1]")
+    for seed in chosen["seeds"]:
+        if not str(seed).isdecimal():  # Snakemake hands numbers on as text
+            raise ValueError(f"seeds must be integers from 0 on, not {seed!r}")
+
+
+def _check_words(chosen: Mapping[str, Any]) -> None:
+    """What ``options`` and ``special`` add must be options that `lib.reversal_run` takes, for cells that there are."""
+    planned = cells(chosen)
+    if not isinstance(chosen["special"], Mapping):
+        raise ValueError(f"special must be such as {{qwen2_p2c: --learning-rate 2e-5}}, not {chosen['special']!r}")
+    for start in chosen["special"]:
+        if not any(cell.name.startswith(start) for cell in planned):
+            raise ValueError(f"special: no cell's name begins with {start!r}; they are such as {planned[0].name}")
+    for cell in planned:
+        if chosen["options"] or _special(chosen, cell):
+            _check_cell(chosen, cell)
+
+
+def _check_cell(chosen: Mapping[str, Any], cell: Cell) -> None:
+    from lib import reversal_run  # here, so that planning a sweep without further options does not wait for torch
+
+    fixed, more = _fixed(chosen, cell, "cell.json"), " ".join([chosen["options"], *_special(chosen, cell)])
+    words = [word for name, value in fixed.items() for word in (f"--{name}", str(value))]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            asked = reversal_run.parsed([*words, *shlex.split(more)])
+    except (SystemExit, ValueError) as error:
+        reason = said.getvalue().strip().split("error: ")[-1] or str(error)
+        raise ValueError(f"options or special, {more.strip()!r} for {cell.name}: {reason}") from None
+    for name, value in fixed.items():
+        if str(getattr(asked, name)) != str(Path(value) if name in ("output", "work") else value):
+            raise ValueError(f"options or special, {more.strip()!r}: the sweep itself says --{name}")
 
 
 def cells(chosen: Mapping[str, Any]) -> list[Cell]:
@@ -96,13 +153,20 @@ def cells(chosen: Mapping[str, Any]) -> list[Cell]:
 
 def command(chosen: Mapping[str, Any], cell: Cell, output: str) -> str:
     """The command line that makes one cell."""
-    fixed = {"model": chosen["models"][cell.model], "dataset": cell.dataset, "masking": cell.masking,
-             "seed": cell.seed, "data": chosen["data"], "dtype": chosen["dtype"], "device": chosen["device"],
-             "output": output, "work": f"{chosen['work']}/{cell.name}"}
-    words = [word for name, value in fixed.items() for word in (f"--{name}", str(value))]
-    more = [text for start, text in chosen["special"].items() if cell.name.startswith(start)]
+    words = [word for name, value in _fixed(chosen, cell, output).items() for word in (f"--{name}", str(value))]
     launch = chosen["launch"] or shlex.quote(sys.executable)
-    return " ".join([launch, "-m lib.reversal_run", shlex.join(words), chosen["options"], *more]).strip()
+    more = [chosen["options"], *_special(chosen, cell)]
+    return " ".join([launch, "-m lib.reversal_run", shlex.join(words), *more]).strip()
+
+
+def _fixed(chosen: Mapping[str, Any], cell: Cell, output: str) -> dict[str, Any]:
+    return {"model": chosen["models"][cell.model], "dataset": cell.dataset, "masking": cell.masking,
+            "seed": cell.seed, "data": chosen["data"], "dtype": chosen["dtype"], "device": chosen["device"],
+            "output": output, "work": f"{chosen['work']}/{cell.name}"}
+
+
+def _special(chosen: Mapping[str, Any], cell: Cell) -> list[str]:
+    return [text for start, text in chosen["special"].items() if cell.name.startswith(start)]
 
 
 # What is there -----------------------------------------------------------------------------------------------
@@ -110,37 +174,95 @@ def command(chosen: Mapping[str, Any], cell: Cell, output: str) -> str:
 Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
+#: what runs of one cell may differ in and still be averaged
+_FREE = {"seed", "batch", "accumulation", "model", "replayed"}
+
+
+class Sorted(NamedTuple):
+    """Results of one protocol by dataset and model, and why others are left out, by file name."""
+
+    there: dict[tuple[str, str], list[dict[str, Any]]]
+    left_out: dict[str, str]
+
+
 def found(
-    folder: Path | None = None, masking: str = DEFAULTS["masking"]
+    folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = ""
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Recorded results of one protocol, real models on published data, by dataset and model.
+    """Recorded results of one protocol, published models on whole published data, by dataset and model."""
+    return sort(folder, masking, options).there
+
+
+def sort(folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = "") -> Sorted:
+    """The recorded results, those of one protocol apart from the others.
 
     :param folder: that holds ``language_models/``; the recorded results where not given
     :param masking: what fine-tuning masked: ``any`` token or the ``response`` alone; runs of the other are left out
-    :raises ValueError: if two results are of one cell: a mean over them would count a seed twice
+    :param options: what the sweep was told under that name, such as ``--epochs 5``
+    :raises ValueError: if two results of one cell have the same seed, which would count twice in a mean, or differ in
+        anything else, such as the learning rate
     """
-    there: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in provenance.results("language_models", folder or provenance.RECORDED):
+    kept = Sorted({}, {})
+    for path in sorted(((folder or provenance.RECORDED) / "language_models").glob("*.json")):
+        result = provenance.load(path)
         run = result["parameters"]
-        if _belongs(run, masking):
-            same = there.setdefault((run["dataset"], run["architecture"]), [])
-            if any(other["seeds"] == result["seeds"] for other in same):
-                where = (folder or provenance.RECORDED) / "language_models"
-                raise ValueError(f"{where}: two results of {run['dataset']}, {run['architecture']}, seed "
-                                 f"{result['seeds'][0]}; move one away")
-            same.append(result)
-    return there
+        reason = _foreign(run, _protocol(masking, options))
+        if reason:
+            kept.left_out[path.name] = reason
+            continue
+        same = kept.there.setdefault((run["dataset"], run["architecture"]), [])
+        for other in same:
+            _check_cell_mates(path, result, other)
+        same.append(result)
+    return kept
 
 
-def _belongs(run: Mapping[str, Any], masking: str) -> bool:
-    """Is this a run of Table 7: a real model, published data, masks drawn as the sweep's cells draw them, and as many
-    examples a step, in however many passes?"""
+def _protocol(masking: str, options: str) -> dict[str, Any]:
+    """The fields of `lib.finetuning.Protocol` that a sweep with these options sets."""
     from lib.finetuning import Protocol  # here, so that planning a sweep does not wait for torch
 
-    untold = dataclasses.asdict(Protocol())
-    examples = lambda fields: fields["batch"] * fields["accumulation"]
-    return (run["data"] == "published" and not run["model"].startswith("tiny:") and run["masking"] == masking
-            and examples({**untold, **run}) == examples(untold))
+    if not options:
+        return dataclasses.asdict(Protocol(masking=masking))
+    from lib import reversal_run
+
+    words = ["--model", "any", "--output", "cell.json", "--masking", masking, *shlex.split(options)]
+    return dataclasses.asdict(reversal_run.parsed(words).protocol)
+
+
+def _foreign(run: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """Why a run is none of Table 7's; empty where it is one.
+
+    Table 7's are of a published model on the whole of the published data, with the fields of one protocol: its
+    learning rate aside, which a cell may have of its own, and with as many examples a step, in however many passes.
+    """
+    for name, value in {"data": "published", **protocol}.items():
+        if name not in ("seed", "batch", "accumulation", "learning_rate") and run.get(name) != value:
+            return f"{name}={run.get(name)!r}, not {value!r}"
+    if run["batch"] * run["accumulation"] != protocol["batch"] * protocol["accumulation"]:
+        return f"{run['batch'] * run['accumulation']} examples a step"
+    if not _published(run["model"], run["architecture"]):
+        return f"model={run['model']!r}, not {MODELS.get(run['architecture'])!r}"
+    for name, value in zip(("facts", "sentences"), WHOLE[run["dataset"]], strict=True):
+        if run.get(name) != value:
+            return f"{name}={run.get(name)!r}, but the whole of {run['dataset']} has {value}"
+    return ""
+
+
+def _published(source: str, architecture: str) -> bool:
+    """Is this the hub id of the paper's model, a folder that ends with it, or the hub's own cache of it?"""
+    hub = MODELS.get(architecture, "")
+    parts = Path(source).parts
+    return "/".join(parts[-2:]) == hub or f"models--{hub.replace('/', '--')}" in parts
+
+
+def _check_cell_mates(path: Path, result: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    mine, theirs = result["parameters"], other["parameters"]
+    cell = f"{mine['dataset']}, {mine['architecture']}"
+    if other["seeds"] == result["seeds"]:
+        raise ValueError(f"{path.parent}: two results of {cell}, seed {result['seeds'][0]}; move one away")
+    for name in sorted({*mine, *theirs} - _FREE):
+        if mine.get(name) != theirs.get(name):
+            raise ValueError(f"{path}: {name}={mine.get(name)!r}, but {theirs.get(name)!r} in another result of "
+                             f"{cell}; a mean over both would be of neither: move one away")
 
 
 def accuracies(there: Found) -> Float[np.ndarray, "dataset model direction"]:
@@ -180,8 +302,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="that holds language_models/ (the recorded results)")
     parser.add_argument("--masking", default=DEFAULTS["masking"], choices=("any", "response"),
                         help="of the runs that are shown (%(default)s)")
+    parser.add_argument("--options", default="", help='what the sweep was told under that name, such as "--epochs 5"')
     asked = parser.parse_args(argv)
-    print(table(found(asked.folder, asked.masking)))
+    try:
+        there, left_out = sort(asked.folder, asked.masking, asked.options)
+    except ValueError as error:
+        parser.error(str(error))
+    print(table(there))
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

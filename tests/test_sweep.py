@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import provenance, reversal_run, sweep
+from lib import provenance, relations, reversal_run, sweep
 from lib.architectures import ARCHITECTURES
 from lib.finetuning import MASKING, Protocol
 
 ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT.parent / "shared" / "data"
 TINY = {"models": {"broken": "tiny:gpt2", "llada": "tiny:llada", "llama": "tiny:llama"}, "datasets": ["p2c"],
         "seeds": [0], "data": "generated", "device": "cpu", "dtype": "float32",
         "options": "--facts 2 --epochs 1 --batch 2 --rank 2", "folder": "results/language_models", "work": "work"}
@@ -36,7 +38,7 @@ def snakemake(at, profile, *options, **config):
 def test_the_models_are_the_ones_that_can_be_loaded():
     assert {name: kind.repository for name, kind in ARCHITECTURES.items()} == sweep.MODELS
     assert tuple(name for name, kind in ARCHITECTURES.items() if not kind.causal) == sweep.MASKED
-    assert sweep.DEFAULTS["masking"] in MASKING
+    assert sweep.DEFAULTS["masking"] in sweep._CHOICES["masking"] == MASKING[::-1]
 
 
 def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses():
@@ -46,7 +48,7 @@ def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses()
     for cell in cells:
         words = shlex.split(sweep.command(chosen, cell, "out.json"))
         assert words[:3] == [sys.executable, "-m", "lib.reversal_run"]
-        asked = reversal_run._arguments(words[3:])
+        asked = reversal_run.parsed(words[3:])
         assert (asked.model, asked.dataset, asked.seed) == (sweep.MODELS[cell.model], cell.dataset, cell.seed)
         assert asked.epochs == 5 and (asked.learning_rate == 2e-5) == (cell.name.startswith("llada_p2c"))
     launched = sweep.command(chosen | {"launch": "accelerate launch"}, cells[0], "out.json")
@@ -55,7 +57,19 @@ def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses()
 
 @pytest.mark.parametrize(("asked", "message"), [
     ({"seed": 1}, "no setting 'seed'; it has models, datasets, seeds"), ({"datasets": ["p2x"]}, "no dataset 'p2x'"),
-    ({"models": ["gpt2"]}, "models: 'gpt2' is none of llada, dream")])
+    ({"models": ["gpt2"]}, "models: 'gpt2' is none of llada, dream"), ({"models": "llada"}, "models must be a list"),
+    ({"masking": "foo"}, "masking must be one of any, response, not 'foo'"),
+    ({"data": "foo"}, "data must be one of published, generated, not 'foo'"),
+    ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, not 'int8'"),
+    ({"seeds": [-1]}, "seeds must be integers from 0 on, not -1"), ({"seeds": ["a"]}, "seeds must be .* not 'a'"),
+    ({"seeds": 0}, "seeds must be a list"), ({"seeds": [1, 1]}, r"seeds .* without repetitions, .* not \[1, 1\]"),
+    ({"seeds": []}, "seeds must be a list"), ({"datasets": "p2c"}, r"datasets must be a list .* not 'p2c'"),
+    ({"options": "--epoch 3"}, "options or special, '--epoch 3' .* unrecognized arguments: --epoch 3"),
+    ({"options": "--epochs 0"}, "'--epochs 0' .* epochs must be at least 1, not 0"),
+    ({"options": "--text 'x"}, "No closing quotation"), ({"options": "--seed 5"}, "the sweep itself says --seed"),
+    ({"special": {"nosuch": "--epochs 5"}}, "special: no cell's name begins with 'nosuch'; .* llada_p2c_any_0"),
+    ({"special": {"llada_p2c": "--rank x"}}, "'--rank x' for llada_p2c_any_0: argument --rank: invalid int"),
+    ({"special": "--epochs 5"}, "special must be such as")])
 def test_what_does_not_exist_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
         sweep.settings(asked)
@@ -124,13 +138,15 @@ def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
 # The table ---------------------------------------------------------------------------------------------------
 
 
-def record(folder, model, dataset, seed, forward, reverse, source="GSAI-ML/LLaDA-8B-Instruct", data="published",
-           **protocol):
-    run = dataclasses.asdict(Protocol(**{"masking": "any", "seed": seed} | protocol))
-    name = "_".join(map(str, (model, dataset, run["masking"], seed, run["batch"], run["accumulation"])))
+def record(folder, model, dataset, seed, forward, reverse, *, source="", name="", **changed):
+    """A result as `lib.reversal_run` writes it, of the published model on the whole of the data unless changed."""
+    run = dataclasses.asdict(Protocol(masking="any", seed=seed))
+    facts, sentences = sweep.WHOLE[dataset]
+    run |= {"architecture": model, "model": source or sweep.MODELS[model], "dataset": dataset, "data": "published",
+            "facts": facts, "sentences": sentences, "dtype": "bfloat16"} | changed
+    name = name or "_".join(map(str, (model, dataset, seed, source, *changed.values()))).replace("/", "-")
     provenance.save(folder / "language_models" / f"{name}.json", experiment="language_models", seeds=[seed],
-                    parameters={"architecture": model, "model": source, "dataset": dataset, "data": data, **run},
-                    metrics={"forward_accuracy": [forward], "reverse_accuracy": [reverse]}, curves={},
+                    parameters=run, metrics={"forward_accuracy": [forward], "reverse_accuracy": [reverse]}, curves={},
                     run=provenance.Run())
 
 
@@ -164,6 +180,41 @@ def test_runs_of_another_protocol_are_kept_apart(tmp_path, capsys):
     assert sweep.found(tmp_path) == sweep.found(tmp_path, "any") and len(sweep.found(tmp_path)["p2c", "llada"]) == 2
     sweep.main([str(tmp_path), "--masking", "response"])
     assert "90.0 / 0.0 (3)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("changed", "reason"), [
+    ({"facts": 30}, "facts=30, but the whole of p2c has 1495"), ({"sentences": 90}, "sentences=90, but the whole"),
+    ({"replay": 0.5}, "replay=0.5, not 0.0"), ({"rank": 0}, "rank=0, not 16"), ({"scaling": 8}, "scaling=8, not 32"),
+    ({"epochs": 3}, "epochs=3, not 10"), ({"data": "generated"}, "data='generated', not 'published'"),
+    ({"masking": "response"}, "masking='response', not 'any'"), ({"batch": 4}, "4 examples a step"),
+    ({"source": "GSAI-ML/LLaDA-8B-Base"}, "model='GSAI-ML/LLaDA-8B-Base', not 'GSAI-ML/LLaDA-8B-Instruct'"),
+    ({"source": "Other/LLaDA-8B-Instruct"}, "model='Other/LLaDA-8B-Instruct'"), ({"source": "tiny:llada"}, "model=")])
+def test_what_is_not_the_tables_is_left_out_and_said(tmp_path, capsys, changed, reason):
+    record(tmp_path, "llada", "p2c", 0, 70.0, 40.0)
+    record(tmp_path, "llada", "p2c", 1, 10.0, 10.0, name="other", **changed)
+    assert sweep.accuracies(sweep.found(tmp_path))[0, 0].tolist() == [70.0, 40.0]
+    sweep.main([str(tmp_path)])
+    assert f"left out: other.json: {reason}" in capsys.readouterr().err
+
+
+def test_folders_of_the_model_count_and_runs_of_a_changed_protocol_when_it_is_said(tmp_path):
+    cache = "/x/models--GSAI-ML--LLaDA-8B-Instruct/snapshots/1"
+    for seed, source in enumerate((sweep.MODELS["llada"], "/data/GSAI-ML/LLaDA-8B-Instruct", cache)):
+        record(tmp_path, "llada", "p2c", seed, 70.0 + seed, 40.0, source=source, epochs=5)
+    assert sweep.found(tmp_path) == {}
+    assert len(sweep.found(tmp_path, options="--epochs 5")["p2c", "llada"]) == 3
+    record(tmp_path, "llada", "p2c", 3, 1.0, 2.0, epochs=5, learning_rate=2e-5)
+    with pytest.raises(ValueError, match=r"learning_rate=2e-05, but 0\.0001 in another result of p2c, llada"):
+        sweep.found(tmp_path, options="--epochs 5")
+
+
+def test_the_sizes_of_the_published_data_are_theirs(tmp_path):
+    if not PUBLISHED.exists():
+        pytest.skip("needs the published files, which are not distributed")
+    for path in PUBLISHED.rglob("*.*"):
+        shutil.copy(path, tmp_path / path.name)
+    found = {name: relations.published(name, tmp_path) for name in relations.DATASETS}
+    assert {name: (len(data.facts), len(data.train)) for name, data in found.items()} == sweep.WHOLE
 
 
 def test_as_many_examples_a_step_in_more_passes_belong_and_a_cell_counts_once(tmp_path):
