@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -95,6 +95,8 @@ def llada_config(fields: Fields) -> LlamaConfig:
         value = fields.get(field, accepted[0])
         if value not in accepted:
             raise ValueError(f"config.json: {field}={value!r}, but a bidirectional Llama has {accepted[0]!r}")
+    _check_sizes(fields, ("d_model", "n_heads", "n_layers", "vocab_size"))
+    _check_sizes(fields, ["n_kv_heads"] if fields.get("n_kv_heads") is not None else [])
     width, heads = fields["d_model"], fields["n_heads"]
     if width % heads or (width // heads) % 2:
         raise ValueError(f"config.json: d_model={width} does not split into n_heads={heads} of even size")
@@ -118,6 +120,12 @@ def llada_config(fields: Fields) -> LlamaConfig:
     )
     config.rope_full_precision = fields.get("rope_full_precision", True)
     return config
+
+
+def _check_sizes(fields: Fields, names: Iterable[str]) -> None:
+    for field in names:
+        if type(fields[field]) is not int or fields[field] < 1:
+            raise ValueError(f"config.json: {field}={fields[field]!r} must be a whole number from 1 on")
 
 
 def _llada_key_heads(fields: Fields) -> int:
@@ -213,6 +221,7 @@ def dream_config(fields: Fields) -> Qwen2Config:
     for field in (*_DREAM_FIELDS[:6], "rope_theta", "mask_token_id"):
         if fields.get(field) is None:
             raise ValueError(f"config.json: field {field!r} is missing, so this is not Dream's published layout")
+    _check_sizes(fields, _DREAM_FIELDS[:6])
     for field, accepted in {"hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False}.items():
         if fields.get(field, accepted) != accepted:
             raise ValueError(f"config.json: {field}={fields[field]!r}, but Dream as published has {accepted!r}")

@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from lib.tiny_checkpoints import tiny
 __all__ = ["load", "parameter_count", "read_config", "save", "self_test", "tensors_of", "tiny"]
 
 _METADATA = ("*.json", "*.txt", "*.model", "*.jinja")
+_TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")
 _BYTES = {torch.float64: 8, torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -68,7 +68,7 @@ def load(
 
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str], shard_size: str = "5GB") -> Path:
-    """Write a loaded model back in the hub's layout: original tensor names, original config.json.
+    """Write a loaded model back in the hub's layout: original tensor names, original config.json but for the precision.
 
     :raises ValueError: for a model that `load` did not return
     :raises FileExistsError: if there is anything in ``folder``
@@ -79,12 +79,27 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str],
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty; choose a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    draft.mkdir()
+    try:
         model.save_pretrained(draft, max_shard_size=shard_size)
         tokenizer.save_pretrained(draft)
-        (Path(draft) / "config.json").write_text(json.dumps(model.original_config, indent=2) + "\n")
-        shutil.copytree(draft, folder, dirs_exist_ok=True)
+        fields = _with_dtype(model.original_config, model.dtype)  # type: ignore[arg-type]
+        (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        draft.replace(folder)  # in one step: a folder is there whole or not at all
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _with_dtype(fields: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The configuration of a model whose weights have this precision, said where it is said already."""
+    named, fields = str(dtype).removeprefix("torch."), copy.deepcopy(fields)
+    holders = [holder for holder in (fields, fields.get("text_config")) if isinstance(holder, dict)]
+    places = [(holder, field) for holder in holders for field in ("torch_dtype", "dtype") if holder.get(field)]
+    for holder, field in places or [(fields, "torch_dtype")]:
+        holder[field] = named
+    return fields
 
 
 # Finding the files -------------------------------------------------------------------------------------------
@@ -125,12 +140,21 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a checkpoint as it stands in config.json."""
-    path = Path(folder) / "config.json"
+    return read_json(Path(folder) / "config.json", "so this is no checkpoint in the hub's layout")
+
+
+def read_json(path: Path, without: str = "fetch it again") -> dict[str, Any]:
+    """A file of fields and values.
+
+    :param without: what it means, or what to do, if there is none
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: for anything but a JSON object
+    """
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: missing, so this is no checkpoint in the hub's layout") from None
-    except json.JSONDecodeError as error:
+        raise FileNotFoundError(f"{path}: missing, {without}") from None
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: must hold fields and values")
@@ -158,20 +182,32 @@ def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -
     folder = Path(folder)
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        placed: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        placed = _placed(index)
         files = sorted(set(placed.values()))
     else:
         placed, files = {}, ["model.safetensors"]
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        here = _header(folder / file, advice)
+        here = header(folder / file, advice)
         for name in (name for name, shard in placed.items() if shard == file and name not in here):
             raise ValueError(f"{folder / file}: tensor {name!r} is missing, but {index.name} places it here")
         found |= here
     return found
 
 
-def _header(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
+def _placed(index: Path) -> dict[str, str]:
+    """Which file of this folder holds which tensor."""
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ValueError(f"{index}: field 'weight_map' must give each tensor its file, not {placed!r}")
+    for name, file in placed.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise ValueError(f"{index}: weight_map places {name!r} in {file!r}, which is no file of this folder")
+    return placed
+
+
+def header(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in one safetensors file."""
     if not path.exists():
         pickled = [other.name for other in path.parent.glob("*.bin")]
         hint = f"; {pickled[0]} is a pickle, which is never read" if pickled else f"; {advice}"
@@ -259,17 +295,32 @@ def _check_rotation(model: Any) -> None:
 
 def _tokenizer(architecture: Architecture, folder: Path, fields: dict[str, Any], vocabulary: int) -> Any:
     reader = architecture.tokenizer_class
-    tokenizer = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if architecture.causal:
-        return tokenizer
-    mask = fields["mask_token_id"]
+    try:
+        tokenizer = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers' own library raises a bare Exception for a damaged file
+        files = ", ".join(path.name for path in sorted(folder.glob("*")) if path.name in _TOKENIZER) or "no files"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: no tokenizer can be read from {files} ({reason}); fetch them again") from None
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token is missing; an answer ends with it")
+    if not architecture.causal:
+        tokenizer.mask_token = _mask_token(tokenizer, folder, fields["mask_token_id"], vocabulary)
+    return tokenizer
+
+
+def _mask_token(tokenizer: Any, folder: Path, mask: Any, vocabulary: int) -> str:
+    """The mask token that config.json names: a whole number, in the vocabulary, and a token of no text."""
+    where = f"{folder / 'config.json'}: mask_token_id={mask!r}"
+    if type(mask) is not int:
+        raise ValueError(f"{where} must be a whole number")
     if not 0 <= mask < vocabulary:
-        raise ValueError(f"config.json: mask_token_id={mask} lies outside the vocabulary of {vocabulary} tokens")
+        raise ValueError(f"{where} lies outside the vocabulary of {vocabulary} tokens")
     token = tokenizer.convert_ids_to_tokens(mask)
     if token is None or tokenizer.convert_tokens_to_ids(token) != mask:
-        raise ValueError(f"tokenizer: knows no token {mask}, which config.json names as the mask")
-    tokenizer.mask_token = token
-    return tokenizer
+        raise ValueError(f"{where}, but the tokenizer knows no such token")
+    if mask == tokenizer.eos_token_id or mask not in tokenizer.added_tokens_decoder:
+        raise ValueError(f"{where} is {token!r}, which stands in texts too; the mask must be a token of its own")
+    return token
 
 
 # Memory ------------------------------------------------------------------------------------------------------

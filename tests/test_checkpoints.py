@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import httpx
@@ -312,11 +313,88 @@ def test_pickles_are_not_read(llada):
 
 
 @pytest.mark.parametrize(("mask", "message"), [(100_000, "outside the vocabulary"), (-1, "outside the vocabulary"),
-                                               (575, "knows no token 575")])
+                                               (575, "=575, but the tokenizer knows no such token"),
+                                               ("258", "mask_token_id='258' must be a whole number"),
+                                               (3.5, "mask_token_id=3.5 must be"), ([1], r"=\[1\] must be"),
+                                               (True, "=True must be"), (5, "=5 is .*, which stands in texts too")])
 def test_the_mask_must_be_a_token(llada, mask, message):
     edit_config(llada, mask_token_id=mask)
     with pytest.raises(ValueError, match=message):
         checkpoints.load(llada)
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("model.safetensors.index.json", "{", r"index\.json: not JSON"),
+    ("model.safetensors.index.json", "{}", r"index\.json: field 'weight_map' must give each tensor its file"),
+    ("model.safetensors.index.json", "[]", r"index\.json: must hold fields and values"),
+    ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', "places 'a' in '../x.safetensors'"),
+    ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "places 'a' in 3"),
+    ("tokenizer.json", '{"a":1', r"no tokenizer can be read from tokenizer\.json, .*; fetch them again"),
+    ("tokenizer.json", "{}", "no tokenizer can be read from")])
+def test_damaged_small_files_are_named(llada, name, text, message):
+    (llada / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        checkpoints.load(llada)
+
+
+def test_an_end_token_is_needed(llada):
+    path = llada / "tokenizer_config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if "eos" not in key}))
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: eos_token is missing"):
+        checkpoints.load(llada)
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [
+    ("llada", "n_heads", 0), ("llada", "d_model", "64"), ("llada", "n_layers", 2.5), ("llada", "n_kv_heads", 0),
+    ("dream", "num_attention_heads", 0), ("dream", "num_key_value_heads", "2"), ("dream", "vocab_size", -3)])
+def test_sizes_are_whole_numbers(made, tmp_path, name, field, value):
+    folder = Path(shutil.copytree(made[name], tmp_path / "x"))
+    edit_config(folder, **{field: value})
+    with pytest.raises(ValueError, match=rf"config\.json: {field}={value!r} must be a whole number from 1 on"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("name", ["llada", "qwen2", "qwen3_5"])
+def test_a_checkpoint_read_in_another_precision_is_saved_in_that(tmp_path, name):
+    folder = checkpoints.tiny(tmp_path / "x", name, width=32, heads=4, dtype=torch.bfloat16)
+    model, tokenizer = checkpoints.load(folder, torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1e-4 * torch.randn_like(weight))
+    saved = checkpoints.save(model, tokenizer, tmp_path / "saved")
+    again, _ = checkpoints.load(saved)
+    assert again.dtype == torch.float32
+    assert all(torch.equal(old, new) for old, new in zip(model.parameters(), again.parameters(), strict=True))
+    assert checkpoints.load(folder)[0].dtype == torch.bfloat16  # the original is as it was
+    fields = checkpoints.read_config(saved)
+    assert "bfloat16" not in json.dumps(fields) and fields.keys() == checkpoints.read_config(folder).keys()
+
+
+def test_the_precision_is_said_where_the_configuration_says_it():
+    nested = {"model_type": "qwen3_5", "text_config": {"dtype": "bfloat16", "a": 1}}
+    assert checkpoints._with_dtype(nested, torch.float32) == {
+        "model_type": "qwen3_5", "text_config": {"dtype": "float32", "a": 1}}
+    assert nested["text_config"]["dtype"] == "bfloat16"
+    assert checkpoints._with_dtype({"dtype": "float16"}, torch.bfloat16) == {"dtype": "bfloat16"}
+    assert checkpoints._with_dtype({}, torch.bfloat16) == {"torch_dtype": "bfloat16"}
+
+
+def test_a_checkpoint_is_there_whole_or_not_at_all(made, tmp_path, monkeypatch):
+    model, tokenizer = checkpoints.load(made["llama"])
+    seen = []
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **rest: (
+        seen.append((tmp_path / "saved").exists()), write(path, text, **rest))[1])
+    checkpoints.save(model, tokenizer, tmp_path / "saved")
+    assert seen and not any(seen) and [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+    def full(path, target):
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save(model, tokenizer, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
 def test_a_config_that_is_none_is_refused(tmp_path):
