@@ -22,7 +22,7 @@ Language models (Sec. 6)
     probes, gradients_by_hooks, factors, attention_routes    the three signatures, one interface for all models
     worlds, relations, prompts       facts, and how they are asked
     architectures, checkpoints, tiny_checkpoints, signatures    models without remote code, and the probes on them
-    processes, finetuning, decoding, reversal_run, sweep    forward-only fine-tuning, samplers, Table 7 cell by cell
+    processes, finetuning, adapters, decoding, reversal_run, sweep    forward-only fine-tuning, samplers, Table 7
     miniature_world, pretraining, miniature, miniature_table    the same with small models, pretrained here
 
 The record

@@ -5,7 +5,8 @@ From the command line, for one model and one dataset of `lib.relations`:
     python -m lib.signatures --model GSAI-ML/LLaDA-8B-Instruct --dataset p2c --facts 100 --device cuda
 
 ``--model tiny:llada`` (or dream, llama, qwen2, qwen3_5) makes a random checkpoint on the spot, and ``--data
-generated`` takes facts from `lib.worlds`: with both, the whole path runs without a network.
+generated`` takes facts from `lib.worlds`: with both, the whole path runs without a network. ``--adapter FOLDER`` probes
+the model after fine-tuning, with the adapters that `lib.reversal_run` left in that folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib import attention_routes, checkpoints, probes, prompts, provenance, relations, worlds
+from lib import adapters, arguments, attention_routes, checkpoints, probes, prompts, provenance, relations, worlds
 from lib.encodings import rope_frequencies
 from lib.relations import Dataset, Fact
 
@@ -92,11 +94,18 @@ def measure(
         scores_forward=scores[0], scores_reverse=scores[1],
         weights_forward=weights[0], weights_reverse=weights[1],
         layers=found[0][0][2],
-        matched=tuple(probes.gradient_alignment(model, *pair) for pair in batches),
-        mismatched=tuple(probes.gradient_alignment(model, pair[0], other[1])
+        matched=tuple(_alignment(model, *pair) for pair in batches),
+        mismatched=tuple(_alignment(model, pair[0], other[1])
                          for pair, other in zip(batches, others, strict=True)),
         probability_forward=probability[0], probability_reverse=probability[1],
     )
+
+
+def _alignment(model: nn.Module, forward: probes.Batch, reverse: probes.Batch) -> dict[str, probes.GradientCosine]:
+    """Gradient cosines of the model's own weights, adapters aside: W in W + BA has the gradient of the merged weight,
+    so that a model before and after fine-tuning is compared over the same parameters."""
+    parts = probes.gradient_alignment(model, forward, reverse)
+    return {name: part for name, part in parts.items() if not adapters.is_adapter(name)}
 
 
 def encoded_pair(
@@ -231,20 +240,37 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="published", choices=("published", "generated"))
     parser.add_argument("--facts", type=int, default=50, help="facts drawn from the dataset")
     parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16", "float16"), help="of the weights")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto")
     parser.add_argument("--seed", type=int, default=0, help="draws the facts, and a tiny model's weights")
+    parser.add_argument("--adapter", type=Path, help="folder of adapters with which the model is probed")
     parser.add_argument("--output", type=Path, help="write a result here (JSON)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    try:
+        for name, least in {"facts": 2, "seed": 0}.items():
+            if getattr(options, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+        arguments.device_named(options.device)
+        if options.output:
+            arguments.writable("--output", arguments.json_file("--output", options.output).parent)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print one line a signature, and write the result where asked."""
     options = _arguments(argv)
-    run = provenance.Run(options.device)
+    device = arguments.device_named(options.device)
+    run = provenance.Run(device)
     data = facts_of(options.dataset, options.data, options.facts, options.seed)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, options.device)
+        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, device)
+    try:
+        if options.adapter:
+            adapters.put_on(model, options.adapter)
+    except (ValueError, OSError) as error:
+        sys.exit(f"python -m lib.signatures: --adapter {error}")
     found = measure(model, tokenizer, data, data.facts)
     for name, value in summary(found).items():
         print(f"{name:28s}{value:10.4f}")
@@ -258,7 +284,8 @@ def _record(options: argparse.Namespace, model: Any, found: Signatures, run: pro
         options.output,
         experiment="language_model_signatures",
         parameters={"architecture": model.architecture, "dataset": options.dataset, "data": options.data,
-                    "model": options.model, "size": size_of(model), "facts": len(found.matched),
+                    "model": options.model, "adapter": str(options.adapter or ""), "size": size_of(model),
+                    "facts": len(found.matched),
                     "dtype": str(model.dtype).removeprefix("torch.")},
         seeds=[options.seed],
         metrics={name: [value] for name, value in summary(found).items()},
