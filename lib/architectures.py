@@ -9,6 +9,7 @@ are transformers' own throughout.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -110,7 +111,7 @@ def llada_config(fields: Fields) -> LlamaConfig:
         num_key_value_heads=_llada_key_heads(fields),
         max_position_embeddings=fields.get("max_sequence_length", 1024),
         rms_norm_eps=fields.get("rms_norm_eps", 1e-5),
-        rope_parameters={"rope_type": "default", "rope_theta": float(fields["rope_theta"])},
+        rope_parameters=_rope(fields),
         attention_dropout=fields.get("attention_dropout", 0.0),
         tie_word_embeddings=fields["weight_tying"],
         eos_token_id=fields.get("eos_token_id"),
@@ -126,6 +127,14 @@ def _check_sizes(fields: Fields, names: Iterable[str]) -> None:
     for field in names:
         if type(fields[field]) is not int or fields[field] < 1:
             raise ValueError(f"config.json: {field}={fields[field]!r} must be a whole number from 1 on")
+
+
+def _rope(fields: Fields) -> dict[str, Any]:
+    """Plain rotary frequencies, theta^(-2i/d)."""
+    theta = fields["rope_theta"]
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta < math.inf:
+        raise ValueError(f"config.json: rope_theta={theta!r} must be a positive number")
+    return {"rope_type": "default", "rope_theta": float(theta)}
 
 
 def _llada_key_heads(fields: Fields) -> int:
@@ -226,8 +235,7 @@ def dream_config(fields: Fields) -> Qwen2Config:
         if fields.get(field, accepted) != accepted:
             raise ValueError(f"config.json: {field}={fields[field]!r}, but Dream as published has {accepted!r}")
     known = {field: fields[field] for field in _DREAM_FIELDS if field in fields}
-    rope = {"rope_type": "default", "rope_theta": float(fields["rope_theta"])}
-    return Qwen2Config(**known, rope_parameters=rope, use_cache=False)
+    return Qwen2Config(**known, rope_parameters=_rope(fields), use_cache=False)
 
 
 def _without_code(fields: Fields) -> dict[str, Any]:

@@ -301,6 +301,8 @@ def _tokenizer(architecture: Architecture, folder: Path, fields: dict[str, Any],
         files = ", ".join(path.name for path in sorted(folder.glob("*")) if path.name in _TOKENIZER) or "no files"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder}: no tokenizer can be read from {files} ({reason}); fetch them again") from None
+    if not tokenizer("Ana", add_special_tokens=False)["input_ids"]:  # some kinds of tokenizer read nothing in silence
+        raise ValueError(f"{folder}: the tokenizer knows no words; fetch tokenizer.json, vocab.json, merges.txt again")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token is missing; an answer ends with it")
     if not architecture.causal:

@@ -337,6 +337,22 @@ def test_damaged_small_files_are_named(llada, name, text, message):
         checkpoints.load(llada)
 
 
+def test_a_tokenizer_without_words_is_refused(made, tmp_path):
+    folder = Path(shutil.copytree(made["qwen3_5"], tmp_path / "x"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"x: the tokenizer knows no words; fetch tokenizer\.json"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("value", ["x", 0, -1.0, True])
+def test_the_base_of_the_rotary_frequencies_is_a_positive_number(made, tmp_path, name, value):
+    folder = Path(shutil.copytree(made[name], tmp_path / "x"))
+    edit_config(folder, rope_theta=value)
+    with pytest.raises(ValueError, match=rf"config\.json: rope_theta={value!r} must be a positive number"):
+        checkpoints.load(folder)
+
+
 def test_an_end_token_is_needed(llada):
     path = llada / "tokenizer_config.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if "eos" not in key}))
