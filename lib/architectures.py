@@ -239,6 +239,8 @@ def dream_config(fields: Fields) -> Qwen2Config:
 
 
 def _without_code(fields: Fields) -> dict[str, Any]:
+    """What a causal model's configuration says, its sizes checked, and no pointer to code."""
+    _check_sizes(fields, [name for name in _DREAM_FIELDS[:6] if fields.get(name) is not None])
     return {field: value for field, value in fields.items() if field != "auto_map"}
 
 

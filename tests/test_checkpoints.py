@@ -362,7 +362,8 @@ def test_an_end_token_is_needed(llada):
 
 @pytest.mark.parametrize(("name", "field", "value"), [
     ("llada", "n_heads", 0), ("llada", "d_model", "64"), ("llada", "n_layers", 2.5), ("llada", "n_kv_heads", 0),
-    ("dream", "num_attention_heads", 0), ("dream", "num_key_value_heads", "2"), ("dream", "vocab_size", -3)])
+    ("dream", "num_attention_heads", 0), ("dream", "num_key_value_heads", "2"), ("dream", "vocab_size", -3),
+    ("llama", "num_attention_heads", 0), ("qwen2", "hidden_size", "64")])
 def test_sizes_are_whole_numbers(made, tmp_path, name, field, value):
     folder = Path(shutil.copytree(made[name], tmp_path / "x"))
     edit_config(folder, **{field: value})
