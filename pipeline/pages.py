@@ -7,8 +7,10 @@ rendered in a staging folder and take the place of the old ones only when they a
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from lib.claims import METADATA_KEY
 from pipeline import chapters
 
 STAGE = chapters.ROOT / "_build" / "stage"
+OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 
 
 def stage(notebooks: Path, records: Path, folder: Path) -> None:
@@ -72,7 +75,8 @@ def render(folder: Path, output: Path) -> None:
     shutil.rmtree(built, ignore_errors=True)
     command = ["jupyter-book", "build", str(folder), "--path-output", str(built),
                "-W", "-n", "--keep-going", "--quiet"]
-    if subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode:
+    failed = subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode
+    if failed or objects_shown(built / "_build" / "html"):
         sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -82,6 +86,15 @@ def render(folder: Path, output: Path) -> None:
     (built / "_build" / "html").rename(output)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(built, ignore_errors=True)
+
+
+def objects_shown(pages: Path) -> bool:
+    """Whether a page shows a reader the name of a Python object in the place of its content; says which page does."""
+    shown = {page: found[0] for page in sorted(pages.rglob("*.html")) if (found := OBJECT.findall(page.read_text()))}
+    for page, words in shown.items():
+        print(f"{page.name}: shows {html.unescape(words)!r}; text with marks needs {{glue:md}}, not {{glue:text}}",
+              file=sys.stderr)
+    return bool(shown)
 
 
 def main() -> None:

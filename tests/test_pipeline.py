@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import chapters, record
+from pipeline import chapters, pages, record
 
 ROOT = chapters.ROOT
 HEADER = """---
@@ -230,6 +230,16 @@ def test_recorded_results_of_other_profiles_count_as_a_source(monkeypatch, tmp_p
     assert chapters.recorded("one", "quick") == before
     (shelf / "full_a.json").write_text("1")
     assert chapters.recorded("one", "quick") not in (before, chapters.recorded("one", "full"))
+
+
+def test_a_page_that_shows_a_python_object_is_named(tmp_path, capsys):
+    (tmp_path / "book").mkdir()
+    page = tmp_path / "book" / "one.html"
+    page.write_text("<p>3 &lt; 4, an object of study</p>")
+    assert not pages.objects_shown(tmp_path)
+    page.write_text("<p>&lt;IPython.core.display.Markdown object&gt;</p>")
+    assert pages.objects_shown(tmp_path)
+    assert "one.html: shows '<IPython.core.display.Markdown object>'" in capsys.readouterr().err
 
 
 def test_promoting_copies_notebooks_and_results(book, tmp_path):
