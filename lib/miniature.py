@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lib import decoding, miniature_world, probes, prompts, provenance, relations, reversal_run, signatures
+from lib import arguments, decoding, miniature_world, probes, prompts, provenance, relations, reversal_run, signatures
 from lib.architectures import ARCHITECTURES
 from lib.finetuning import MASKING, Protocol
 from lib.pretraining import Pretraining, pretrain
@@ -67,6 +67,7 @@ class Cell:
         for field, least in {"held": 2, "facts": 2, "epochs": 1, "steps": 1, "rank": 1, "seed": 0}.items():
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
+        self.protocol()  # refuses what no fine-tuning can be, before anything is pretrained
 
     def pretraining(self) -> Pretraining:
         """The run that this cell starts from."""
@@ -237,9 +238,11 @@ def _arguments(argv: Sequence[str] | None) -> tuple[Cell, Path, Path]:
     options = parser.parse_args(argv)
     try:
         cell = Cell(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)})
+        out = arguments.json_file("--out", options.out)
+        arguments.writable("--out", out.parent)
     except ValueError as error:
         parser.error(str(error))
-    return cell, options.out, options.work
+    return cell, out, options.work
 
 
 def record(cell: Cell, out: Path, work: Path = _WORK) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
 
 @pytest.mark.parametrize("field, value", [
     ("architecture", "bert"), ("dataset", "p3c"), ("orders", "two"), ("tuning", "half"), ("masking", "none"),
-    ("held", 1), ("steps", 0), ("seed", -1)])
+    ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0)])
 def test_bad_input_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(SMALL, **{field: value})
