@@ -143,7 +143,8 @@ def cell(values: Values, digits: int = 1) -> str:
     if np.isnan(array).all():
         return "–"
     low, high = np.nanmin(array), np.nanmax(array)
-    return f"{np.nanmean(array):.{digits}f} ({low:.{max(digits - 1, 0)}f}–{high:.{max(digits - 1, 0)}f})"
+    between = "–" if low >= 0 else " to "
+    return f"{np.nanmean(array):.{digits}f} ({low:.{max(digits - 1, 0)}f}{between}{high:.{max(digits - 1, 0)}f})"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ def execute(chapter: str, output: Path, record: Path, values: dict[str, Any], pr
     :raises SystemExit: with the chapter, the cell and the traceback, if a cell raises
     """
     run = provenance.Run()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters are checked before, and better, by `chapters`
     draft = output.with_name(f".{chapter}.running.ipynb")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:

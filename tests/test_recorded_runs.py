@@ -51,7 +51,7 @@ def test_inside_a_widened_band():
 
 def test_cells_and_tables():
     assert runs.cell([1, 2, 6]) == "3.0 (1–6)" and runs.cell([np.nan]) == "–"
-    assert runs.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)"
+    assert runs.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)" and runs.cell([-2, 1]) == "-0.5 (-2 to 1)"
     assert runs.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
     with pytest.raises(ValueError, match="needs 2 cells"):
         runs.markdown(["a", "b"], [[1]])
