@@ -149,11 +149,10 @@ def rounds(contestants: dict[str, Step], count: int, steps: int) -> list[dict[st
 
 def ratios_of(times: list[dict[str, float]]) -> dict[str, list[float]]:
     """Every comparison, one ratio a round."""
-    pairs = {"radd": ("radd", "ours"), "plain": ("plain", "ours"), "floor": ("ours", "floor"),
-             "floor_merged": ("ours", "floor_merged"), "seeds": ("four", "ours")}
-    found = {name: [one[above] / one[below] for one in times] for name, (above, below) in pairs.items()
-             if above in times[0]}
-    return {**found, "seeds": [ratio / 4 for ratio in found["seeds"]]}
+    pairs = {"radd": ("radd", "ours", 1), "plain": ("plain", "ours", 1), "floor": ("ours", "floor", 1),
+             "floor_merged": ("ours", "floor_merged", 1), "seeds": ("four", "ours", 4)}
+    return {name: [one[above] / (count * one[below]) for one in times] for name, (above, below, count) in pairs.items()
+            if above in times[0]}
 
 
 def report(name: str, ratios: list[float]) -> None:

@@ -265,11 +265,7 @@ def record(cell: Cell, out: Path, work: Path = _WORK) -> dict[str, Any]:
 
 
 def _checked(result: dict[str, Any], cell: Cell, path: Path) -> dict[str, Any]:
-    expected = parameters_of(cell)
-    for name, value in expected.items():
-        if result["parameters"].get(name) != value:
-            raise ValueError(f"{path}: holds {name}={result['parameters'].get(name)!r}, not {value!r}; "
-                             "choose another file")
+    provenance.check_same(result, parameters_of(cell), f"{path}: holds")
     if result["seeds"] != [cell.seed]:
         raise ValueError(f"{path}: holds seeds {result['seeds']}, not {[cell.seed]}; choose another file")
     return result

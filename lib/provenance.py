@@ -132,6 +132,18 @@ def load(path: Path) -> dict[str, Any]:
     return result
 
 
+def check_same(result: Mapping[str, Any], expected: Mapping[str, Any], holds: str) -> None:
+    """Refuse a result that is there already and was made with other parameters.
+
+    :param holds: begins the message, such as ``a.json: holds``
+    :raises ValueError: for the first parameter that differs, by name
+    """
+    for name, value in expected.items():
+        there = result["parameters"].get(name)
+        if there != value:
+            raise ValueError(f"{holds} {name}={there!r}, not {value!r}; choose another file, or move this one away")
+
+
 def results(experiment: str, folder: Path | None = None) -> Iterator[dict[str, Any]]:
     """Every result of one experiment, in the order of its file names."""
     for path in sorted(((folder or results_folder()) / experiment).glob("*.json")):

@@ -154,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         other = replayed(options.text, options.protocol.seed) if options.protocol.replay else []
         device = arguments.device_named(options.device)
         if options.output.exists():
-            _check_same(provenance.load(options.output), _asked_for(options, data, other), options.output)
+            provenance.check_same(provenance.load(options.output), _asked_for(options, data, other),
+                                  f"--output {options.output}: holds a run with")
             print(f"{options.output}: this run is done, and its result stays")
             return
         files = _Files.of(options)
@@ -231,14 +232,6 @@ def _asked_for(options: argparse.Namespace, data: Dataset, other: Sequence[Examp
 def _found_of(model: Any) -> dict[str, Any]:
     return {"architecture": model.architecture, "size": signatures.size_of(model),
             "dtype": str(model.dtype).removeprefix("torch.")}
-
-
-def _check_same(result: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
-    for name, value in asked.items():
-        there = result["parameters"].get(name)
-        if there != value:
-            raise ValueError(f"--output {path}: holds a run with {name}={there!r}, not {value!r}; "
-                             "choose another file, or move this one away")
 
 
 if __name__ == "__main__":

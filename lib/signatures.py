@@ -249,7 +249,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         for name, least in {"facts": 2, "seed": 0}.items():
             if getattr(options, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
-        arguments.device_named(options.device)
+        options.device = arguments.device_named(options.device)
         if options.output:
             arguments.writable("--output", arguments.json_file("--output", options.output).parent)
     except ValueError as error:
@@ -260,12 +260,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print one line a signature, and write the result where asked."""
     options = _arguments(argv)
-    device = arguments.device_named(options.device)
-    run = provenance.Run(device)
+    run = provenance.Run(options.device)
     data = facts_of(options.dataset, options.data, options.facts, options.seed)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, device)
+        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, options.device)
     try:
         if options.adapter:
             adapters.put_on(model, options.adapter)

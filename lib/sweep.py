@@ -132,11 +132,10 @@ def _check_cell(chosen: Mapping[str, Any], cell: Cell) -> None:
     from lib import reversal_run  # here, so that planning a sweep without further options does not wait for torch
 
     fixed, more = _fixed(chosen, cell, "cell.json"), " ".join([chosen["options"], *_special(chosen, cell)])
-    words = [word for name, value in fixed.items() for word in (f"--{name}", str(value))]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            asked = reversal_run.parsed([*words, *shlex.split(more)])
+            asked = reversal_run.parsed([*_words(fixed), *shlex.split(more)])
     except (SystemExit, ValueError) as error:
         reason = said.getvalue().strip().split("error: ")[-1] or str(error)
         raise ValueError(f"options or special, {more.strip()!r} for {cell.name}: {reason}") from None
@@ -153,16 +152,19 @@ def cells(chosen: Mapping[str, Any]) -> list[Cell]:
 
 def command(chosen: Mapping[str, Any], cell: Cell, output: str) -> str:
     """The command line that makes one cell."""
-    words = [word for name, value in _fixed(chosen, cell, output).items() for word in (f"--{name}", str(value))]
     launch = chosen["launch"] or shlex.quote(sys.executable)
     more = [chosen["options"], *_special(chosen, cell)]
-    return " ".join([launch, "-m lib.reversal_run", shlex.join(words), *more]).strip()
+    return " ".join([launch, "-m lib.reversal_run", shlex.join(_words(_fixed(chosen, cell, output))), *more]).strip()
 
 
 def _fixed(chosen: Mapping[str, Any], cell: Cell, output: str) -> dict[str, Any]:
     return {"model": chosen["models"][cell.model], "dataset": cell.dataset, "masking": cell.masking,
             "seed": cell.seed, "data": chosen["data"], "dtype": chosen["dtype"], "device": chosen["device"],
             "output": output, "work": f"{chosen['work']}/{cell.name}"}
+
+
+def _words(fixed: Mapping[str, Any]) -> list[str]:
+    return [word for name, value in fixed.items() for word in (f"--{name}", str(value))]
 
 
 def _special(chosen: Mapping[str, Any], cell: Cell) -> list[str]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import interventions, letters, measurement, objectives, provenance, resume, snapshots
-from lib.arguments import device_named as device_named
+from lib.arguments import device_named
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import VALUES, Settings

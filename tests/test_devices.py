@@ -10,9 +10,10 @@ import torch
 from elsewhere import Elsewhere, elsewhere, machine
 
 from lib import causes, checkpoints, relations, reversal_run, signatures, training
+from lib.arguments import device_named
 from lib.finetuning import Protocol
 from lib.relations import Fact
-from lib.training import Recipe, Trainer, device_named
+from lib.training import Recipe, Trainer
 from lib.transformer import Settings
 
 SMALL = {"length": 6, "width": 16}
