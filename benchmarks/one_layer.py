@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from lib import letters, provenance
-from lib.descent import merge
+from lib.merging import merge
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings, Transformer, initialise
 

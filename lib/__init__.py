@@ -10,8 +10,9 @@ Theory
 
 One layer (Sec. 5)
     letters                    the task
-    transformer, kernels, vocabulary, descent, ensemble    the model, plain; and many of them trained as one
+    transformer                the model, plain
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
+    merging, kernels, vocabulary, descent, ensemble    many models trained as one, and fast
     grafts, decomposition      one query's attention put into another; a logit taken apart
     measurement, training, resume, snapshots    what is measured, the loop, going on after an interruption
     recorded_runs, protocols, prediction    runs read back, other ways to ask, a rule that predicts

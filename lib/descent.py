@@ -1,17 +1,12 @@
 """Loss and gradient of one training step of a masked one-layer ensemble, written out.
 
 What depends on the vocabulary alone are three small tables (`lib.vocabulary`). Here is what is done at the asked rows:
-look-ups, softmax, MLP, unembedding and loss, and the way back, member by member in few passes over reused memory.
-
-Equal questions are asked once: sequences that look alike after masking (in a batch where nearly everything is hidden,
-many do) share their rows, and a row may carry several answers. Answers of weight zero are not asked. Neither changes
-the loss or its gradient by more than rounding.
+look-ups, softmax, MLP, unembedding and loss, and the way back, member by member, in memory used again: products by
+torch, and what lies between two of them in one pass of `lib.kernels`.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -20,78 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import kernels
-from lib.kernels import Buffers, Perceptron, Room
-from lib.letters import CLEAN, MASK, TOKENS
-from lib.objectives import Asked
+from lib.letters import CLEAN, TOKENS
+from lib.merging import Merged
 from lib.transformer import Settings
 from lib.vocabulary import Tables
 
 Weights = dict[str, Tensor]
 NORMS = "blocks.0.norm2.weight", "norm.weight"
 MLP = tuple(f"blocks.0.mlp.{name}" for name in ("up.weight", "up.bias", "down.weight", "down.bias"))
-
-class Merged(NamedTuple):
-    """One member's different questions, and the answers to each."""
-
-    tokens: Int[Tensor, "sequences length"]
-    rows: Int[Tensor, " rows"]  # of the flattened sequences
-    sequence: Int[Tensor, " rows"]  # that each row stands in
-    position: Int[Tensor, " rows"]  # and where
-    answers: Int[Tensor, " answers"]  # row * CLEAN + right token, the place of each answer in the flattened logits
-    weights: Float[Tensor, " answers"]
-
-
-def merge(asked: Asked, batch: int = 1) -> Merged:
-    """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
-
-    :raises ValueError: if a row is no mask
-    """
-    return merge_steps(asked, len(asked.tokens), batch)[0]
-
-
-def merge_steps(asked: Asked, size: int, batch: int = 1) -> list[Merged]:
-    """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer."""
-    length, reach = asked.tokens.shape[1], size * asked.tokens.shape[1]
-    if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
-        raise ValueError("rows: a masked model is asked at masked positions only")
-    counted = np.flatnonzero(asked.weights)
-    sequence, position = np.divmod(asked.rows[counted], length)
-    question = _representatives(asked.tokens, size)[sequence] * length + position
-    order = np.zeros(asked.tokens.size, dtype=np.int64)
-    order[question] = 1
-    rows = np.flatnonzero(order)
-    order[rows] = np.arange(len(rows))
-    ends = np.arange(0, asked.tokens.size + 1, reach)
-    of_rows, of_answers = np.searchsorted(rows, ends), np.searchsorted(sequence * length, ends)
-    answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
-    weights = (asked.weights[counted] / batch).astype(np.float32)
-    rows = rows % reach
-    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in (rows, *np.divmod(rows, length))),
-             _cut(of_answers, answers), _cut(of_answers, weights))
-    return [Merged(*each) for each in zip(*parts, strict=True)]
-
-
-def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[Tensor]:
-    """The pieces between ends."""
-    at = ends.tolist()
-    return [torch.from_numpy(part[start:end]) for start, end in itertools.pairwise(at)]
-
-
-def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
-    """For each sequence the first of those in the same step that look like it.
-
-    Sequences are told apart by a random number each; those that share it by chance are merely not merged.
-    """
-    own = np.arange(len(tokens))
-    _, first, same = np.unique(tokens @ _names(tokens.shape[1]) + own // size, return_index=True, return_inverse=True)
-    found = first[same]
-    return np.where((tokens[found] == tokens).all(1) & (found // size == own // size), found, own)
-
-
-@functools.cache
-def _names(length: int) -> Int[np.ndarray, " length"]:
-    """A random number a position."""
-    return np.random.default_rng(0).integers(2**63, size=length)
 
 
 def places(length: int, absolute: bool) -> Int[Tensor, "length length"]:
@@ -111,79 +42,131 @@ def stride(length: int, absolute: bool) -> int:
     return length if absolute else 1
 
 
-class Attention:
-    """Attention at the asked rows, forward and backward; all heads together, one after the other within a row."""
+class Shared(NamedTuple):
+    """One piece of memory, as torch multiplies it and as `lib.kernels` loops over it."""
+
+    tensor: Tensor
+    array: np.ndarray
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Shared:
+        return cls(tensor, tensor.detach().numpy())
+
+
+class Room(NamedTuple):
+    """What one pass over the rows fills, forward and backward; (rows, ...) each."""
+
+    weights: Shared  # attention's, (rows, heads length)
+    x: Shared  # the stream after attention, (rows, width)
+    seen: Shared  # normed
+    thought: Shared  # the stream after the MLP
+    normed: Shared
+    g_normed: Shared
+    g: Shared  # in the stream
+    hidden: Shared  # h, (rows, 4 width)
+    gate: Shared  # s = sigmoid(u(h))
+    active: Shared  # h s; then the gradient in it, and in h
+    logits: Shared  # (rows, clean); then the gradient in them
+
+
+class Buffers:
+    """Rooms in memory that is used again in every step: contents last until the next request."""
 
     def __init__(self, settings: Settings) -> None:
-        self.heads, self.absolute = settings.heads, settings.absolute
-        self.grid, self.stride = places(settings.length, self.absolute), stride(settings.length, self.absolute)
-        self.head, self.position = torch.arange(self.heads)[:, None], torch.arange(settings.length)
-        self.by_row = Buffers(self.heads * TOKENS)
-        self.by_position = Buffers(self.heads * settings.length, settings.width)
+        width, heads = settings.width, settings.heads
+        columns = [heads * settings.length, *[width] * 6, *[4 * width] * 3, CLEAN]
+        self._held = [torch.empty(0, count) for count in columns]
+        self._rooms: dict[int, Room] = {}  # those of each number of rows are made once
 
-    def _by_head(self, index: Int[Tensor, "some length"], size: int) -> Int[Tensor, "some heads_length"]:
-        """Where each head finds the same, in heads' tables of that size which follow each other."""
-        return index if self.heads == 1 else (index[:, None] + size * self.head).flatten(1)
+    def __call__(self, rows: int) -> Room:
+        """A room, uninitialised, of that many rows."""
+        if rows > len(self._held[0]):
+            self._held = [torch.empty(rows + rows // 8, held.shape[1]) for held in self._held]
+            self._rooms = {}
+        if rows not in self._rooms:
+            self._rooms[rows] = Room(*(Shared.of(held[:rows]) for held in self._held))
+        return self._rooms[rows]
 
-    def forward(self, asked: Merged, tables: Tables) -> Float[Tensor, "rows width"]:
-        """The residual stream after attention."""
-        self.asked, self.tables = asked, tables
-        self.stored = tables.stored.view(-1, tables.stored.shape[3])  # (heads * tokens * places, width)
-        context = asked.tokens.index_select(0, asked.sequence)
-        place = self.grid.index_select(0, asked.position).add_(context, alpha=self.stride)
-        self.place = self._by_head(place, tables.scores.shape[1]).view(-1)
-        looked_up = tables.scores.view(-1).index_select(0, self.place)
-        self.weights = torch.softmax(looked_up.view(len(context), self.heads, -1), -1)
-        x = tables.stream if len(tables.stream) == 1 else tables.stream.index_select(0, asked.position)
-        weights = self.weights.view(len(context), -1)
-        return self._mass(x, weights, context) if self._everywhere() else self._mixed(x, weights)
 
-    def backward(self, g: Float[Tensor, "rows width"], out: Tables) -> None:
-        """Fills ``out`` with the gradient in the tables, given that in the stream after attention."""
-        if len(out.stream) == 1:
-            torch.sum(g, 0, keepdim=True, out=out.stream)
+class Attention:
+    """Attention at the asked rows, forward and backward."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.heads, absolute = settings.heads, settings.absolute
+        self.grid, self.stride = places(settings.length, absolute).numpy(), stride(settings.length, absolute)
+
+    def forward(self, asked: Merged, tables: Tables, room: Room) -> None:
+        """Fills the room's ``x`` with the residual stream after attention."""
+        self.rows = asked.tokens, asked.sequence, asked.position
+        self.scores, self.stored, stream = (table.numpy() for table in tables)
+        self.weights = room.weights.array.reshape(len(asked.rows), self.heads, -1)
+        kernels.attention_weights(*self.rows, self.grid, self.stride, self.scores, self.weights)
+        kernels.retrieve(*self.rows, self.weights, self.stored, stream, room.x.array)
+
+    def backward(self, room: Room, out: Tables) -> None:
+        """Fills ``out`` with the gradient in the tables, given the room's ``g``."""
+        g_tables = (table.numpy() for table in out)
+        kernels.retrieve_backward(
+            *self.rows, self.grid, self.stride, self.weights, self.stored, room.g.array, *g_tables)
+
+
+class Norm:
+    """Layer norm, forward and backward; without a weight nothing is normed.
+
+    :param weight: (width,)
+    :param g: filled with the gradient in it
+    """
+
+    def __init__(self, weight: Float[Tensor, " width"] | None, g: Float[Tensor, " width"] | None) -> None:
+        self.weight, self.g = (None if part is None else part.numpy() for part in (weight, g))
+
+    def forward(self, x: Shared, out: Shared) -> Shared:
+        """``x`` normed: ``out``, or what needs no norm."""
+        self.x = x
+        if self.weight is None:
+            return x
+        self.statistics = np.empty((2, len(x.array)), np.float32)
+        kernels.norm_forward(x.array, self.weight, out.array, *self.statistics)
+        return out
+
+    def backward(self, g: Shared, g_x: Shared, total: Float[np.ndarray, " width"]) -> None:
+        """Adds the gradient in what was normed last to ``g_x``, given that in the outcome; ``total`` is its sum."""
+        if self.weight is None:
+            g_x.tensor.add_(g.tensor)
+            g_x.array.sum(0, out=total)
         else:
-            out.stream.zero_().index_add_(0, self.asked.position, g)
-        undo = self._mass_backward if self._everywhere() else self._mixed_backward
-        g_weights = undo(g, out.stored.view(self.stored.shape)).view(self.weights.shape)
-        g_scores = torch._softmax_backward_data(g_weights, self.weights, -1, g.dtype)
-        out.scores.zero_().view(-1).index_add_(0, self.place, g_scores.view(-1))
-
-    def _everywhere(self) -> bool:
-        """Whether values are free of position: then attention matters through the mass it puts on each token."""
-        return self.tables.stored.shape[2] == 1
-
-    def _mass(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-        self.tokens = self._by_head(context, TOKENS)
-        (mass,) = self.by_row(len(context))
-        self.mass = mass.zero_().scatter_add_(1, self.tokens, weights)
-        return torch.addmm(x, self.mass, self.stored)
-
-    def _mass_backward(self, g: Tensor, out: Tensor) -> Tensor:
-        torch.mm(self.mass.T, g, out=out)
-        return torch.mm(g, self.stored.T).gather(1, self.tokens)
-
-    # Values with position: sequence by sequence
-
-    def _mixed(self, x: Tensor, weights: Tensor) -> Tensor:
-        sequences, length = self.asked.tokens.shape
-        full, _ = self.by_position(sequences * length)
-        self.full = full.zero_().index_copy_(0, self.asked.rows, weights).view(sequences, length, -1)
-        self.entry = self._by_head(self.asked.tokens * length + self.position, TOKENS * length).view(-1)
-        self.values = self.stored.index_select(0, self.entry).view(sequences, -1, self.stored.shape[1])
-        return x + torch.bmm(self.full, self.values).flatten(0, 1).index_select(0, self.asked.rows)
-
-    def _mixed_backward(self, g: Tensor, out: Tensor) -> Tensor:
-        sequences, length = self.asked.tokens.shape
-        _, spread = self.by_position(sequences * length)
-        spread = spread.zero_().index_copy_(0, self.asked.rows, g).view(sequences, length, -1)
-        out.zero_().index_add_(0, self.entry, torch.bmm(self.full.mT, spread).flatten(0, 1))
-        return torch.bmm(spread, self.values.mT).flatten(0, 1).index_select(0, self.asked.rows)
+            kernels.norm_backward(g.array, self.x.array, self.weight, *self.statistics, g_x.array, self.g, total)
 
 
-def room_for(settings: Settings) -> Buffers:
-    """Memory for the MLP at the asked rows, see `kernels.Room`, for its outcome and the gradient in its input."""
-    return Buffers(*[4 * settings.width] * len(Room._fields), settings.width, settings.width)
+class Perceptron:
+    """The MLP of one member on the residual stream, forward and backward.
+
+    :param weights: by name
+    :param g: of the same names, filled with the gradient in each
+    """
+
+    def __init__(self, weights: Weights, g: Weights) -> None:
+        self.norm = Norm(weights.get(NORMS[0]), g.get(NORMS[0]))
+        self.up, self.up_bias, self.down, self.down_bias = (weights[name] for name in MLP)
+        self.g_up, self.g_up_bias, self.g_down, self.g_down_bias = (g[name] for name in MLP)
+
+    def forward(self, room: Room) -> None:
+        """The room's ``thought`` from its ``x``."""
+        self.seen = self.norm.forward(room.x, room.seen)
+        torch.addmm(self.up_bias, self.seen.tensor, self.up.T, out=room.hidden.tensor)
+        kernels.gelu_forward(room.hidden.array, room.gate.array, room.active.array)
+        torch.add(room.x.tensor, self.down_bias, out=room.thought.tensor)
+        room.thought.tensor.addmm_(room.active.tensor, self.down.T)
+
+    def backward(self, room: Room) -> None:
+        """Adds to the room's ``g`` what goes through the MLP."""
+        g, g_hidden = room.g.tensor, room.active.tensor
+        torch.mm(g.T, room.active.tensor, out=self.g_down)
+        torch.mm(g, self.down, out=g_hidden)
+        kernels.gelu_backward(room.hidden.array, room.gate.array, room.active.array, self.g_up_bias.numpy())
+        torch.mm(g_hidden.T, self.seen.tensor, out=self.g_up)
+        torch.mm(g_hidden, self.up, out=room.g_normed.tensor)
+        self.norm.backward(room.g_normed, room.g, np.empty(g.shape[1], np.float32))
 
 
 class Descent:
@@ -191,39 +174,42 @@ class Descent:
 
     :param weights: by name, all but those that act through the tables
     :param g: of the same names, filled with the gradient in each
-    :param attention: of these settings; members may share it, as they may share ``room``
-    :param room: see `room_for`
+    :param attention: of these settings; members may share it, as they may share ``buffers``
     """
 
-    def __init__(self, weights: Weights, g: Weights, attention: Attention, room: Buffers) -> None:
-        self.attention, self.room = attention, room
-        self.head, self.turned, self.bias = weights["head.weight"], weights["head.weight"].T, weights["head.bias"]
+    def __init__(self, weights: Weights, g: Weights, attention: Attention, buffers: Buffers) -> None:
+        self.attention, self.buffers = attention, buffers
+        self.mlp = Perceptron(weights, g) if MLP[0] in weights else None
+        self.norm = Norm(weights.get(NORMS[1]), g.get(NORMS[1]))
+        self.head, self.bias = weights["head.weight"], weights["head.bias"]
         self.g_head, self.g_bias = g["head.weight"], g["head.bias"]
-        self.norms = [kernels.Norm(weights.get(name), g.get(name)) for name in NORMS]
-        self.mlp, self.g_mlp = (
-            Perceptron(*(part[name] for name in MLP)) if MLP[0] in part else None for part in (weights, g))
 
-    def __call__(self, asked: Merged, tables: Tables, g_tables: Tables) -> Float[Tensor, ""]:
+    def __call__(self, asked: Merged, tables: Tables, g_tables: Tables) -> float:
         """Weighted sum of -log p over the answers; fills ``g_tables`` with its gradient in the tables.
 
         :raises ValueError: if there are none
         """
         if not len(asked.answers):
             raise ValueError("batch: not a single position is asked for; take a larger batch")
-        before, last = self.norms
-        x = self.attention.forward(asked, tables)
-        thought = x
+        room = self.buffers(len(asked.rows))
+        self.attention.forward(asked, tables, room)
         if self.mlp is not None:
-            *room, out, g_x = self.room(len(asked.rows))
-            thought = kernels.mlp_forward(before.forward(x), self.mlp, Room(*room), out).add_(x)
-        normed = last.forward(thought)
-        logits = torch.addmm(self.bias, normed, self.turned)
-        loss, g_logits = kernels.cross_entropy(logits, asked.answers, asked.weights)
-        torch.mm(g_logits.T, normed, out=self.g_head)
-        torch.sum(g_logits, 0, out=self.g_bias)
-        g = last.backward(torch.mm(g_logits, self.head))
-        if self.mlp is not None and self.g_mlp is not None:
-            kernels.mlp_backward(g, before.out, self.mlp, Room(*room), g_x, self.g_mlp, spend=True)
-            g = before.backward(g_x).add_(g)
-        self.attention.backward(g, g_tables)
+            self.mlp.forward(room)
+        loss = self._loss(asked, room, room.x if self.mlp is None else room.thought)
+        if self.mlp is not None:
+            self.mlp.backward(room)
+        self.attention.backward(room, g_tables)
+        return loss
+
+    def _loss(self, asked: Merged, room: Room, x: Shared) -> float:
+        """The loss, and its gradient in the stream ``x``, which becomes the room's ``g``."""
+        normed, logits = self.norm.forward(x, room.normed).tensor, room.logits.tensor
+        torch.addmm(self.bias, normed, self.head.T, out=logits)
+        each = np.empty(len(asked.rows), np.float32)
+        loss = kernels.cross_entropy(room.logits.array, asked.answers, asked.weights, each, self.g_bias.numpy())
+        torch.mm(logits.T, normed, out=self.g_head)
+        torch.mm(logits, self.head, out=room.g_normed.tensor)
+        room.g.tensor.zero_()
+        total = np.empty(self.head.shape[1], np.float32) if self.mlp is None else self.mlp.g_down_bias.numpy()
+        self.norm.backward(room.g_normed, room.g, total)
         return loss

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib import descent, letters, objectives
-from lib.descent import Merged, merge, merge_steps
 from lib.encodings import encoding
-from lib.kernels import gelu_mlp
+from lib.kernels import gelu
+from lib.merging import Merged, merge, merge_steps
 from lib.objectives import Asked
 from lib.transformer import Settings, Transformer, initialise
 from lib.vocabulary import Tables, Vocabulary
@@ -97,7 +97,7 @@ class Ensemble:
     def written_out(self) -> bool:
         """Whether a step's gradient is written out, and not autograd's."""
         short = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
-        return short and self.flat.device.type == "cpu"
+        return short and self.flat.device.type == "cpu" and self.flat.dtype == torch.float32
 
     def prepared(self, asked: Asked, batch: int) -> list[Asked] | list[Merged]:
         """Questions of several steps, ``batch`` sequences each, as `descend` likes them best, step by step."""
@@ -256,9 +256,9 @@ class Ensemble:
         """The residual stream (members, rows, width) after the MLP."""
         if not self.settings.mlp:
             return x
-        names = ("up.weight", "up.bias", "down.weight", "down.bias")
-        mlp = (self.weights[f"blocks.{layer}.mlp.{name}"] for name in names)
-        return x + self._drop(gelu_mlp(self._norm(x, f"blocks.{layer}.norm2"), *mlp))
+        mlp = f"blocks.{layer}.mlp"
+        hidden = self._linear(self._norm(x, f"blocks.{layer}.norm2"), f"{mlp}.up")
+        return x + self._drop(self._linear(gelu(hidden), f"{mlp}.down"))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.settings.dropout, self.training)
@@ -273,18 +273,18 @@ class _WrittenOut:
                               for name, part, shape in ensemble.layout()}
         self.slopes = views(self.gradient)
         self.vocabulary = Vocabulary(settings, views(ensemble.flat))
-        attention, room = descent.Attention(settings), descent.room_for(settings)
-        self.members = [descent.Descent(views(weights), views(slopes), attention, room)
+        attention, buffers = descent.Attention(settings), descent.Buffers(settings)
+        self.members = [descent.Descent(views(weights), views(slopes), attention, buffers)
                         for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
         self.in_tables = Tables(*(torch.empty_like(table) for table in self.vocabulary.forward()))
         self.in_own = [Tables(*own) for own in zip(*self.in_tables, strict=True)]  # by member
 
     def descend(self, asked: Sequence[Merged]) -> tuple[Tensor, Tensor]:
         """Losses, and the gradient in memory that the next call writes to."""
-        return torch.stack(self._losses(asked)), self.gradient
+        return torch.tensor(self._losses(asked)), self.gradient
 
     @torch.inference_mode()  # less to keep account of in every operation
-    def _losses(self, asked: Sequence[Merged]) -> list[Tensor]:
+    def _losses(self, asked: Sequence[Merged]) -> list[float]:
         own = zip(*self.vocabulary.forward(), strict=True)
         losses = [member(one, Tables(*tables), g) for member, one, tables, g
                   in zip(self.members, asked, own, self.in_own, strict=True)]

@@ -1,169 +1,310 @@
-"""Forward and gradient written out by hand, where a training step spends its time: few passes, reused buffers.
+"""The passes of a training step that are no matrix products, each one loop over memory, compiled by numba.
 
-GELU in its tanh form is h sigmoid(u(h)) with u = 2 sqrt(2/pi) (h + 0.044715 h^3), and the sigmoid is several times
-cheaper than the tanh on a CPU. Members of an ensemble are done one after the other, so that one member's hidden layer
-stays in cache.
+Between products of a few microseconds, a dozen small operations cost as much as they do. Here each stretch between two
+products is one loop that does all there is to do with a number while it is at hand. Arrays are numpy's, in single
+precision, and share their memory with the tensors that torch multiplies. What a loop is given to fill, it fills;
+loops are compiled when first called, and kept on disk.
+
+GELU in its tanh form is h sigmoid(u(h)) with u = 2 sqrt(2/pi) (h + 0.044715 h^3).
 """
 
 from __future__ import annotations
 
-import functools
+import inspect
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
+import numba
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional
 
-_LINEAR = 2 * math.sqrt(2 / math.pi)
-_CUBIC = 0.044715 * _LINEAR
+Matrix = Float[np.ndarray, "rows columns"]
+Row = Float[np.ndarray, " columns"]
+Column = Float[np.ndarray, " rows"]
+
+_F = np.float32
+_ONE = _F(1)
+_LINEAR, _CUBIC = _F(2 * math.sqrt(2 / math.pi)), _F(2 * math.sqrt(2 / math.pi) * 0.044715)
 TINY = 1e-5  # what layer norm adds to the variance
-layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_TINY = _F(TINY)
 
 
-class Buffers:
-    """Matrices that are used again in every step: contents last until the next request.
-
-    :param widths: columns of each
-    """
-
-    def __init__(self, *widths: int) -> None:
-        self._widths, self._held = widths, [torch.empty(0, width) for width in widths]
-        self._views: dict[int, list[Tensor]] = {}  # those of each number of rows are made once
-
-    def __call__(self, rows: int) -> list[Tensor]:
-        """The matrices, uninitialised, with that many rows."""
-        if rows > len(self._held[0]):
-            self._views, self._held = {}, [torch.empty(rows + rows // 8, width) for width in self._widths]
-        if rows not in self._views:
-            self._views[rows] = [held[:rows] for held in self._held]
-        return self._views[rows]
+def compiled(*freedoms: str) -> Callable[[Callable], Any]:
+    """Compile a loop; ``freedoms`` are those that LLVM may take with floating point, beside fused products."""
+    options: dict[str, Any] = {"fastmath": {"contract", "nsz", *freedoms}, "error_model": "numpy", "cache": True}
+    return lambda loop: numba.njit(**options)(inspect.unwrap(loop))  # what checks shapes is not for numba
 
 
-class Perceptron(NamedTuple):
-    """Weights of one MLP, or the gradients in them."""
-
-    up: Tensor  # (inner, width)
-    up_bias: Tensor  # (inner,)
-    down: Tensor  # (width, inner)
-    down_bias: Tensor  # (width,)
-
-
-class Room(NamedTuple):
-    """What one pass through an MLP fills, (rows, inner) each."""
-
-    hidden: Tensor  # h
-    gate: Tensor  # s = sigmoid(u(h))
-    active: Tensor  # h s
-
-
-@functools.cache
-def _linear(inner: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`_LINEAR` for every column: to add a row to a matrix is much faster than to add a number."""
-    with torch.inference_mode(False):  # whoever asks first, all may use it
-        return torch.full((inner,), _LINEAR, dtype=dtype, device=device)
+@compiled()  # the two-part reduction below dies if sums may be reordered
+def exp(x):
+    """e^x to one unit in the last place, for x in [-87, 88] and clipped to it: 2^n e^r, a polynomial in r (Cephes)."""
+    x = min(max(x, _F(-87)), _F(88))
+    shifted = x * _F(1.44269504) + _F(12582912)  # its last bits are n = round(x / log 2)
+    n = shifted - _F(12582912)
+    r = x - n * _F(0.693359375) + n * _F(2.12194440e-4)
+    p = _F(1.9875691500e-4)
+    p = p * r + _F(1.3981999507e-3)
+    p = p * r + _F(8.3334519073e-3)
+    p = p * r + _F(4.1665795894e-2)
+    p = p * r + _F(1.6666665459e-1)
+    p = p * r + _F(5.0000001201e-1)
+    bits = np.int32(np.int32(np.int32(_F(shifted).view(np.int32)) << np.int32(23)) + np.int32(127 << 23))
+    return (p * r * r + r + _ONE) * np.int32(bits).view(np.float32)
 
 
-def mlp_forward(x: Tensor, weights: Perceptron, room: Room, out: Tensor) -> Tensor:
-    """``out`` = down gelu(up x + up_bias) + down_bias; fills the room."""
-    hidden, gate, active = room
-    torch.addmm(weights.up_bias, x, weights.up.T, out=hidden)
-    torch.addcmul(_linear(len(weights.up), x.dtype, x.device), hidden, hidden, value=_CUBIC, out=gate)
-    gate.mul_(hidden).sigmoid_()
-    torch.mul(hidden, gate, out=active)
-    return torch.addmm(weights.down_bias, active, weights.down.T, out=out)
+@compiled("reassoc", "nnan")  # a largest number that need not look out for NaN
+def largest(x: Row) -> np.float32:
+    found = x[0]
+    for j in range(len(x)):
+        found = max(found, x[j])
+    return found
 
 
-def mlp_backward(
-    g_out: Tensor, x: Tensor, weights: Perceptron, room: Room, g_x: Tensor, g: Perceptron, spend: bool
-) -> Tensor:
-    """Fills ``g_x``, which is returned, and ``g``, given what the forward pass filled.
-
-    :param spend: work in the room and not in memory of its own
-    """
-    hidden, gate, active = room
-    torch.mm(g_out.T, active, out=g.down)
-    torch.sum(g_out, 0, out=g.down_bias)
-    # d active / d h = s + active (1 - s) u'(h), u' = LINEAR + 3 CUBIC h^2
-    linear = _linear(len(weights.up), x.dtype, x.device)
-    slope = torch.addcmul(linear, hidden, hidden, value=3 * _CUBIC, out=hidden if spend else None).mul_(active)
-    slope.addcmul_(slope, gate, value=-1).add_(gate)
-    g_hidden = torch.mm(g_out, weights.down, out=gate if spend else None).mul_(slope)
-    torch.mm(g_hidden.T, x, out=g.up)
-    torch.sum(g_hidden, 0, out=g.up_bias)
-    return torch.mm(g_hidden, weights.up, out=g_x)
+# MLP ----------------------------------------------------------------------------------------------------------
 
 
-def gelu_mlp(
-    x: Float[Tensor, "members rows width"],
-    up: Float[Tensor, "members inner width"],
-    up_bias: Float[Tensor, "members inner"],
-    down: Float[Tensor, "members width inner"],
-    down_bias: Float[Tensor, "members width"],
-) -> Float[Tensor, "members rows width"]:
-    """down gelu(up x + up_bias) + down_bias for each member, as autograd sees it."""
-    return _GeluMLP.apply(x, up, up_bias, down, down_bias)
+@compiled()
+def gelu_forward(hidden: Matrix, gate: Matrix, active: Matrix) -> None:
+    """``gate`` = s = sigmoid(u(h)), ``active`` = h s."""
+    for row in range(hidden.shape[0]):
+        for j in range(hidden.shape[1]):
+            h = hidden[row, j]
+            s = _ONE / (_ONE + exp(-h * (_LINEAR + _CUBIC * h * h)))
+            gate[row, j] = s
+            active[row, j] = h * s
 
 
-class _GeluMLP(Function):
+@compiled()
+def gelu_backward(hidden: Matrix, gate: Matrix, g: Matrix, g_bias: Row) -> None:
+    """``g``, the gradient in what is active, becomes that in what is hidden; ``g_bias`` its sum over rows."""
+    g_bias[:] = 0
+    for row in range(hidden.shape[0]):
+        for j in range(hidden.shape[1]):
+            h, s = hidden[row, j], gate[row, j]
+            slope = s + h * s * (_ONE - s) * (_LINEAR + _F(3) * _CUBIC * h * h)
+            found = g[row, j] * slope
+            g[row, j] = found
+            g_bias[j] += found
+
+
+def gelu(x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+    """GELU in its tanh form, as autograd sees it; elsewhere than on the CPU and in other precision torch's own."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return functional.gelu(x, approximate="tanh")
+    return _Gelu.apply(x)
+
+
+class _Gelu(Function):
     @staticmethod
-    def forward(context: Any, *inputs: Tensor) -> Tensor:
-        x, up, *_ = inputs
-        out, rooms = torch.empty_like(x), [x.new_empty(*x.shape[:2], up.shape[1]) for _ in Room._fields]
-        parts = zip(zip(*inputs, strict=True), zip(*rooms, strict=True), out, strict=True)
-        for (one, *weights), room, own in parts:
-            mlp_forward(one, Perceptron(*weights), Room(*room), own)
-        context.save_for_backward(*inputs, *rooms)
-        return out
+    def forward(context: Any, hidden: Tensor) -> Tensor:
+        hidden = hidden.contiguous()
+        gate, active = torch.empty_like(hidden), torch.empty_like(hidden)
+        gelu_forward(*(part.view(-1, part.shape[-1]).detach().numpy() for part in (hidden, gate, active)))
+        context.save_for_backward(hidden, gate)
+        return active
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        inputs, rooms = context.saved_tensors[:5], context.saved_tensors[5:]
-        found = tuple(torch.empty_like(tensor) for tensor in inputs)
-        parts = (zip(*tensors, strict=True) for tensors in (inputs, rooms, found))
-        for g_out, (x, *weights), room, (g_x, *g) in zip(gradients[0], *parts, strict=True):
-            mlp_backward(g_out, x, Perceptron(*weights), Room(*room), g_x, Perceptron(*g), spend=False)
-        return found
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        g = gradients[0].clone(memory_format=torch.contiguous_format)
+        parts = (part.view(-1, part.shape[-1]).numpy() for part in (*context.saved_tensors, g))
+        gelu_backward(*parts, np.empty(g.shape[-1], np.float32))
+        return g
 
 
-class Norm:
-    """Layer norm, forward and backward; without a weight nothing is normed.
-
-    :param weight: (width,)
-    :param g: filled with the gradient in it
-    """
-
-    def __init__(self, weight: Float[Tensor, " width"] | None, g: Float[Tensor, " width"] | None) -> None:
-        self.weight, self.g = weight, g
-
-    def forward(self, x: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """``x`` normed, also kept as ``out``."""
-        self.x = self.out = x
-        if self.weight is not None:
-            self.out, *self.statistics = torch.native_layer_norm(x, self.weight.shape, self.weight, None, TINY)
-        return self.out
-
-    def backward(self, g: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
-        """Gradient in what was normed last, given that in the outcome."""
-        if self.weight is None or self.g is None:
-            return g
-        wanted = [True, True, False]
-        g_x, g_weight, _ = layer_norm_backward(
-            g, self.x, self.weight.shape, *self.statistics, self.weight, None, wanted)
-        self.g.copy_(g_weight)
-        return g_x
+# Layer norm ---------------------------------------------------------------------------------------------------
 
 
+@compiled("reassoc")
+def norm_forward(x: Matrix, weight: Row, out: Matrix, mean: Column, scale: Column) -> None:
+    """``out`` = (x - mean) scale weight, where scale is one over the standard deviation of each row."""
+    width = _F(x.shape[1])
+    for row in range(x.shape[0]):
+        total, squares = _F(0), _F(0)
+        for j in range(x.shape[1]):
+            total += x[row, j]
+        middle = total / width
+        for j in range(x.shape[1]):
+            squares += (x[row, j] - middle) ** 2
+        factor = _ONE / np.sqrt(squares / width + _TINY)
+        for j in range(x.shape[1]):
+            out[row, j] = (x[row, j] - middle) * factor * weight[j]
+        mean[row], scale[row] = middle, factor
+
+
+@compiled("reassoc")
+def norm_backward(
+    g: Matrix, x: Matrix, weight: Row, mean: Column, scale: Column, g_x: Matrix, g_weight: Row, total: Row
+) -> None:
+    """Adds to ``g_x``; fills ``g_weight``, and ``total`` with the sum over rows of what ``g_x`` is then."""
+    width = _F(x.shape[1])
+    g_weight[:] = 0
+    total[:] = 0
+    for row in range(x.shape[0]):
+        middle, factor = mean[row], scale[row]
+        level, along = _F(0), _F(0)
+        for j in range(x.shape[1]):
+            unit = (x[row, j] - middle) * factor
+            level += g[row, j] * weight[j]
+            along += g[row, j] * weight[j] * unit
+            g_weight[j] += g[row, j] * unit
+        level, along = level / width, along / width
+        for j in range(x.shape[1]):
+            unit = (x[row, j] - middle) * factor
+            found = g_x[row, j] + factor * (g[row, j] * weight[j] - level - unit * along)
+            g_x[row, j] = found
+            total[j] += found
+
+
+# Loss ---------------------------------------------------------------------------------------------------------
+
+
+@compiled("reassoc")
 def cross_entropy(
-    logits: Float[Tensor, "rows clean"], answers: Int[Tensor, " answers"], weights: Float[Tensor, " answers"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "rows clean"]]:
-    """Weighted sum of -log p over answers, and its gradient in the logits.
+    logits: Float[np.ndarray, "rows clean"], answers: Int[np.ndarray, " answers"],
+    weights: Float[np.ndarray, " answers"], asked: Column, g_bias: Float[np.ndarray, " clean"],
+) -> float:
+    """Weighted sum of -log p over answers; ``logits`` become its gradient in them, ``g_bias`` their sum over rows.
 
     :param answers: where each stands in the flattened logits; a row may carry several
+    :param asked: filled with the weight of each row
     """
-    logs = torch.log_softmax(logits, -1)
-    g_logs = torch.zeros_like(logs)
-    g_logs.view(-1).index_add_(0, answers, weights, alpha=-1)
-    loss = torch.dot(g_logs.view(-1), logs.view(-1))
-    return loss, torch._log_softmax_backward_data(g_logs, logs, -1, logs.dtype)
+    clean, loss = logits.shape[1], 0.0
+    asked[:] = 0
+    g_bias[:] = 0
+    for one in range(len(answers)):
+        row, token = divmod(answers[one], clean)
+        asked[row] += weights[one]
+        loss -= weights[one] * logits[row, token]
+    for row in range(logits.shape[0]):
+        top, total = largest(logits[row]), _F(0)
+        for j in range(clean):
+            logits[row, j] = exp(logits[row, j] - top)
+        for j in range(clean):
+            total += logits[row, j]
+        loss += asked[row] * (top + np.log(total))
+        factor = asked[row] / total
+        for j in range(clean):
+            logits[row, j] *= factor
+            g_bias[j] += logits[row, j]
+    for one in range(len(answers)):
+        row, token = divmod(answers[one], clean)
+        logits[row, token] -= weights[one]
+        g_bias[token] -= weights[one]
+    return loss
+
+
+# Attention ----------------------------------------------------------------------------------------------------
+
+
+@compiled()
+def attention_weights(
+    tokens: Int[np.ndarray, "sequences length"], sequence: Int[np.ndarray, " rows"],
+    position: Int[np.ndarray, " rows"], grid: Int[np.ndarray, "length length"], stride: int,
+    scores: Float[np.ndarray, "heads entries"], weights: Float[np.ndarray, "rows heads length"],
+) -> None:
+    """``weights`` of each row: the scores of the tokens it sees, looked up, and their softmax head by head.
+
+    :param grid: where the table has the score from a mask at i to token 0 at j; tokens follow at steps of ``stride``
+    """
+    rows, heads, length = weights.shape
+    for row in range(rows):
+        seen, at = tokens[sequence[row]], grid[position[row]]
+        for head in range(heads):
+            own, table = weights[row, head], scores[head]
+            top = table[at[0] + stride * seen[0]]
+            for j in range(length):
+                own[j] = table[at[j] + stride * seen[j]]
+                top = max(top, own[j])
+            for j in range(length):
+                own[j] -= top
+    flat = weights.reshape(-1)
+    for one in range(len(flat)):
+        flat[one] = exp(flat[one])
+    for row in range(rows):
+        for head in range(heads):
+            own, total = weights[row, head], _F(0)
+            for j in range(length):
+                total += own[j]
+            for j in range(length):
+                own[j] /= total
+
+
+@compiled()
+def retrieve(
+    tokens: Int[np.ndarray, "sequences length"], sequence: Int[np.ndarray, " rows"],
+    position: Int[np.ndarray, " rows"], weights: Float[np.ndarray, "rows heads length"],
+    stored: Float[np.ndarray, "heads tokens places width"], stream: Float[np.ndarray, "places width"],
+    x: Float[np.ndarray, "rows width"],
+) -> None:
+    """``x`` = the stream at each row and the stored values of what it sees, by the attention on them.
+
+    A token that stands in several places is retrieved once, by the mass on all of them, if the store does not tell
+    places apart.
+    """
+    rows, heads, length = weights.shape
+    kinds, places, width = stored.shape[1:]
+    values, step, moved = stored.reshape(-1, width), np.int64(places > 1), np.int64(len(stream) > 1)
+    mass = np.zeros(kinds * places, _F)
+    for row in range(rows):
+        sees, at = sequence[row], moved * position[row]
+        for d in range(width):
+            x[row, d] = stream[at, d]
+        for head in range(heads):
+            for j in range(length):
+                mass[tokens[sees, j] * places + j * step] += weights[row, head, j]
+            for j in range(length):
+                entry = tokens[sees, j] * places + j * step
+                share = mass[entry]
+                if share != 0:
+                    mass[entry] = 0
+                    entry += head * kinds * places
+                    for d in range(width):
+                        x[row, d] += share * values[entry, d]
+
+
+@compiled("reassoc")
+def retrieve_backward(
+    tokens: Int[np.ndarray, "sequences length"], sequence: Int[np.ndarray, " rows"],
+    position: Int[np.ndarray, " rows"], grid: Int[np.ndarray, "length length"], stride: int,
+    weights: Float[np.ndarray, "rows heads length"], stored: Float[np.ndarray, "heads tokens places width"],
+    g: Float[np.ndarray, "rows width"], g_scores: Float[np.ndarray, "heads entries"],
+    g_stored: Float[np.ndarray, "heads tokens places width"], g_stream: Float[np.ndarray, "places width"],
+) -> None:
+    """The gradients in the three tables, given that in ``x``; the softmax's included."""
+    rows, heads, length = weights.shape
+    kinds, places, width = stored.shape[1:]
+    values, g_values = stored.reshape(-1, width), g_stored.reshape(-1, width)
+    step, moved = np.int64(places > 1), np.int64(len(g_stream) > 1)
+    g_scores[:] = 0
+    g_stored[:] = 0
+    g_stream[:] = 0
+    mass, found = np.zeros(kinds * places, _F), np.zeros(kinds * places, _F)
+    for row in range(rows):
+        sees, at = sequence[row], position[row]
+        for d in range(width):
+            g_stream[moved * at, d] += g[row, d]
+        for head in range(heads):
+            level = _F(0)
+            for j in range(length):
+                mass[tokens[sees, j] * places + j * step] += weights[row, head, j]
+            for j in range(length):
+                entry = tokens[sees, j] * places + j * step
+                share = mass[entry]
+                if share != 0:
+                    mass[entry] = 0
+                    own, along = entry + head * kinds * places, _F(0)
+                    for d in range(width):
+                        along += values[own, d] * g[row, d]
+                    for d in range(width):
+                        g_values[own, d] += share * g[row, d]
+                    found[entry] = along
+                    level += share * along
+            for j in range(length):
+                token = tokens[sees, j]
+                slope = weights[row, head, j] * (found[token * places + j * step] - level)
+                g_scores[head, grid[at, j] + stride * token] += slope

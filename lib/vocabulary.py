@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.encodings import encoding
-from lib.kernels import TINY, layer_norm_backward
+from lib.kernels import TINY
 from lib.letters import MASK, TOKENS
 from lib.transformer import Settings
 
 BLOCK, ATTENTION = "blocks.0", "blocks.0.attention"
+layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 #: the weights that act through the tables
 THROUGH = ("embedding", "position", f"{BLOCK}.norm1", f"{ATTENTION}.")
 

@@ -1,67 +1,29 @@
-"""Equal questions are asked once: nothing that the loss depends on may change."""
+"""The memory and the tables of the step that is written out; its loss and gradient are in test_ensemble.py."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lib import descent, letters, objectives
 from lib.ensemble import Ensemble
-from lib.objectives import Asked
 from lib.transformer import Settings
 
 
-def asked(length, batch, seed):
-    draw = np.random.default_rng(seed)
-    tokens = letters.sequences(batch, length, draw)
-    found = objectives.stratified(tokens, draw, objectives.quantiles(batch, draw))
-    weights = np.where(draw.random(len(found.rows)) < 0.3, 0.0, found.weights)
-    weights[0] = 1.0
-    return Asked(found.tokens, found.rows, found.targets, weights)
-
-
-@settings(max_examples=40, deadline=None)
-@given(length=st.integers(2, 6), batch=st.integers(1, 60), seed=st.integers(0, 999))
-def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, batch, seed):
-    before = asked(length, batch, seed)
-    after = descent.merge(before, batch)
-    questions = [(bytes(after.tokens[row // length].tolist()), row % length) for row in after.rows.tolist()]
-    assert len(set(questions)) == len(questions)
-    answers = [divmod(answer, letters.CLEAN) for answer in after.answers.tolist()]
-    found = [(questions[row], target, pytest.approx(weight, rel=1e-6))
-             for (row, target), weight in zip(answers, after.weights.tolist(), strict=True)]
-    expected = [((bytes(before.tokens[row // length].tolist()), row % length), target, weight / batch)
-                for row, target, weight in zip(before.rows.tolist(), before.targets.tolist(), before.weights.tolist(),
-                                               strict=True) if weight]
-    assert len(found) == len(expected)
-    assert all(ours == theirs for ours, theirs in zip(found, expected, strict=True))
-    assert {row for row, _ in answers} == set(range(len(questions)))  # and none without an answer
-
-
-def test_merging_saves_rows_at_the_papers_shortest_length():
-    whole = asked(10, 120, 0)
-    assert len(descent.merge(whole).rows) < 0.9 * np.count_nonzero(whole.weights)
-
-
 def test_an_empty_question_is_refused():
-    some = asked(4, 3, 0)
-    nothing = Asked(some.tokens, some.rows, some.targets, np.zeros(len(some.rows)))
+    tokens = letters.sequences(3, 4, np.random.default_rng(0))
+    nothing = objectives.hide(tokens, np.ones(tokens.shape, dtype=bool), np.zeros(3))
     with pytest.raises(ValueError, match="batch: not a single position is asked for"):
         Ensemble.from_seeds(Settings(length=4, width=8), [0]).descend([nothing], 3)
 
 
-@settings(max_examples=20, deadline=None)
-@given(length=st.integers(2, 6), batch=st.integers(1, 20), steps=st.integers(1, 5))
-def test_many_steps_are_merged_as_each_alone(length, batch, steps):
-    each = [asked(length, batch, seed) for seed in range(steps)]
-    reach = batch * length
-    together = Asked(*(np.concatenate(parts) for parts in (
-        [one.tokens for one in each], [one.rows + step * reach for step, one in enumerate(each)],
-        [one.targets for one in each], [one.weights for one in each])))
-    for found, one, cut in zip(descent.merge_steps(together, batch, 3), each, together.steps(batch), strict=True):
-        assert all(map(torch.equal, found, descent.merge(one, 3)))
-        assert all((getattr(cut, name) == getattr(one, name)).all() for name in vars(one))
+def test_buffers_keep_their_memory_and_grow():
+    buffers = descent.Buffers(Settings(length=4, width=8))
+    room = buffers(4)
+    assert room.hidden.tensor.shape == (4, 32) and room.x.tensor.data_ptr() != room.seen.tensor.data_ptr()
+    assert all(one.array.ctypes.data == one.tensor.data_ptr() and one.array.shape == one.tensor.shape for one in room)
+    assert buffers(4) is room and buffers(2).x.tensor.data_ptr() == room.x.tensor.data_ptr()
+    assert len(buffers(40).logits.array) == 40 and len(buffers(4).x.array) == 4
+    assert buffers(4).x.tensor.data_ptr() == buffers(40).x.tensor.data_ptr()
 
 
 @pytest.mark.parametrize("absolute", [False, True])
