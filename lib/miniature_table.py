@@ -1,4 +1,4 @@
-"""Every cell of the miniature Table 7, in order of value; each is recorded the moment it is done.
+"""Every cell of the miniature Table 7, seed by seed; each is recorded the moment it is done.
 
     python -m lib.miniature_table --folder results/miniature
 
@@ -8,6 +8,7 @@ Cells that are recorded already are passed over, and a cell that fails is report
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,11 @@ from typing import Any
 
 import torch
 
-from lib import miniature, provenance
+from lib import miniature, provenance, relations
+from lib.architectures import ARCHITECTURES
 from lib.miniature import Cell
 
-#: what is changed of the standard cell, one thing at a time, and in pairs
+#: what is changed of the standard cell, one thing at a time
 CONDITIONS: dict[str, dict[str, Any]] = {
     "standard": {},
     "response": {"masking": "response"},
@@ -29,47 +31,23 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     # as many sentences as both orders make, and each fact told as often
     "one order, twice the facts": {"orders": "one", "facts": 2 * Cell.facts, "steps": 2 * Cell.steps},
 }
-_PAIRS: tuple[dict[str, Any], ...] = (
-    {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0},
-    {"tuning": "lora", "learning_rate": 2e-3, "masking": "response"},
-    {"replay": 0.0, "masking": "response"},
-    {"tuning": "lora", "learning_rate": 2e-3, "replay": 0.0, "masking": "response"},
+#: LLaDA and Llama under these
+CHANGES: tuple[dict[str, Any], ...] = (
+    *CONDITIONS.values(),
+    *({**one, **two} for one, two in itertools.combinations(
+        (CONDITIONS[name] for name in ("adapters", "no replay", "response")), 2)),
+    {**CONDITIONS["adapters"], **CONDITIONS["no replay"], **CONDITIONS["response"]},
+    {**CONDITIONS["one order"], **CONDITIONS["response"]},
 )
 
 
 def plan(seeds: int = 5) -> Iterator[Cell]:
-    """The cells, those that most depends on first; none twice."""
-    few = range(min(seeds, 3))
-    changes = [CONDITIONS[name] for name in ("response", "no replay", "adapters", "one order")]
-    yield from (Cell("llada", **change) for change in ({}, *changes))
-    yield from (Cell(name) for name in ("llama", "dream", "qwen2"))
-    for seed in few[1:]:
-        yield from (Cell("llada", seed=seed, **change) for change in ({}, changes[0]))
-        yield Cell("llama", seed=seed)
-    yield from (Cell("llada", seed=seed) for seed in range(len(few), seeds - 1))
-    yield from (Cell("llada", seed=seed, **change) for change in changes[1:3] for seed in few[1:])
-    yield from (Cell(name, dataset="c2p", seed=seed) for seed in few for name in ("llada", "llama"))
-    yield from (Cell("llama", seed=seed) for seed in range(len(few), seeds - 1))
-    yield from (Cell(name, seed=seed) for seed in range(max(len(few), seeds - 1), seeds) for name in ("llada", "llama"))
-    yield from (Cell("llada", seed=seed, orders="one") for seed in few[1:])
-    yield from (Cell(name, seed=seed) for seed in few[1:] for name in ("dream", "qwen2"))
-    yield from (Cell("llada", seed=seed, **CONDITIONS["one order, twice the facts"]) for seed in range(seeds))
-    yield Cell("qwen3_5")
-    yield from (Cell("llama", **change) for change in changes)
-    yield from (Cell(name, dataset=dataset) for dataset in ("trex", "d2p", "p2d") for name in ("llada", "llama"))
-    yield from (Cell("llada", seed=seed, **pair) for seed in few for pair in _PAIRS)
-    yield from (Cell(name, seed=seed) for seed in range(len(few), seeds) for name in ("dream", "qwen2"))
-    yield from (Cell("llada", seed=seed, **change) for seed in range(len(few), seeds) for change in changes)
-    yield from (Cell("llama", seed=seed, **change) for seed in few[1:] for change in changes)
-    yield from (Cell(name, dataset=dataset, seed=seed) for dataset in ("trex", "d2p", "p2d") for seed in few[1:]
-                for name in ("llada", "llama"))
-    yield from (Cell("qwen3_5", seed=seed) for seed in range(1, seeds))
-    # what the tables of the chapter still lack
-    yield from (Cell("llama", seed=seed, **change) for seed in few
-                for change in (*_PAIRS, CONDITIONS["one order, twice the facts"]))
-    yield from (Cell(name, orders="one", masking="response", seed=seed) for seed in few for name in ("llada", "llama"))
-    yield from (Cell(name, dataset=dataset, seed=seed) for seed in few for dataset in ("c2p", "trex", "d2p", "p2d")
-                for name in ("dream", "qwen2", "qwen3_5"))
+    """The cells, seed by seed, those that most depends on first; none twice."""
+    for seed in range(seeds):
+        yield from (Cell(name, seed=seed) for name in ARCHITECTURES)
+        yield from (Cell(name, seed=seed, **change) for change in CHANGES if change for name in ("llada", "llama"))
+        yield from (Cell(name, dataset=dataset, seed=seed) for dataset in relations.DATASETS
+                    if dataset != Cell.dataset for name in ARCHITECTURES)
 
 
 def file_of(cell: Cell) -> str:
@@ -85,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not recorded yet."""
     parser = argparse.ArgumentParser(prog="python -m lib.miniature_table", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=provenance.RECORDED / "miniature", help="of the results")
-    parser.add_argument("--seeds", type=int, default=5, help="of the cells that most depends on")
+    parser.add_argument("--seeds", type=int, default=5, help="of every cell; default 5")
     options = parser.parse_args(argv)
     failed = 0
     for cell in plan(options.seeds):
