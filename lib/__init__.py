@@ -14,7 +14,7 @@ One layer (Sec. 5)
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
     merging, kernels, vocabulary, descent, ensemble    many models trained as one, and fast
     grafts, decomposition      one query's attention put into another; a logit taken apart
-    measurement, training, resume, snapshots    what is measured, the loop, going on after an interruption
+    measurement, training, varied, resume, snapshots    what is measured, the loop, going on after an interruption
     recorded_runs, protocols, prediction    runs read back, other ways to ask, a rule that predicts
     layers, first_order, causes      layer by layer; predicted and realised change; what blocks reverse recall
     premises                   the premise of Thm 4.3 in a model's own query and keys

@@ -64,10 +64,11 @@ class Run:
     """The provenance of a run: made when it starts, written down when it ends.
 
     :param where: the torch device that it computes on
+    :param together: results that one run makes and that share its seconds; recorded if there are several
     """
 
-    def __init__(self, where: Any = "cpu") -> None:
-        self.device = device(where)
+    def __init__(self, where: Any = "cpu", together: int = 1) -> None:
+        self.device, self.together = device(where), together
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._clock = time.perf_counter()
 
@@ -75,9 +76,10 @@ class Run:
         return {
             "commit": commit(),
             "device": self.device,
-            "versions": versions("torch", "transformers", "peft", "numpy"),
+            "versions": versions("torch", "transformers", "peft", "numpy", "numba"),
             "seconds": round(time.perf_counter() - self._clock, 2),
             "started": self.started,
+            **({"together": self.together} if self.together > 1 else {}),
         }
 
 

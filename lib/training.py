@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -78,16 +79,22 @@ class Recipe:
             raise ValueError(f"weight_decay must not be negative, and finite, not {self.weight_decay!r}")
 
 
-class Trainer:
-    """An ensemble in training: weights, AdamW's moments, the weights' moving average, and the step."""
+SHARED_FIELDS = ("steps", "batch")  # of recipes that train side by side
 
-    def __init__(self, settings: Settings, recipe: Recipe, seeds: Sequence[int]) -> None:
-        if settings.causal != (recipe.objective == "autoregressive"):
-            raise ValueError(f"objective {recipe.objective!r} does not fit causal={settings.causal}")
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError(f"seeds must be different non-negative integers, not {list(seeds)!r}")
-        self.settings, self.recipe, self.seeds, self.step = settings, recipe, tuple(seeds), 0
-        self.ensemble = Ensemble.from_seeds(settings, seeds)
+
+class Trainer:
+    """An ensemble in training: weights, AdamW's moments, the weights' moving average, and the step.
+
+    :param recipe: or several, side by side: each trains a model a seed, and members follow recipe by recipe
+    :raises ValueError: for recipes that differ in `SHARED_FIELDS` or do not fit the settings, and for seeds that repeat
+    """
+
+    def __init__(self, settings: Settings, recipe: Recipe | Sequence[Recipe], seeds: Sequence[int]) -> None:
+        self.recipes = (recipe,) if isinstance(recipe, Recipe) else tuple(recipe)
+        self.recipe = self.recipes[0]  # for what all share
+        self._check(settings, seeds)
+        self.settings, self.seeds, self.step = settings, tuple(seeds), 0
+        self.ensemble = Ensemble.from_seeds(settings, [*seeds] * len(self.recipes))
         self.first, self.second = (torch.zeros_like(self.ensemble.flat) for _ in range(2))
         self.average = self.ensemble.flat.clone()
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.layout()
@@ -95,7 +102,23 @@ class Trainer:
         self._count = torch.zeros(())
         self._used = [generator(SHARED, step) for step in range(AHEAD)]
         self._ahead: dict[int, list[Any]] = {}
-        self._decayed = torch.tensor(matrix).float() * recipe.weight_decay
+        self._matrices = torch.tensor(matrix).float()
+        self._own = [*zip(*(tensor.split(len(seeds)) for tensor in self.tensors().values()), strict=True)]
+
+    def _check(self, settings: Settings, seeds: Sequence[int]) -> None:
+        for recipe in self.recipes:
+            if settings.causal != (recipe.objective == "autoregressive"):
+                raise ValueError(f"objective {recipe.objective!r} does not fit causal={settings.causal}")
+            for field in SHARED_FIELDS:
+                if getattr(recipe, field) != getattr(self.recipe, field):
+                    raise ValueError(f"{field}: what trains side by side shares it, but one recipe has "
+                                     f"{getattr(self.recipe, field)} and another {getattr(recipe, field)}")
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds must be different non-negative integers, not {list(seeds)!r}")
+
+    def members(self, index: int) -> slice:
+        """The members that the recipe of that index trains."""
+        return slice(index * len(self.seeds), (index + 1) * len(self.seeds))
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold beside the step."""
@@ -117,11 +140,11 @@ class Trainer:
 
     def _asked(self, first: int, count: int) -> list[objectives.Asked]:
         """The same of several steps, one after the other."""
-        recipe, asked = self.recipe, []
-        spread = objectives.quantiles(recipe.batch, self._draw(SHARED, first, count), count)
-        for seed in self.seeds:
+        batch, asked = self.recipe.batch, []
+        spread = objectives.quantiles(batch, self._draw(SHARED, first, count), count)
+        for recipe, seed in itertools.product(self.recipes, self.seeds):
             draw = self._draw(seed, first, count)
-            tokens = letters.sequences(count * recipe.batch, self.settings.length, draw, recipe.reversed_share)
+            tokens = letters.sequences(count * batch, self.settings.length, draw, recipe.reversed_share)
             asked.append(
                 interventions.ask(recipe.intervention, recipe.objective, tokens, draw, spread, recipe.draws)
             )
@@ -134,7 +157,8 @@ class Trainer:
 
     def _prepared(self) -> list[Any]:
         """This step's questions, as `Ensemble.descend` likes them, member by member; drawn for some steps ahead."""
-        count = 1 if self.recipe.intervention in interventions.MIXING else AHEAD
+        mixing = any(recipe.intervention in interventions.MIXING for recipe in self.recipes)
+        count = 1 if mixing else AHEAD
         first = self.step - self.step % count
         if first not in self._ahead:
             asked = self._asked(first, count)
@@ -147,23 +171,24 @@ class Trainer:
             torch.manual_seed(int(generator(SHARED, self.step).integers(2**62)))
         self.ensemble.training = True
         losses, gradient = self.ensemble.descend(self._prepared(), self.recipe.batch)
-        self._update(gradient)
+        self._update(gradient.split(len(self.seeds)))
         self.step += 1
         return losses
 
     @torch.inference_mode()
-    def _update(self, gradient: Float[Tensor, "members parameters"]) -> None:
-        recipe, count = self.recipe, self.step + 1
-        gradient.renorm_(2, 0, recipe.clip)  # clips each member's norm
-        rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
-        weights = self.ensemble.flat
-        if recipe.weight_decay:
-            weights.mul_(1 - rate * self._decayed)
-        torch._fused_adamw_(  # torch.optim.AdamW's own single pass, without its bookkeeping
-            [weights], [gradient], [self.first], [self.second], [], [self._count.fill_(count)], lr=rate,
-            beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=TINY, amsgrad=False, maximize=False)
-        # the average catches up quickly at first, as RADD's does
-        self.average.lerp_(weights, 1 - min(recipe.ema, count / (9 + count)))
+    def _update(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
+        """AdamW, recipe by recipe."""
+        count = self.step + 1
+        for recipe, slope, (weights, first, second, average) in zip(self.recipes, gradients, self._own, strict=True):
+            slope.renorm_(2, 0, recipe.clip)  # clips each member's norm
+            rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
+            if recipe.weight_decay:
+                weights.mul_(1 - rate * recipe.weight_decay * self._matrices)
+            torch._fused_adamw_(  # torch.optim.AdamW's own single pass, without its bookkeeping
+                [weights], [slope], [first], [second], [], [self._count.fill_(count)], lr=rate,
+                beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=TINY, amsgrad=False, maximize=False)
+            # the average catches up quickly at first, as RADD's does
+            average.lerp_(weights, 1 - min(recipe.ema, count / (9 + count)))
 
     def averaged(self) -> Ensemble:
         """The models that get measured: the moving average of the weights."""
@@ -206,21 +231,27 @@ def experiment(
     points = POINTS if points is None else points
     parameters = prepared(settings, recipe, out, profile, points)
     run, trainer = provenance.Run(torch.get_default_device()), Trainer(settings, recipe, seeds)
-    start = trainer.averaged()
-    due = measured_steps(recipe.steps, points)
+    start, due = trainer.averaged(), measured_steps(recipe.steps, points)
     curves = train(trainer, checkpoint_path(out), {**parameters, "seeds": list(seeds)}, due, kept)
-    model = trainer.averaged()
-    final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
-    if not settings.causal:
-        curves["score_correlation_by_distance"] = measurement.score_correlations(model).tolist()
-        curves["score_correlation_by_distance_at_start"] = measurement.score_correlations(start).tolist()
-    if settings.encoding == "rope" and not settings.causal and settings.depth == 1:
-        curves["query_bound"] = measurement.query_bound(model).tolist()
-    result = provenance.save(
-        out, experiment="one_layer", parameters=parameters, seeds=seeds, metrics=final, curves=curves, run=run
-    )
+    result = recorded(out, parameters, seeds, curves, start, trainer.averaged(), run)
     checkpoint_path(out).unlink(missing_ok=True)
     return result
+
+
+def recorded(
+    out: Path, parameters: Mapping[str, Any], seeds: Sequence[int], curves: Curves, start: Ensemble, end: Ensemble,
+    run: provenance.Run,
+) -> dict[str, Any]:
+    """The result of a finished run, written at ``out``: its curves, and what is measured of untrained and trained."""
+    settings, more = end.settings, {}
+    final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
+    if not settings.causal:
+        more["score_correlation_by_distance"] = measurement.score_correlations(end).tolist()
+        more["score_correlation_by_distance_at_start"] = measurement.score_correlations(start).tolist()
+    if settings.encoding == "rope" and not settings.causal and settings.depth == 1:
+        more["query_bound"] = measurement.query_bound(end).tolist()
+    return provenance.save(out, experiment="one_layer", parameters=parameters, seeds=seeds, metrics=final,
+                           curves=curves | more, run=run)
 
 
 def prepared(settings: Settings, recipe: Recipe, out: Path, profile: str, points: int) -> dict[str, Any]:
