@@ -170,6 +170,15 @@ def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, f
 def measure(given: argparse.Namespace) -> dict[str, float]:
     """All of it, the large model first."""
     dtype, device = getattr(torch, given.dtype), torch.device(given.device)
+    found = large(given, dtype, device)
+    gc.collect()
+    # in a process of its own: memory that this one gave back but kept would hide the peak
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return found | fresh.submit(compare, given.control, dtype, device).result()
+
+
+def large(given: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+    """Loading, probes, decoding and fine-tuning of the large model, which is gone afterwards."""
     found: dict[str, float] = {}
     meter = Meter(device)
     model, tokenizer = loaded(given.shape, dtype, meter, found)
@@ -178,11 +187,7 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
                  lambda: finetune(model, tokenizer, meter, found, given.batch, given.steps)):
         work()
         print("  ".join(f"{name} {value:.3g}" for name, value in list(found.items())[-6:]), file=sys.stderr, flush=True)
-    del model
-    gc.collect()
-    # in a process of its own: memory that this one gave back but kept would hide the peak
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return found | fresh.submit(compare, given.control, dtype, device).result()
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,6 +58,16 @@ def distance(name: str, value: Number) -> float:
     return float(value)
 
 
+def at_least(options: object, prefix: str = "", /, **least: int) -> None:
+    """Refuse a count that is too small: of fields of ``options``, whose names follow ``prefix`` in the message.
+
+    :raises ValueError: for the first of them
+    """
+    for name, smallest in least.items():
+        if getattr(options, name) < smallest:
+            raise ValueError(f"{prefix}{name} must be at least {smallest}, not {getattr(options, name)}")
+
+
 def plain(result: Numbers) -> float | np.ndarray:
     """A float for a scalar argument, the array for an array argument."""
     return np.asarray(result) if np.ndim(result) else float(result)

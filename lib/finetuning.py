@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lib import resume
+from lib import arguments, resume
 from lib.processes import Processes
 from lib.relations import Example
 
@@ -59,9 +59,7 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.masking not in MASKING:
             raise ValueError(f"masking must be one of {', '.join(MASKING)}, not {self.masking!r}")
-        for field, least in {"epochs": 1, "batch": 1, "accumulation": 1, "scaling": 1, "warmup": 0, "seed": 0}.items():
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
+        arguments.at_least(self, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0, seed=0)
         if self.rank < 0:
             raise ValueError(f"rank must be 0 (train every weight) or more, not {self.rank}")
         for field in ("replay", "dropout"):

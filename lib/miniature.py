@@ -64,9 +64,7 @@ class Cell:
         for field, accepted in choices.items():
             if getattr(self, field) not in accepted:
                 raise ValueError(f"{field} must be one of {', '.join(accepted)}, not {getattr(self, field)!r}")
-        for field, least in {"held": 2, "facts": 2, "epochs": 1, "steps": 1, "rank": 1, "seed": 0}.items():
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
+        arguments.at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1, seed=0)
         self.protocol()  # refuses what no fine-tuning can be, before anything is pretrained
 
     def pretraining(self) -> Pretraining:

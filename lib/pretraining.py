@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib import checkpoints, finetuning, miniature_world, resume
+from lib import arguments, checkpoints, finetuning, miniature_world, resume
 from lib.architectures import ARCHITECTURES
 from lib.finetuning import Padded, Sentence
 from lib.relations import Example
@@ -55,9 +55,7 @@ class Pretraining:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
         if self.orders not in miniature_world.ORDERS:
             raise ValueError(f"orders must be one of {', '.join(miniature_world.ORDERS)}, not {self.orders!r}")
-        for field in ("facts", "stock", "layers", "steps", "batch", "warmup"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        arguments.at_least(self, facts=1, stock=1, layers=1, steps=1, batch=1, warmup=1)
         if self.heads < 1 or self.width % (2 * self.heads):
             raise ValueError(f"width must be a multiple of twice the {self.heads} heads, not {self.width}")
 

@@ -92,9 +92,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     try:
         arguments.json_file("--output", options.output)
-        for name, least in {"facts": 0, "evaluated": 1, "every": 1}.items():
-            if getattr(options, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+        arguments.at_least(options, "--", facts=0, evaluated=1, every=1)
         options.protocol = Protocol(**{field.name: getattr(options, field.name)
                                        for field in dataclasses.fields(Protocol)})
     except ValueError as error:

@@ -246,9 +246,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write a result here (JSON)")
     options = parser.parse_args(argv)
     try:
-        for name, least in {"facts": 2, "seed": 0}.items():
-            if getattr(options, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+        arguments.at_least(options, "--", facts=2, seed=0)
         options.device = arguments.device_named(options.device)
         if options.output:
             arguments.writable("--output", arguments.json_file("--output", options.output).parent)

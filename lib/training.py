@@ -30,8 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import interventions, letters, measurement, objectives, provenance, resume, snapshots
-from lib.arguments import device_named
+from lib import arguments, interventions, letters, measurement, objectives, provenance, resume, snapshots
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import VALUES, Settings
@@ -67,9 +66,7 @@ class Recipe:
         interventions.check(self.intervention, self.objective)
         if not 0 <= self.reversed_share <= 1:
             raise ValueError(f"reversed_share must lie in [0, 1], not {self.reversed_share!r}")
-        for field in ("steps", "batch", "warmup"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)!r}")
+        arguments.at_least(self, steps=1, batch=1, warmup=1)
         for field in ("learning_rate", "clip"):
             if not getattr(self, field) > 0 or (field == "learning_rate" and math.isinf(self.learning_rate)):
                 raise ValueError(f"{field} must be positive, not {getattr(self, field)!r}")
@@ -366,20 +363,20 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line; bad values end it with a message that names the option."""
-    obey(parser(), experiment, arguments)
+    obey(parser(), experiment, argv)
 
 
-def obey(command: argparse.ArgumentParser, made: Callable[..., Any], arguments: Sequence[str] | None) -> None:
+def obey(command: argparse.ArgumentParser, made: Callable[..., Any], argv: Sequence[str] | None) -> None:
     """Make the experiment that the options of `parser` ask for; ``made`` takes what `experiment` takes."""
-    given = vars(command.parse_args(arguments))
+    given = vars(command.parse_args(argv))
     torch.set_num_threads(1)
     own = lambda kind: {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
     try:
         settings = Settings(**own(Settings), causal=given["objective"] == "autoregressive")
         recipe = Recipe(**own(Recipe))
-        with device_named(given["device"]):
+        with arguments.device_named(given["device"]):
             made(settings, recipe, given["seeds"], given["out"], given["profile"], given["points"],
                  given["snapshots"])
     except (ValueError, OSError) as error:
