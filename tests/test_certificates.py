@@ -1,5 +1,6 @@
 """Enclosures by ball arithmetic: they contain the truth, they are narrow, and they know when they cannot be."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -247,6 +248,22 @@ def test_correlation_floor_is_the_least_repaired_floor_of_the_grid(d, farthest, 
     floor = certificates.correlation_floor(d, farthest, base)
     assert least - 2e-6 <= floor <= least + 1e-12
     assert negative.max() > 1e-3  # or the repair is not tested
+
+
+@given(st.floats(0, 500), st.floats(0.001, 3000))
+@settings(max_examples=20, deadline=None)
+def test_cells_leave_no_gap(low, length):
+    """A minimum in a gap would be missed, whatever the cells around it prove."""
+    cells = sorted(certificates._cover(certificates._Trace(4, 1e4), low, low + length), key=lambda cell: cell.centre)
+    ends = [(cell.centre - cell.half, cell.centre + cell.half) for cell in cells]
+    assert not ends[0][0] > low and not ends[-1][1] < low + length
+    assert all(not following > end for (_, end), (following, _) in itertools.pairwise(ends))
+    assert all(2 * cell.half < certificates._CELL * 1.0001 for cell in cells)
+
+
+def test_the_grid_has_every_pair_once_up_to_symmetry():
+    found = [pair for *pair, _ in certificates._grid(8, 7, 1e4)]
+    assert found == [[first, second] for first in range(1, 8) for second in range(1, first + 1)]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=12, unique_by=lambda value: round(value, 3)))
