@@ -15,7 +15,8 @@ One layer (Sec. 5)
     merging, kernels, vocabulary, descent, ensemble    many models trained as one, and fast
     grafts, decomposition      one query's attention put into another; a logit taken apart
     measurement, training, varied, resume, snapshots    what is measured, the loop, going on after an interruption
-    recorded_runs, protocols, prediction    runs read back, other ways to ask, a rule that predicts
+    recorded_runs, tables, sensitivity    runs read back, beside the paper's tables, with a setting changed
+    exhaustive, protocols, readings, prediction    a loss without chance; other ways to ask and to stop; a rule
     layers, first_order, causes      layer by layer; predicted and realised change; what blocks reverse recall
     premises                   the premise of Thm 4.3 in a model's own query and keys
 

@@ -26,6 +26,7 @@ from torch import Tensor
 LETTERS = 26
 ALPHABET = "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "0_"
 PLACEHOLDER, MASK = 52, 53
+WAYS = ("forward", "reverse")  # in which a fact is asked
 #: clean tokens (a model's outputs), and all tokens (its inputs)
 CLEAN, TOKENS = 53, 54
 #: a causal model's first input; it never meets the mask, so the symbol is free

@@ -36,6 +36,16 @@ SAMPLES = 1500
 #: the predictors: everything but the reverse context itself, which is kept to see how far the additive rule is off
 FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "additive_margin", "additive_share",
             "right_share")
+ADDITIVE, RIGHT, STEP = "additive rule, no parameter", "*right* alone, no parameter", "the training step, fitted"
+#: rule -> the features that it is fitted on, or the one that is the prediction itself
+RULES: dict[str, str | tuple[str, ...]] = {
+    ADDITIVE: "additive_share", RIGHT: "right_share", STEP: ("log_step",),
+    "margins of the forward side, fitted": ("forward_margin", "pair_margin"),
+    "margins right of the capital, fitted": ("right_margin", "seen_margin"),
+    "all four margins, fitted": ("forward_margin", "pair_margin", "right_margin", "seen_margin"),
+    "additive margin, fitted": ("additive_margin",),
+}
+GROUPS = ("length", "encoding", "seed")
 
 
 # Features -----------------------------------------------------------------------------------------------------
@@ -174,6 +184,14 @@ class Tested:
         """Mean absolute error of predicting the mean."""
         return float(np.abs(self.baseline - self.reverse).mean())
 
+    def between(self, low: float = 5.0, high: float = 95.0) -> tuple[float, float]:
+        """Errors of the rule and of the best constant on the cells between two accuracies; nan without any."""
+        some = (self.reverse >= low) & (self.reverse <= high)
+        if not some.any():
+            return np.nan, np.nan
+        reverse = self.reverse[some]
+        return float(np.abs(self.predicted[some] - reverse).mean()), float(np.abs(reverse.mean() - reverse).mean())
+
 
 def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> Tested:
     """Leave out all cells with one value of ``by``, fit on the rest, predict them; for every value in turn.
@@ -192,6 +210,19 @@ def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] |
         tested += [(cell["reverse"], value, mean, group) for cell, value in zip(left_out, predicted, strict=True)]
     reverse, predicted_all, baseline, group_of = zip(*tested, strict=True)
     return Tested(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))
+
+
+def compared(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Tested]:
+    """Every rule of `RULES`, tested by leaving out one value of each of `GROUPS`, where there are two.
+
+    Lengths are compared under RoPE alone, the one encoding that is recorded at all of them.
+    """
+    found: dict[tuple[str, str], Tested] = {}
+    for by in GROUPS:
+        some = [each for each in cells if each["encoding"] == "rope"] if by == "length" else cells
+        if len({each[by] for each in some}) > 1:
+            found |= {(by, name): held_out(some, by, names) for name, names in RULES.items()}
+    return found
 
 
 def cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -> list[dict[str, Any]]:

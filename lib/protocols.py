@@ -2,7 +2,7 @@
 
 The paper does not say what a query shows, how an answer is chosen, or which weights are asked. `PROTOCOLS` lists the
 plausible readings; all of them are applied to the snapshots of a finished run (`lib.snapshots`), so that they can be
-compared at every measured step and under every stopping rule (`stops`).
+compared at every measured step and under every stopping rule (`lib.readings`).
 
     python -m lib.protocols results/one_layer/full_rope.json --snapshots _build/weights/rope \\
         --out results/protocols/rope.json
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from torch import Tensor
 
 from lib import letters, measurement, objectives, prediction, provenance, snapshots
 from lib.ensemble import Ensemble
-from lib.letters import LETTERS, MASK, PLACEHOLDER, Queries
+from lib.letters import LETTERS, MASK, PLACEHOLDER, WAYS, Queries
 from lib.training import append
 from lib.transformer import Settings
 
 Accuracies = dict[str, list[float]]
-WAYS = ("forward", "reverse")
 PROTOCOLS = {
     "standard": "everything but the target visible, most likely of all clean tokens, averaged weights",
     "raw": "the same with the weights themselves, not their moving average",
@@ -171,73 +170,6 @@ def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         rounded = {name: [round(value, 4) for value in each] for name, each in values.items()}
         append(curves, "steps", snapshot.step, rounded)
     return curves
-
-
-# Stopping rules -----------------------------------------------------------------------------------------------
-
-Curves = Mapping[str, Any]
-#: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
-Stop = Callable[[Curves, str, int], int | None]
-
-
-def _first_learned(curves: Curves, _: str, member: int) -> int | None:
-    learned = [point for point, value in enumerate(curves["standard_forward"][member]) if value >= 96]
-    return learned[0] if learned else None
-
-
-def _at_step(step: int) -> Stop:
-    def point(curves: Curves, _: str, member: int) -> int | None:
-        steps = curves["steps"]
-        return int(np.argmin(np.abs(np.array(steps) - step))) if steps[-1] >= step else None
-
-    return point
-
-
-#: every rule stops one member at a time; the last looks at the protocol's own answers
-STOPS: dict[str, Stop] = {
-    "the end of the run": lambda curves, _, member: len(curves["steps"]) - 1,
-    "about 1,000 steps": _at_step(1000),
-    "about 1,800 steps": _at_step(1800),
-    "first point with forward at least 96 %": _first_learned,
-    "least training loss": lambda curves, _, member: int(np.argmin(curves["loss"][member])),
-    "best reverse accuracy (looks at the answer)":
-        lambda curves, protocol, member: int(np.argmax(curves[f"{protocol}_reverse"][member])),
-}
-
-
-def stopped(curves: Curves, rule: str, protocol: str = "standard") -> Float[np.ndarray, "members 2"] | None:
-    """Forward and reverse accuracy of each member where a rule stops it; None if one is never stopped."""
-    points = [STOPS[rule](curves, protocol, member) for member in range(len(curves["standard_forward"]))]
-    if any(point is None for point in points):
-        return None
-    return np.array([[float(curves[f"{protocol}_{way}"][member][point]) for way in WAYS]
-                     for member, point in enumerate(points)])
-
-
-def nearest(
-    curves: Curves, wanted: float, protocol: str = "standard", learned: float = 90.0
-) -> Float[np.ndarray, "members 2"] | None:
-    """Forward and reverse accuracy of each member at the measured step whose reverse accuracy is nearest to ``wanted``.
-
-    No rule that stops all members at one measured step can come nearer. Only steps count at which the protocol's own
-    forward accuracy is at least ``learned`` percent (both accuracies are means over members); None if there is none.
-    """
-    both = np.array([curves[f"{protocol}_{way}"] for way in WAYS], dtype=float)
-    forward, reverse = both.mean(1)
-    away = np.where(forward >= learned, np.abs(reverse - wanted), np.inf)
-    return None if np.isinf(away).all() else both[:, :, away.argmin()].T
-
-
-def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float]:
-    """Least and greatest mean reverse accuracy that any stopping rule can give, one that sees all the answers included.
-
-    Each member may stop for itself, at a measured step at which its own forward accuracy is at least ``learned``
-    percent; one that never gets there, anywhere.
-    """
-    forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in WAYS)
-    open_to = (forward >= learned) | (forward < learned).all(1, keepdims=True)
-    least, greatest = np.where(open_to, reverse, np.inf).min(1), np.where(open_to, reverse, -np.inf).max(1)
-    return float(least.mean()), float(greatest.mean())
 
 
 # Command line -------------------------------------------------------------------------------------------------

@@ -51,6 +51,12 @@ def recorded(experiment: str, folder: Path = provenance.RECORDED) -> list[Result
     return list(provenance.results(experiment, folder))
 
 
+def longest(results: Iterable[Result]) -> list[Result]:
+    """Of runs that differ in their steps alone, the longest: a shorter one is its beginning."""
+    by_steps = sorted(results, key=lambda result: result["parameters"]["steps"])
+    return list({tuple(sorted((result["parameters"] | {"steps": 0}).items())): result for result in by_steps}.values())
+
+
 def this_build(file: str, seeds: Sequence[int], steps: int, profile: str, **wanted: Any) -> Result:
     """The run of the build at hand with these parameters; a run of its own length serves where none has ``steps``.
 

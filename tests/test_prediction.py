@@ -1,5 +1,7 @@
 """The rule on synthetic cells whose law is known, and its contexts against single questions."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,26 @@ def test_features_are_margins_of_the_plain_model():
     assert found["additive_share"][1] == pytest.approx(100 * (additive > 0).mean(), abs=1e-4)
     assert found["right_share"][1] == pytest.approx(100 * (np.array(margins["right"]) > 0).mean(), abs=1e-4)
     assert len({found[name][1] for name in ("additive_share", "right_share")}) == 2
+
+
+def test_every_rule_is_compared_and_hard_cells_are_judged_apart():
+    draw = np.random.default_rng(0)
+    features = lambda: {name: float(draw.normal()) for name in (*prediction.FEATURES, "log_step")}
+    made = [{"seed": seed, "encoding": kind, "length": size, "reverse": float(100 * draw.random()), **features()}
+            for seed, kind, size in itertools.product(range(3), ("rope", "t5"), (10, 20))]
+    for each in made:
+        each["additive_share"] = each["reverse"] + 2
+    found = prediction.compared(made)
+    assert set(found) == set(itertools.product(prediction.GROUPS, prediction.RULES))
+    exact = found["seed", prediction.ADDITIVE]
+    assert exact.error == pytest.approx(2) and len(exact.reverse) == 12
+    assert len(found["length", prediction.ADDITIVE].reverse) == 6  # under RoPE alone
+    short = [each for each in made if each["length"] == 10]
+    assert {by for by, _ in prediction.compared(short)} == {"encoding", "seed"}
+    some = [each["reverse"] for each in made if 30 <= each["reverse"] <= 60]
+    rule, constant = exact.between(30.0, 60.0)
+    assert rule == pytest.approx(2) and constant == pytest.approx(np.abs(np.array(some) - np.mean(some)).mean())
+    assert np.isnan(exact.between(101.0, 102.0)).all()
 
 
 def test_cells_are_points_where_forward_is_learned():

@@ -113,3 +113,8 @@ def test_the_level_for_ten_seeds_a_side_agrees_with_scipy():
     split = stats.permutation_test((high + 0.5, low), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True,
                                    n_resamples=20_000, random_state=1)
     assert runs.effect(low, high + 0.5).p == pytest.approx(split.pvalue, abs=0.02)
+
+
+def test_of_runs_that_differ_in_steps_alone_the_longest_stays():
+    short, long, other = result(steps=10), result(steps=600), result(steps=10, length=20)
+    assert runs.longest([long, other, short]) == [long, other] or runs.longest([long, other, short]) == [other, long]
