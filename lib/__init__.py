@@ -18,6 +18,7 @@ One layer (Sec. 5)
     recorded_runs, tables, sensitivity    runs read back, beside the paper's tables, with a setting changed
     exhaustive, protocols, readings, prediction    a loss without chance; other ways to ask and to stop; a rule
     layers, first_order, causes      layer by layer; predicted and realised change; what blocks reverse recall
+    shelf, intervened, drawn    runs compared at one step; what those of `causes` say; their pictures
     premises                   the premise of Thm 4.3 in a model's own query and keys
 
 Language models (Sec. 6)
