@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lib import recorded_runs as runs
+from lib import shelf
 from lib.letters import WAYS
 from lib.recorded_runs import Result
 
@@ -86,8 +87,7 @@ class Record:
 
     def together(self, size: int, *names: str) -> list[Float[np.ndarray, " seeds"]]:
         """Reverse accuracy of models where all have trained equally long: at the last step that all runs reach."""
-        step = min(self.full[size, name]["parameters"]["steps"] for name in names)
-        return [runs.at_step(self.full[size, name], "reverse_accuracy", step) for name in names]
+        return shelf.together("reverse_accuracy", *(self.full[size, name] for name in names))
 
     def ordered(self, size: int, names: Sequence[str]) -> bool:
         """Each model's reverse accuracy lies below the next one's by more than either spread; forward is learned."""
