@@ -8,6 +8,7 @@ units of the record: accuracies and shares of queries in percent, margins and ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -129,10 +130,17 @@ def changes(run: Result, step: str, kind: str) -> Float[np.ndarray, " watched"]:
     return np.array(run["curves"][f"first_order_{step}_{kind}"], dtype=float).ravel()
 
 
-def slope_and_correlation(run: Result, predicted: str, realised: str) -> tuple[float, float]:
-    """Least-squares slope through zero, and correlation, of the changes realised on those predicted (for any step)."""
+class Line(NamedTuple):
+    """Realised on predicted changes."""
+
+    slope: float  # least squares, through zero
+    correlation: float
+
+
+def line_through(run: Result, predicted: str, realised: str) -> Line:
+    """The line of the changes that one kind of step realised on those predicted for a kind of step."""
     expected, found = changes(run, predicted, "predicted"), changes(run, realised, "realised")
-    return float(expected @ found / (expected @ expected)), float(np.corrcoef(expected, found)[0, 1])
+    return Line(float(expected @ found / (expected @ expected)), float(np.corrcoef(expected, found)[0, 1]))
 
 
 def falling(run: Result, step: str) -> float:

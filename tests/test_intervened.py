@@ -93,8 +93,8 @@ def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
                          "first_order_sgd_predicted": (-predicted).tolist(),
                          "first_order_sgd_realised": [[-1, -1, 1], [0, -1, 1]]})
     assert read.changes(run, "adamw", "predicted").tolist() == [1, -2, 3, -1, 0.5, 2]
-    assert read.slope_and_correlation(run, "adamw", "adamw") == pytest.approx((1.5, 1))
-    assert read.slope_and_correlation(run, "sgd", "adamw") == pytest.approx((-1.5, -1))
+    assert read.line_through(run, "adamw", "adamw") == pytest.approx((1.5, 1))
+    assert read.line_through(run, "sgd", "adamw") == pytest.approx((-1.5, -1))
     assert read.falling(run, "sgd") == 50 and read.falling(run, "adamw") == pytest.approx(100 / 3)
 
 

@@ -43,8 +43,10 @@ def test_shelves_are_joined_and_asked_in_turn():
     short, long = result(), result(steps=4000)
     one, two = stocked(short), Shelf((long, result(encoding="learned")), {"length": 20})
     assert (one + two).find() is long and (one + two).shared == one.shared
-    assert shelf.first((one, two)) is short and shelf.first((one,), encoding="learned") is None
-    assert shelf.first((one, stocked(*two.runs)), encoding="learned") is two.runs[1]
+    assert shelf.first((one,), encoding="learned") is None
+    other = stocked(*two.runs)
+    assert shelf.first((one, other), encoding="learned") is two.runs[1]
+    assert shelf.first((one, other)) is short and shelf.first((other, one)) is long
 
 
 def test_interventions_come_all_or_not_at_all():
@@ -67,7 +69,7 @@ def test_runs_that_have_parameters_whatever_the_others_are():
     wide, deep, old = result(width=32), result(depth=2), result()
     del old["parameters"]["depth"]
     assert shelf.having([wide, deep, old], depth=STANDARD["depth"]) == [wide, old]
-    assert shelf.having([wide, deep], depth=2, width=64) == [deep]
+    assert shelf.having([wide, deep, result(depth=2, width=32)], depth=2, width=64) == [deep]
 
 
 def test_runs_of_several_lengths_meet_at_a_step_that_all_reached():
