@@ -4,9 +4,9 @@
         --out results/one_layer/rope.json
 
 makes ``rope.json`` and, with one setting changed at a time, ``rope_learning_rate_0.0003.json`` and so on. All other
-options are those of `lib.training`, and each result is what that would record, but for rounding: what is to be learned
-from a table of settings is there after one run, which a GPU does in little more time than one of its parts. Whatever
-shapes a model or a batch cannot differ within an ensemble and is refused.
+options are those of `lib.training`, and each result is what that would record, but for rounding and for what dropout
+draws. On a GPU, where one small model leaves most of the device idle, a table of settings so takes little longer than
+one of its rows. Whatever shapes a model or a batch cannot differ within an ensemble and is refused.
 """
 
 from __future__ import annotations
