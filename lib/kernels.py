@@ -308,3 +308,40 @@ def retrieve_backward(
                 token = tokens[sees, j]
                 slope = weights[row, head, j] * (found[token * places + j * step] - level)
                 g_scores[head, grid[at, j] + stride * token] += slope
+
+
+# Optimiser ----------------------------------------------------------------------------------------------------
+
+
+@compiled("reassoc")
+def squared(g: Float[np.ndarray, " parameters"]) -> np.float32:
+    """The squared norm."""
+    total = _F(0)
+    for one in range(len(g)):
+        total += g[one] * g[one]
+    return total
+
+
+@compiled()
+def adamw(
+    weights: Float[np.ndarray, " parameters"], g: Float[np.ndarray, " parameters"],
+    first: Float[np.ndarray, " parameters"], second: Float[np.ndarray, " parameters"],
+    average: Float[np.ndarray, " parameters"], matrices: Float[np.ndarray, " parameters"],
+    count: int, rate: float, decay: float, clip: float, beta1: float, beta2: float, tiny: float, moved: float,
+) -> None:
+    """One step of AdamW for one member, its gradient clipped to the norm ``clip``; then the moving average's.
+
+    :param matrices: 1 where ``decay`` acts, else 0
+    :param count: of this step, from 1
+    :param moved: part of the way that the average goes to the weights
+    """
+    b1, b2, to_average, least = _F(beta1), _F(beta2), _F(moved), _F(tiny)
+    scale = _F(min(1.0, clip / (np.sqrt(squared(g)) + 1e-7)))
+    step, root, shrink = _F(rate / (1 - beta1**count)), _F(np.sqrt(1 - beta2**count)), _F(rate * decay)
+    for one in range(len(weights)):
+        slope = scale * g[one]
+        m = first[one] + (_ONE - b1) * (slope - first[one])
+        v = b2 * second[one] + (_ONE - b2) * slope * slope
+        w = weights[one] * (_ONE - shrink * matrices[one]) - step * m / (np.sqrt(v) / root + least)
+        first[one], second[one], weights[one] = m, v, w
+        average[one] += to_average * (w - average[one])

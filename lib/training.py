@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import arguments, interventions, letters, measurement, objectives, provenance, resume, snapshots
+from lib import arguments, interventions, kernels, letters, measurement, objectives, provenance, resume, snapshots
 from lib.encodings import ENCODINGS
 from lib.ensemble import Ensemble
 from lib.transformer import VALUES, Settings
@@ -101,6 +101,7 @@ class Trainer:
         self._ahead: dict[int, list[Any]] = {}
         self._matrices = torch.tensor(matrix).float()
         self._own = [*zip(*(tensor.split(len(seeds)) for tensor in self.tensors().values()), strict=True)]
+        self._update = self._here if self.ensemble.flat.device.type == "cpu" else self._elsewhere
 
     def _check(self, settings: Settings, seeds: Sequence[int]) -> None:
         for recipe in self.recipes:
@@ -172,20 +173,31 @@ class Trainer:
         self.step += 1
         return losses
 
+    def _rates(self, recipe: Recipe) -> tuple[float, float]:
+        """The step's learning rate, and the part of the way that the average goes to the weights."""
+        count = self.step + 1  # the average catches up quickly at first, as RADD's does
+        return recipe.learning_rate * min(1.0, count / recipe.warmup), 1 - min(recipe.ema, count / (9 + count))
+
+    def _here(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
+        """AdamW, recipe by recipe, in one pass over each member."""
+        for recipe, slopes, held in zip(self.recipes, gradients, self._own, strict=True):
+            rate, moved = self._rates(recipe)
+            for slope, weights, first, second, average in zip(slopes, *held, strict=True):
+                kernels.adamw(*(part.numpy() for part in (weights, slope, first, second, average, self._matrices)),
+                              self.step + 1, rate, recipe.weight_decay, recipe.clip, *BETAS, TINY, moved)
+
     @torch.inference_mode()
-    def _update(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
-        """AdamW, recipe by recipe."""
-        count = self.step + 1
+    def _elsewhere(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
+        """The same by torch's own passes."""
         for recipe, slope, (weights, first, second, average) in zip(self.recipes, gradients, self._own, strict=True):
+            rate, moved = self._rates(recipe)
             slope.renorm_(2, 0, recipe.clip)  # clips each member's norm
-            rate = recipe.learning_rate * min(1.0, count / recipe.warmup)
             if recipe.weight_decay:
                 weights.mul_(1 - rate * recipe.weight_decay * self._matrices)
             torch._fused_adamw_(  # torch.optim.AdamW's own single pass, without its bookkeeping
-                [weights], [slope], [first], [second], [], [self._count.fill_(count)], lr=rate,
+                [weights], [slope], [first], [second], [], [self._count.fill_(self.step + 1)], lr=rate,
                 beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=TINY, amsgrad=False, maximize=False)
-            # the average catches up quickly at first, as RADD's does
-            average.lerp_(weights, 1 - min(recipe.ema, count / (9 + count)))
+            average.lerp_(weights, moved)
 
     def averaged(self) -> Ensemble:
         """The models that get measured: the moving average of the weights."""

@@ -50,6 +50,18 @@ def test_one_member_follows_torchs_adamw():
         assert torch.allclose(found[0], torch.cat([weight.detach().reshape(-1) for weight in expected]), atol=1e-5)
 
 
+@pytest.mark.parametrize("recipe", [{}, {"weight_decay": 0.3, "clip": 0.05, "ema": 0.5}], ids=str)
+def test_both_ways_to_update_agree(recipe):
+    """The one of this machine's processor and the one of every other device."""
+    here, there = trainer((0, 1), **recipe), trainer((0, 1), **recipe)
+    there._update = there._elsewhere
+    for _ in range(6):
+        here.advance()
+        there.advance()
+    for name, tensor in here.tensors().items():
+        assert torch.allclose(tensor, there.tensors()[name], atol=1e-6, rtol=1e-4), name
+
+
 def test_a_seed_trains_alike_alone_and_in_company():
     alone, company = trainer((1,)), trainer((0, 1, 2))
     for _ in range(5):
