@@ -12,7 +12,7 @@ One layer (Sec. 5)
     letters                    the task
     transformer                the model, plain
     objectives, interventions  masked diffusion, fixed rate, autoregressive; questions changed on purpose
-    merging, kernels, vocabulary, descent, ensemble    many models trained as one, and fast
+    merging, kernels, vocabulary, descent, one_head, ensemble    many models trained as one, and fast
     grafts, decomposition      one query's attention put into another; a logit taken apart
     measurement, training, varied, resume, snapshots    what is measured, the loop, going on after an interruption
     recorded_runs, tables, sensitivity    runs read back, beside the paper's tables, with a setting changed

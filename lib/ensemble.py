@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from lib import descent, letters, objectives
+from lib import descent, letters, objectives, one_head
 from lib.encodings import encoding
 from lib.kernels import gelu
 from lib.merging import Merged, merge, merge_steps
@@ -271,11 +271,12 @@ class _WrittenOut:
         settings, self.gradient = ensemble.settings, torch.zeros_like(ensemble.flat)
         views = lambda flat: {name: flat[..., part].view(*flat.shape[:-1], *shape)
                               for name, part, shape in ensemble.layout()}
-        self.slopes = views(self.gradient)
-        self.vocabulary = Vocabulary(settings, views(ensemble.flat))
+        members = [(views(one), views(slopes)) for one, slopes in zip(ensemble.flat, self.gradient, strict=True)]
         attention, buffers = descent.Attention(settings), descent.Buffers(settings)
-        self.members = [descent.Descent(views(weights), views(slopes), attention, buffers)
-                        for weights, slopes in zip(ensemble.flat, self.gradient, strict=True)]
+        self.members = [descent.Descent(*each, attention, buffers) for each in members]
+        common = one_head.serves(settings, ensemble.weights)
+        self.apart = [one_head.OneHead(settings, *each) for each in members] if common else None
+        self.slopes, self.vocabulary = views(self.gradient), Vocabulary(settings, views(ensemble.flat))
         self.in_tables = Tables(*(torch.empty_like(table) for table in self.vocabulary.forward()))
         self.in_own = [Tables(*own) for own in zip(*self.in_tables, strict=True)]  # by member
 
@@ -285,8 +286,16 @@ class _WrittenOut:
 
     @torch.inference_mode()  # less to keep account of in every operation
     def _losses(self, asked: Sequence[Merged]) -> list[float]:
+        if self.apart is not None:
+            return [self._alone(*each) for each in zip(self.members, asked, self.apart, self.in_own, strict=True)]
         own = zip(*self.vocabulary.forward(), strict=True)
         losses = [member(one, Tables(*tables), g) for member, one, tables, g
                   in zip(self.members, asked, own, self.in_own, strict=True)]
         self.vocabulary.backward(self.in_tables, self.slopes)
         return losses
+
+    def _alone(self, member: descent.Descent, asked: Merged, vocabulary: one_head.OneHead, g: Tables) -> float:
+        """One member whose tables are its own affair."""
+        loss = member(asked, vocabulary.forward(), g)
+        vocabulary.backward(g)
+        return loss

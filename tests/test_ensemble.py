@@ -15,6 +15,7 @@ torch.set_num_threads(1)
 
 CASES = [
     {"encoding": "rope"}, {"encoding": "rope", "heads": 2}, {"encoding": "alibi_directional", "heads": 4},
+    {"encoding": "alibi"}, {"encoding": "alibi_directional"}, {"encoding": "none"}, {"encoding": "t5"},
     {"encoding": "learned", "heads": 2}, {"encoding": "sinusoidal"}, {"encoding": "t5", "heads": 2},
     {"encoding": "none", "mlp": False, "norm": False}, {"encoding": "learned", "norm": False},
     {"encoding": "rope", "depth": 2}, {"encoding": "t5", "depth": 2}, {"encoding": "learned", "causal": True},
@@ -87,6 +88,21 @@ def test_loss_and_gradient_of_a_step_are_the_plain_models(settings, members):
         for name, columns, _ in made.layout():  # weight by weight, where a small one could hide
             off = (gradient[index, columns] - expected[columns]).norm()
             assert off < 1e-4 * expected[columns].norm() + 1e-6 * expected.norm(), name
+
+
+def test_the_common_case_has_tables_of_its_own():
+    """Those of the general way, which serves every other case."""
+    for settings, common in (({"encoding": "rope"}, True), ({"encoding": "alibi"}, True), ({"encoding": "t5"}, False),
+                             ({"encoding": "learned"}, False), ({"heads": 2}, False), ({"values": "laden"}, False),
+                             ({"norm": False}, False)):
+        made = ensemble(**settings)
+        made.descend(asked(made.settings), 30)
+        own = made._own_descent
+        assert (own.apart is not None) == common, settings
+        if own.apart is not None:
+            general = zip(*own.vocabulary.forward(), strict=True)
+            for one, tables in zip(own.apart, general, strict=True):
+                assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.forward(), tables, strict=True))
 
 
 def test_a_step_with_dropout_differs_from_one_without():
