@@ -10,16 +10,12 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lib import kernels
-from lib.descent import Shared
+from lib.descent import Norm, Shared, Weights
 from lib.encodings import encoding
 from lib.letters import MASK, TOKENS
 from lib.transformer import Settings
 from lib.vocabulary import ATTENTION, BLOCK, Tables
-
-Weights = dict[str, Tensor]
 
 
 def serves(settings: Settings, weights: Weights) -> bool:
@@ -45,8 +41,7 @@ class OneHead:
         self.query, self.key, self.value, self.output = (weights[name] for name in names)
         self.g_query, self.g_key, self.g_value, self.g_output = (g[name] for name in names)
         self.embedding, self.g_embedding = (Shared.of(part["embedding"]) for part in (weights, g))
-        self.norm, self.g_norm = (part[f"{BLOCK}.norm1.weight"].numpy() for part in (weights, g))
-        self.statistics = np.empty((2, TOKENS), np.float32)
+        self.norm = Norm(weights[f"{BLOCK}.norm1.weight"], g[f"{BLOCK}.norm1.weight"])
         self.seen, self.g_seen = (Shared.of(torch.empty(TOKENS, width)) for _ in "sg")
         self.values, self.g_values, self.stored = (torch.empty(TOKENS, width) for _ in range(3))
         self.asked, self.g_asked, self.g_met = (torch.empty(offsets, width) for _ in range(3))
@@ -57,8 +52,7 @@ class OneHead:
 
     def forward(self) -> Tables:
         """The tables; keeps what `backward` needs."""
-        seen = self.seen.tensor
-        kernels.norm_forward(self.embedding.array, self.norm, self.seen.array, *self.statistics)
+        seen = self.norm.forward(self.embedding, self.seen).tensor
         asking = torch.mm(seen[self.masks], self.query.T).mul_(self.scale)
         self.met = self.encoding.met(asking[None])[0]
         torch.mm(self.met, self.key, out=self.asked)  # W_K applied to queries
@@ -85,5 +79,4 @@ class OneHead:
         torch.mm(self.g_values.T, seen, out=self.g_value)
         g_seen.addmm_(self.g_values, self.value)
         self.g_embedding.tensor.zero_()[self.masks] = g.stream
-        kernels.norm_backward(self.g_seen.array, self.embedding.array, self.norm, *self.statistics,
-                              self.g_embedding.array, self.g_norm, np.empty(seen.shape[1], np.float32))
+        self.norm.backward(self.g_seen, self.g_embedding, np.empty(seen.shape[1], np.float32))

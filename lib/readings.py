@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from lib.letters import WAYS
 from lib.protocols import PROTOCOLS
+from lib.training import of_members
 
 Curves = Mapping[str, Any]
 #: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
@@ -129,8 +130,7 @@ def lacking(read: Read, wanted: Column) -> dict[str, float]:
 
 def some_seeds(read: Read, some: slice) -> dict[int, Curves]:
     """The curves of some of the seeds."""
-    return {size: {name: values if name == "steps" else values[some] for name, values in curves.items()}
-            for size, curves in read.items()}
+    return {size: of_members(curves, some) for size, curves in read.items()}
 
 
 class Best(NamedTuple):

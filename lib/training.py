@@ -321,6 +321,11 @@ def append(curves: Curves, axis: str, step: int, values: Mapping[str, Sequence[f
             run.append(value)
 
 
+def of_members(curves: Mapping[str, Any], some: slice) -> Curves:
+    """The curves of some of the members."""
+    return {name: runs if name == "steps" else runs[some] for name, runs in curves.items()}
+
+
 class _Progress:
     """A bar on a terminal; elsewhere one line a measurement."""
 

@@ -21,7 +21,7 @@ import torch
 from lib import provenance, training
 from lib.arguments import json_file
 from lib.ensemble import Ensemble
-from lib.training import SHARED_FIELDS, Curves, Recipe, Trainer
+from lib.training import SHARED_FIELDS, Recipe, Trainer
 from lib.transformer import Settings
 
 #: what may differ between recipes that train side by side
@@ -73,14 +73,9 @@ def experiments(
     for index, (out, each) in enumerate(parameters.items()):
         own = trainer.members(index)
         before, after = (Ensemble(settings, ensemble.flat[own]) for ensemble in (start, end))
-        results.append(training.recorded(out, each, seeds, _of(own, curves), before, after, run))
+        results.append(training.recorded(out, each, seeds, training.of_members(curves, own), before, after, run))
     checkpoint.unlink(missing_ok=True)
     return results
-
-
-def _of(own: slice, curves: Curves) -> Curves:
-    """The curves of some members."""
-    return {name: runs if name == "steps" else runs[own] for name, runs in curves.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
