@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lib.recorded_runs import Result, cell, final
+from lib.recorded_runs import Result, cell, final, wrong_as_placeholder
 
 #: part of a margin over the placeholder -> the recorded parts that it sums
 PARTS = {"evidence": ("evidence",), "placeholders": ("placeholders",), "mlp": ("mlp",), "rest": ("mask", "residual")}
@@ -54,7 +54,7 @@ def erring(runs: Iterable[Result], below: float) -> list[Result]:
 
 def placeholder_share(run: Result, point: int = -1) -> float:
     """The placeholder's share of the reverse errors at a measured point, mean over the seeds that err."""
-    return float(np.nanmean(final(run, "placeholder_share", point)))
+    return float(wrong_as_placeholder(run, point).mean())
 
 
 # Pieces put in ----------------------------------------------------------------------------------------------------

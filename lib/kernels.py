@@ -235,6 +235,16 @@ def attention_weights(
 
 
 @compiled()
+def gather(
+    tokens: Int[np.ndarray, "sequences length"], sees: int, weights: Float[np.ndarray, "rows heads length"], row: int,
+    head: int, places: int, mass: Float[np.ndarray, " entries"],
+) -> None:
+    """Adds to ``mass`` what a row puts on each stored entry: one for a token in several places if ``places`` is 1."""
+    for j in range(weights.shape[2]):
+        mass[tokens[sees, j] * places + j * np.int64(places > 1)] += weights[row, head, j]
+
+
+@compiled()
 def retrieve(
     tokens: Int[np.ndarray, "sequences length"], sequence: Int[np.ndarray, " rows"],
     position: Int[np.ndarray, " rows"], weights: Float[np.ndarray, "rows heads length"],
@@ -255,8 +265,7 @@ def retrieve(
         for d in range(width):
             x[row, d] = stream[at, d]
         for head in range(heads):
-            for j in range(length):
-                mass[tokens[sees, j] * places + j * step] += weights[row, head, j]
+            gather(tokens, sees, weights, row, head, places, mass)
             for j in range(length):
                 entry = tokens[sees, j] * places + j * step
                 share = mass[entry]
@@ -290,8 +299,7 @@ def retrieve_backward(
             g_stream[moved * at, d] += g[row, d]
         for head in range(heads):
             level = _F(0)
-            for j in range(length):
-                mass[tokens[sees, j] * places + j * step] += weights[row, head, j]
+            gather(tokens, sees, weights, row, head, places, mass)
             for j in range(length):
                 entry = tokens[sees, j] * places + j * step
                 share = mass[entry]

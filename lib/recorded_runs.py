@@ -68,15 +68,27 @@ def this_build(file: str, seeds: Sequence[int], steps: int, profile: str, **want
     exact = [result for result in found if result["parameters"]["steps"] == steps]
     if not found or (not exact and profile == "quick"):
         out = provenance.results_folder() / "one_layer" / file
-        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in (wanted | {"steps": steps}).items())
-        raise FileNotFoundError(f"{out}: no run with these parameters. Make it with: python -m lib.training {words} "
-                                f"--seeds {' '.join(map(str, seeds))} --profile {profile} --out {out}")
+        asked = {**wanted, "steps": steps, "profile": profile}
+        raise FileNotFoundError(f"{out}: no run with these parameters. Make it with: "
+                                + command("lib.training", asked, seeds, out))
     return (exact or found)[0]
+
+
+def command(module: str, given: Mapping[str, Any], seeds: Sequence[int], out: Path) -> str:
+    """The command line that makes a run."""
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+    return f"python -m {module} {options} --seeds {' '.join(map(str, seeds))} --out {out}"
 
 
 def final(result: Result, name: str, point: int = -1) -> Float[np.ndarray, " seeds"]:
     """One value a seed at the end of a run, or at another measured point."""
     return np.array([curve[point] for curve in result["curves"][name]], dtype=float)
+
+
+def wrong_as_placeholder(result: Result, point: int = -1) -> Float[np.ndarray, " erring"]:
+    """The placeholder's share of the reverse errors, percent, of the seeds that err at all."""
+    shares = final(result, "placeholder_share", point)
+    return shares[~np.isnan(shares)]
 
 
 def at_step(result: Result, name: str, step: int) -> Float[np.ndarray, " seeds"]:
@@ -148,9 +160,10 @@ def cell(values: Values, digits: int = 1) -> str:
     array = np.asarray(values, dtype=float)
     if np.isnan(array).all():
         return "–"
-    low, high = np.nanmin(array), np.nanmax(array)
-    between = "–" if low >= 0 else " to "
-    return f"{np.nanmean(array):.{digits}f} ({low:.{max(digits - 1, 0)}f}{between}{high:.{max(digits - 1, 0)}f})"
+    coarse = max(digits - 1, 0)
+    rounded = lambda value, places: f"{round(float(value), places) + 0.0:.{places}f}"  # + 0.0: no -0.00
+    low, high = rounded(np.nanmin(array), coarse), rounded(np.nanmax(array), coarse)
+    return f"{rounded(np.nanmean(array), digits)} ({low}{' to ' if low.startswith('-') else '–'}{high})"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

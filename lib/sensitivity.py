@@ -13,10 +13,8 @@ from lib.letters import WAYS
 from lib.recorded_runs import Result
 from lib.tables import TABLE_1, TABLE_2
 
-#: setting -> the values that are tried beside the standard one
-VARIED: dict[str, tuple[float, ...]] = {
-    "width": (32, 128), "learning_rate": (0.0003, 0.003), "batch": (60, 240), "dropout": (0.1,),
-    "weight_decay": (0.1,), "ema": (0.0, 0.999)}
+#: settings of the recipe; whatever value a run was recorded with is shown
+VARIED = ("width", "learning_rate", "batch", "dropout", "weight_decay", "ema")
 Place = tuple[str, int]  # encoding and length
 #: the reverse values that the paper prints, from Table 1 under RoPE, from Table 2 under learned positions
 COLUMN: dict[Place, float] = {
@@ -36,8 +34,11 @@ class Changed(NamedTuple):
 def at(results: Sequence[Result], place: Place) -> Changed | None:
     """What is recorded at an encoding and length; None where no changed run or no standard one is."""
     kept = lambda **changed: runs.matching(results, encoding=place[0], length=place[1], profile="full", **changed)
-    found = {f"{name.replace('_', ' ')} {value:g}": some[0] for name, values in VARIED.items() for value in values
-             if (some := kept(**{name: value}))}
+    found: dict[str, Result] = {}
+    for name in VARIED:
+        tried = [run for run in kept(**{name: None}) if run["parameters"][name] != runs.STANDARD[name]]
+        for run in sorted(tried, key=lambda run: run["parameters"][name]):
+            found.setdefault(f"{name.replace('_', ' ')} {run['parameters'][name]:g}", run)
     last = max((run["parameters"]["steps"] for run in found.values()), default=0)
     standard = [run for run in kept() if run["parameters"]["steps"] >= last]
     if not found or not standard:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lib.recorded_runs import STANDARD, Result, at_step, band, final, inside, matching
+from lib.recorded_runs import STANDARD, Result, at_step, band, command, final, inside, matching
 
 Pairs = Mapping[str, tuple[Result, Result]]  # name -> a run of this build and the recorded one it should begin
 
@@ -68,11 +68,9 @@ class Shelf:
         :raises FileNotFoundError: if `find` has none; the message is the command that makes it
         """
         if self.find(**what) is None:
-            asked = {**self.shared, **what, **given}
-            words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asked.items())
             raise FileNotFoundError(
                 f"{out.parent}: no runs with these parameters. `make book` makes them; one of them: "
-                f"python -m lib.causes {words} --seeds {' '.join(map(str, seeds))} --out {out}")
+                + command("lib.causes", {**self.shared, **what, **given}, seeds, out))
 
 
 def first(shelves: Iterable[Shelf], **what: Any) -> Result | None:

@@ -126,11 +126,6 @@ class Record:
                 for (size, name), run in self.full.items() for way in WAYS]
 
 
-def wrong_as_placeholder(run: Result) -> list[float]:
-    """Share of reverse errors that are the placeholder, percent, of the seeds that err at all."""
-    return [value for value in run["metrics"]["placeholder_share"] if value is not None]
-
-
 def _placeholders(run: Result) -> str:
-    shares = wrong_as_placeholder(run)
-    return f"{np.mean(shares):.1f}" if shares else "no errors"
+    shares = runs.wrong_as_placeholder(run)
+    return f"{shares.mean():.1f}" if len(shares) else "no errors"

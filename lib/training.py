@@ -331,16 +331,16 @@ class _Progress:
 
     def __init__(self, trainer: Trainer, bar: tqdm) -> None:
         self.trainer, self.bar = trainer, bar
-        self.loss = float("nan")
+        self.loss = ""  # before the first step there is none
 
     def count(self, losses: Tensor | None) -> None:
         if losses is not None:
-            self.loss = float(losses.mean())
+            self.loss = f"loss {float(losses.mean()):.3f}, "
         self.bar.update()
 
     def show(self, curves: Curves) -> None:
         means = [np.mean([run[-1] for run in curves[f"{way}_accuracy"]]) for way in ("forward", "reverse")]
-        text = f"loss {self.loss:.3f}, forward {means[0]:.1f} %, reverse {means[1]:.1f} %"
+        text = f"{self.loss}forward {means[0]:.1f} %, reverse {means[1]:.1f} %"
         self.bar.set_postfix_str(text)
         if self.bar.disable:
             recipe = self.trainer.recipe

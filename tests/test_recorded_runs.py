@@ -52,6 +52,7 @@ def test_inside_a_widened_band():
 def test_cells_and_tables():
     assert runs.cell([1, 2, 6]) == "3.0 (1–6)" and runs.cell([np.nan]) == "–"
     assert runs.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)" and runs.cell([-2, 1]) == "-0.5 (-2 to 1)"
+    assert runs.cell([-0.02, 0.018], 2) == "0.00 (0.0–0.0)"  # not -0.00
     assert runs.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
     with pytest.raises(ValueError, match="needs 2 cells"):
         runs.markdown(["a", "b"], [[1]])
@@ -61,7 +62,7 @@ def test_cells_and_tables():
 def test_the_run_of_this_build(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(runs.provenance, "load", lambda path: json.loads(path.read_text()))
-    with pytest.raises(FileNotFoundError, match="--encoding rope --length 10 --steps 1000 --seeds 0 1 --profile quick"):
+    with pytest.raises(FileNotFoundError, match="--length 10 --steps 1000 --profile quick --seeds 0 1 --out"):
         runs.this_build("quick_rope.json", [0, 1], 1000, "quick", encoding="rope", length=10)
     (tmp_path / "one_layer").mkdir()
     for name, profile, steps in (("a", "quick", 1000), ("b", "full", 900), ("c", "quick", 500)):

@@ -27,6 +27,13 @@ def test_the_standard_recipe_is_read_at_the_changed_runs_last_step_for_the_same_
     assert found.moves == pytest.approx(160 / 3 - 30)  # between the two points at which forward is learned
 
 
+def test_every_recorded_value_of_a_setting_has_a_row_and_nothing_else_has():
+    others = [run([[0, 1, 50]] * 2, learning_rate=rate) for rate in (0.003, 0.0005)]
+    found = sensitivity.at([STANDARD, WIDE, *others, run([[0, 1, 50]] * 2, learning_rate=0.003, width=128),
+                            run([[0, 1, 50]] * 2, depth=2)], ("rope", 10))
+    assert list(found.rows) == ["standard", "width 128", "learning rate 0.0005", "learning rate 0.003"]
+
+
 def test_nothing_is_said_without_both():
     assert sensitivity.at([STANDARD], ("rope", 10)) is None and sensitivity.at([WIDE], ("rope", 10)) is None
     short = run([[0, 1, 2]] * 3, steps=(0, 5, 50), seeds=(0, 1, 2))  # ended before the changed runs did

@@ -18,7 +18,8 @@ def run(size, name, forward, reverse, steps=(0, 100, 1000), share=None, **parame
                                        (("forward", forward), ("reverse", reverse)) for rest in ("", "_lowercase")}
     given = {**kind, "length": size, "steps": steps[-1], "profile": "full", **parameters}
     return {"parameters": {**runs.STANDARD, **given},
-            "curves": curves, "seeds": list(range(len(forward))), "metrics": {"placeholder_share": share or [None]}}
+            "curves": {**curves, "placeholder_share": [[value] for value in share or [None]]},
+            "seeds": list(range(len(forward)))}
 
 
 GOOD = [[0, 90, 99], [0, 92, 98], [0, 94, 100]]
