@@ -79,7 +79,7 @@ class Check:
         paper = "" if self.paper is None else f"; paper {_short(self.paper)}"
         tolerance = "" if self.tolerance is None else f", tolerance {_short(self.tolerance)}"
         cells = [len(each) for each in self.seeds if isinstance(each, tuple)] or [len(self.seeds)]
-        seeds = f", {', '.join(map(str, cells))} seeds" if self.seeds else ""
+        seeds = f"; {', '.join(map(str, cells))} seeds" if self.seeds else ""
         return f": ours {_short(self.ours)}{spread}{paper}{tolerance}{seeds}"
 
     def _html(self) -> str:
@@ -263,7 +263,7 @@ def _plain(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+        return "; ".join(f"{key}: {_short(item)}" for key, item in value.items())
     if isinstance(value, list):
         return "[" + ", ".join(map(_short, value)) + "]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -83,13 +83,19 @@ def test_compare_over_seeds_reports_mean_and_spread():
                        tolerance=0.1, control="shifted")
 
 
+def test_named_values_are_told_apart():
+    found = claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="none",
+                          ours={"a, at 3": 1.5, "b": [1, 2]})
+    assert "ours a, at 3: 1.5; b: [1, 2]" in str(found)
+
+
 def test_compare_over_cells_of_different_seeds():
     def compare(seeds):
         return claims.compare("a", "mean", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]}, given={"c": 0},
                               broken={"c": 9}, paper=[2.0, 5.0], tolerance=0.1, seeds=seeds, control="shifted")
     found = compare([0, 1, 2])
     assert (found.holds, found.ours, found.spread) == (True, [2.0, 5.0], [1.0, math.sqrt(2)])
-    assert found.seeds == ((0, 1, 2), (0, 1)) and ", 3, 2 seeds" in str(found)
+    assert found.seeds == ((0, 1, 2), (0, 1)) and "; 3, 2 seeds" in str(found)
     with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
         compare([0, 1])
 
@@ -97,7 +103,7 @@ def test_compare_over_cells_of_different_seeds():
 def test_seeds_are_counted_by_cell_where_cells_have_different_ones():
     def seeds_of(seeds):
         found = claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="", seeds=seeds, ours=[1, 2])
-        return found.seeds, str(found).splitlines()[0].rsplit("], ")[-1]
+        return found.seeds, str(found).splitlines()[0].rsplit("]; ")[-1]
     assert seeds_of([[0, 1, 2], [0, 1]]) == (((0, 1, 2), (0, 1)), "3, 2 seeds")
     assert seeds_of([[0, 1], [0, 1]]) == ((0, 1), "2 seeds") == seeds_of([0, 1])
     assert seeds_of([])[0] == ()
