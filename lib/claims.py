@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,21 +76,21 @@ class Check:
     def _numbers(self) -> str:
         if self.paper is None and self.ours is None:
             return ""
-        spread = f" ± {_short(self.spread)}" if self.spread is not None else ""
-        paper = "" if self.paper is None else f"; paper {_short(self.paper)}"
-        tolerance = "" if self.tolerance is None else f", tolerance {_short(self.tolerance)}"
+        spread = f" ± {short(self.spread)}" if self.spread is not None else ""
+        paper = "" if self.paper is None else f"; paper {short(self.paper)}"
+        tolerance = "" if self.tolerance is None else f", tolerance {short(self.tolerance)}"
         cells = [len(each) for each in self.seeds if isinstance(each, tuple)] or [len(self.seeds)]
         seeds = f"; {', '.join(map(str, cells))} seeds" if self.seeds else ""
-        return f": ours {_short(self.ours)}{spread}{paper}{tolerance}{seeds}"
+        return f": ours {short(self.ours)}{spread}{paper}{tolerance}{seeds}"
 
     def _html(self) -> str:
         mark, word = ("✓", "holds") if self.holds else ("✗", "fails")
-        scope = f'<br><span class="check-scope">Scope: {html.escape(self.scope)}</span>' if self.scope else ""
+        scope = f'<br><span class="check-scope">Scope: {marked(self.scope)}</span>' if self.scope else ""
         return (
             f'<div class="check check-{word}"><b>{mark} {word}</b> '
             f'<a href="ledger.html#claim-{self.claim}">{self.claim}</a> '
-            f"{html.escape(self.says)}{html.escape(self._numbers())}{scope}<br>"
-            f'<span class="check-control">Control, {html.escape(self.control)}: fails, as it must.</span></div>'
+            f"{marked(self.says)}{html.escape(self._numbers())}{scope}<br>"
+            f'<span class="check-control">Control, {marked(self.control)}: fails, as it must.</span></div>'
         )
 
 
@@ -105,7 +106,7 @@ class Skip:
         text = f"not run here [{self.claim}] {self.reason}"
         return {
             "text/plain": text,
-            "text/html": f'<div class="check check-skip">○ {html.escape(text)}</div>',
+            "text/html": f'<div class="check check-skip">○ {marked(text)}</div>',
         }, record
 
 
@@ -261,12 +262,18 @@ def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
 
 
-def _short(value: Any) -> str:
+def marked(text: str) -> str:
+    """Plain words as HTML; what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def short(value: Any) -> str:
+    """A measured value in words: four digits, and each named value after its name."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_short(item)}" for key, item in value.items())
+        return "; ".join(f"{key}: {short(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return "[" + ", ".join(map(short, value)) + "]"
+    return f"{value:.{4 if abs(value) < 1e4 else 6}g}" if isinstance(value, float) else str(value)
 
 
 def _display(shown: Check | Skip) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import networkx as nx
 
-from lib.claims import STATUSES, _short
+from lib.claims import STATUSES, marked, short
 from lib.provenance import ROOT
 
 SOURCES = {
@@ -90,17 +90,17 @@ def _check(check: Mapping[str, Any]) -> str:
     where = (f"{check['chapter']}, cell {check['cell']}, {check['seconds']} s, commit {check['commit']}, "
              f"{check['device']}, profile {check['profile']}")
     if "skipped" in check:
-        return f"<li>○ {html.escape(check['skipped'])} <small>({html.escape(where)})</small></li>"
+        return f"<li>○ {marked(check['skipped'])} <small>({html.escape(where)})</small></li>"
     numbers = []
     for name in ("paper", "ours", "spread", "tolerance", "control_ours"):
         if check.get(name) is not None:
-            numbers.append(f"{name.replace('_ours', '')} {_short(check[name])}")
+            numbers.append(f"{name.replace('_ours', '')} {short(check[name])}")
     numbers += [f"seeds {list(check['seeds'])}"] if check["seeds"] else []
     return (
-        f"<li>{'✓' if check['holds'] else '✗'} {html.escape(check['says'])} <i>({check['kind']})</i>"
+        f"<li>{'✓' if check['holds'] else '✗'} {marked(check['says'])} <i>({check['kind']})</i>"
         f"{'; ' + html.escape('; '.join(numbers)) if numbers else ''}"
-        f"{'; scope: ' + html.escape(check['scope']) if check['scope'] else ''}"
-        f"<br>control, {html.escape(check['control'])}: fails<br><small>{html.escape(where)}</small></li>"
+        f"{'; scope: ' + marked(check['scope']) if check['scope'] else ''}"
+        f"<br>control, {marked(check['control'])}: fails<br><small>{html.escape(where)}</small></li>"
     )
 
 

@@ -115,10 +115,10 @@ def test_unknown_kind_of_evidence_is_refused():
 
 
 def test_the_record_travels_in_the_output():
-    found = claims.verify("a", "says <b>", positive, given={"x": 1}, broken={"x": 0}, control="c", kind="pattern")
+    found = claims.verify("a", "says <b> `a<b`", positive, given={"x": 1}, broken={"x": 0}, control="c", kind="pattern")
     data, metadata = found._repr_mimebundle_()
     assert json.loads(json.dumps(metadata))[claims.METADATA_KEY]["claim"] == "a"
-    assert "says &lt;b&gt;" in data["text/html"]
+    assert "says &lt;b&gt; <code>a&lt;b</code>" in data["text/html"]
 
 
 @pytest.mark.parametrize(("evidence", "status"), claims.STATUS_OF.items())
