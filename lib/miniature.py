@@ -56,6 +56,7 @@ class Cell:
     learning_rate: float = 5e-4
     rank: int = 16  # of the adapters, where tuning is lora
     steps: int = 1000  # of pretraining
+    causal_steps: int = 0  # before those, as an autoregressive model
     facts: int = 240  # told in pretraining
 
     def __post_init__(self) -> None:
@@ -65,12 +66,13 @@ class Cell:
             if getattr(self, field) not in accepted:
                 raise ValueError(f"{field} must be one of {', '.join(accepted)}, not {getattr(self, field)!r}")
         arguments.at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1, seed=0)
-        self.protocol()  # refuses what no fine-tuning can be, before anything is pretrained
+        self.pretraining()
+        self.protocol()  # these refuse what cannot be, before anything is pretrained
 
     def pretraining(self) -> Pretraining:
         """The run that this cell starts from."""
         return Pretraining(self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), steps=self.steps,
-                           seed=self.seed)
+                           causal_steps=self.causal_steps, seed=self.seed)
 
     def protocol(self) -> Protocol:
         """The fine-tuning, in the terms of `lib.finetuning`."""
@@ -90,7 +92,7 @@ def run(cell: Cell, work: Path = _WORK, *, checkpoint: Path | None = None, log: 
     text = miniature_world.told(split["told"], cell.orders, settings.kinds)
     tokenizer = miniature_world.tokenizer(not ARCHITECTURES[cell.architecture].causal, settings.stock)
     model, losses = pretrain(settings, text, tokenizer, checkpoint=work / f"{_digest(settings)}.safetensors",
-                             watch=_progress("pretraining", settings.steps) if log else None)
+                             watch=_progress("pretraining", settings.causal_steps + settings.steps) if log else None)
     data = getattr(split["held"], cell.dataset)
     metrics = _before(model, tokenizer, data, text)
     found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, data, cell.protocol(), watches=1,
@@ -215,7 +217,7 @@ def recorded(folder: Path | None = None, **wanted: Any) -> dict[int, Mapping[str
         raise ValueError(f"a cell has no {name!r}; it has {', '.join(standard)}")
     expected = (standard | wanted).items()
     found = {result["seeds"][0]: result for result in provenance.results("miniature", folder)
-             if all(result["parameters"].get(name) == value for name, value in expected)}
+             if all(result["parameters"].get(name, standard[name]) == value for name, value in expected)}
     return dict(sorted(found.items()))
 
 
@@ -263,7 +265,8 @@ def record(cell: Cell, out: Path, work: Path = _WORK) -> dict[str, Any]:
 
 
 def _checked(result: dict[str, Any], cell: Cell, path: Path) -> dict[str, Any]:
-    provenance.check_same(result, parameters_of(cell), f"{path}: holds")
+    whole = {**result, "parameters": parameters_of(Cell()) | result["parameters"]}  # it may be older than a parameter
+    provenance.check_same(whole, parameters_of(cell), f"{path}: holds")
     if result["seeds"] != [cell.seed]:
         raise ValueError(f"{path}: holds seeds {result['seeds']}, not {[cell.seed]}; choose another file")
     return result

@@ -39,6 +39,11 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {**CONDITIONS["adapters"], **CONDITIONS["no replay"], **CONDITIONS["response"]},
     {**CONDITIONS["one order"], **CONDITIONS["response"]},
 )
+#: Dream, begun as an autoregressive model as the published one was, and not: masked for as many steps, in all as many
+STARTS: dict[str, dict[str, Any]] = {
+    "autoregressive, then 300": {"causal_steps": 1000, "steps": 300}, "300": {"steps": 300}, "1,300": {"steps": 1300},
+    "autoregressive, then 1,000": {"causal_steps": 1000}, "1,000": {}, "2,000": {"steps": 2000},
+}
 
 
 def plan(seeds: int = 5) -> Iterator[Cell]:
@@ -48,12 +53,13 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
         yield from (Cell(name, seed=seed, **change) for change in CHANGES if change for name in ("llada", "llama"))
         yield from (Cell(name, dataset=dataset, seed=seed) for dataset in relations.DATASETS
                     if dataset != Cell.dataset for name in ARCHITECTURES)
+        yield from (Cell("dream", seed=seed, **start) for start in STARTS.values() if start)
 
 
 def file_of(cell: Cell) -> str:
     """Name of a cell's result."""
-    told = [f"{name}{value}" for name, value in (("facts", cell.facts), ("steps", cell.steps))
-            if value != getattr(Cell, name)]
+    told = [f"{word}{getattr(cell, name)}" for name, word in (("facts", "facts"), ("steps", "steps"),
+            ("causal_steps", "causal")) if getattr(cell, name) != getattr(Cell, name)]
     words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
              "replay" if cell.replay else "alone", *told, cell.seed)
     return "_".join(map(str, words)) + ".json"

@@ -8,6 +8,9 @@ Causal models predict the next token. Masked models of this size stay at chance 
 (t uniform, weight 1/t), so masking is drawn by question: in half the rows the second entity is asked for, with or
 without what follows it; in a quarter the first entity; in a quarter a uniformly drawn number of tokens anywhere. The
 cross-entropy is averaged over the tokens asked for in each row, which is weight 1/count.
+
+A masked model may begin as an autoregressive one, as Dream began: ``causal_steps`` of next-token training under a
+causal mask come first, with a learning-rate schedule of their own; AdamW's moments go on.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class Pretraining:
     width: int = 128
     layers: int = 2
     heads: int = 4
-    steps: int = 1300
+    steps: int = 1300  # as what the architecture is
+    causal_steps: int = 0  # before those, of a masked model trained as an autoregressive one
     batch: int = 48
     learning_rate: float = 2e-3
     warmup: int = 100
@@ -55,7 +59,9 @@ class Pretraining:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
         if self.orders not in miniature_world.ORDERS:
             raise ValueError(f"orders must be one of {', '.join(miniature_world.ORDERS)}, not {self.orders!r}")
-        arguments.at_least(self, facts=1, stock=1, layers=1, steps=1, batch=1, warmup=1)
+        arguments.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1)
+        if self.causal_steps and ARCHITECTURES[self.architecture].causal:
+            raise ValueError(f"causal_steps: {self.architecture} is causal throughout; give it more steps")
         if self.heads < 1 or self.width % (2 * self.heads):
             raise ValueError(f"width must be a multiple of twice the {self.heads} heads, not {self.width}")
 
@@ -126,11 +132,12 @@ def pretrain(
     run = _Run(settings, text, tokenizer)
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
-    for step in range(len(run.losses), settings.steps):
+    last = settings.causal_steps + settings.steps
+    for step in range(len(run.losses), last):
         run.advance(step)
         if watch is not None:
             watch(step, run.losses[-1])
-        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == settings.steps):
+        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == last):
             run.store(checkpoint)
     return run.model.eval(), run.losses
 
@@ -151,9 +158,10 @@ class _Run:
     def advance(self, step: int) -> None:
         """One optimiser step; every draw is a function of seed and step."""
         self.model.train()
+        self.model.config.is_causal = self._causal(step)
         chosen = np.random.default_rng([self.settings.seed, 0, step]).integers(
             len(self.sentences), size=self.settings.batch)
-        loss = self._loss(chosen.tolist(), np.random.default_rng([self.settings.seed, 1, step]))
+        loss = self._loss(step, chosen.tolist(), np.random.default_rng([self.settings.seed, 1, step]))
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         for group in self.optimiser.param_groups:
@@ -162,14 +170,19 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         self.losses.append(float(loss.detach()))
 
-    def _rate(self, step: int) -> float:
-        """Rising over the warm-up, falling over the last part of the run."""
-        left = (self.settings.steps - step) / (_COOLING * self.settings.steps)
-        return min(1.0, (step + 1) / self.settings.warmup, max(0.05, left))
+    def _causal(self, step: int) -> bool:
+        return self.mask is None or step < self.settings.causal_steps
 
-    def _loss(self, chosen: list[int], numbers: np.random.Generator) -> Tensor:
+    def _rate(self, step: int) -> float:
+        """Rising over the warm-up, falling over the last part of the run, or of either phase of it."""
+        start = self.settings.causal_steps
+        done, steps = (step, start) if step < start else (step - start, self.settings.steps)
+        left = (steps - done) / (_COOLING * steps)
+        return min(1.0, (done + 1) / self.settings.warmup, max(0.05, left))
+
+    def _loss(self, step: int, chosen: list[int], numbers: np.random.Generator) -> Tensor:
         given = finetuning.padded([self.sentences[i] for i in chosen], self.end)
-        if self.mask is None:
+        if self._causal(step):
             return finetuning.next_token_loss(self.model, given, "any")
         length = given.ids.shape[1]
         first = torch.tensor([self.first[i] + [False] * (length - len(self.first[i])) for i in chosen])

@@ -47,13 +47,15 @@ def test_the_standard_cell_is_what_the_paper_needs():
 def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
     same = [Cell(), Cell(masking="response"), Cell(tuning="lora"), Cell(replay=0.0), Cell(dataset="c2p")]
     assert len({miniature._digest(cell.pretraining()) for cell in same}) == 1
-    other = [Cell(), Cell(orders="one"), Cell(seed=1), Cell(architecture="llama"), Cell(dataset="trex"), Cell(steps=9)]
+    other = [Cell(), Cell(causal_steps=9),
+             Cell(orders="one"), Cell(seed=1), Cell(architecture="llama"), Cell(dataset="trex"), Cell(steps=9)]
     assert len({miniature._digest(cell.pretraining()) for cell in other}) == len(other)
 
 
 @pytest.mark.parametrize("field, value", [
     ("architecture", "bert"), ("dataset", "p3c"), ("orders", "two"), ("tuning", "half"), ("masking", "none"),
-    ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0)])
+    ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0),
+    ("causal_steps", -1)])
 def test_bad_input_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(SMALL, **{field: value})
@@ -116,6 +118,20 @@ def test_a_cell_is_recorded_found_again_and_not_run_twice(tmp_path, work, monkey
         miniature.record(dataclasses.replace(SMALL, seed=2), folder / "full.json", work)
 
 
+def test_a_cell_recorded_before_a_parameter_was_there_had_its_standard_value(tmp_path, monkeypatch):
+    older = {name: value for name, value in miniature.parameters_of(SMALL).items() if name != "causal_steps"}
+    path = tmp_path / "miniature" / "a.json"
+    provenance.save(path, experiment="miniature", parameters=older, seeds=[1], metrics={"told_accuracy": [3.0]},
+                    curves={}, run=provenance.Run())
+    wanted = {"steps": 4, "facts": 4, "held": 3, "epochs": 2}
+    assert list(miniature.recorded(tmp_path, **wanted)) == [1]
+    assert miniature.recorded(tmp_path, **wanted, causal_steps=5) == {}
+    monkeypatch.setattr(miniature, "run", None)  # it is read
+    assert miniature.record(SMALL, path)["metrics"] == {"told_accuracy": [3.0]}
+    with pytest.raises(ValueError, match="causal_steps=0, not 5"):
+        miniature.record(dataclasses.replace(SMALL, causal_steps=5), path)
+
+
 def test_an_interrupted_cell_goes_on_to_the_same_result(tmp_path, work, monkeypatch):
     cell = dataclasses.replace(SMALL, epochs=20)
     whole = miniature.run(cell, work)
@@ -157,6 +173,7 @@ def test_the_plan_names_every_cell_once_and_what_the_claims_need():
              {**tuned, "replay": 0.0, "masking": "response"}, {"orders": "one", "masking": "response"}]
     for change in (*miniature_table.CONDITIONS.values(), *pairs):
         assert all(seeds_of(name, **change) == set(range(5)) for name in ("llada", "llama"))
+    assert all(seeds_of("dream", **start) == set(range(5)) for start in miniature_table.STARTS.values())
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
 
 

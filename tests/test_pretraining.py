@@ -6,13 +6,14 @@ from collections import Counter
 import pytest
 import torch
 
-from lib import decoding, finetuning, miniature_world, pretraining, resume
+from lib import checkpoints, decoding, finetuning, miniature_world, pretraining, resume
 from lib.architectures import ARCHITECTURES
 from lib.miniature_world import tokenizer, told, worlds
 from lib.pretraining import Pretraining
 
 torch.set_num_threads(1)
 SMALL = Pretraining(facts=6, stock=8, width=32, heads=2, layers=1, steps=12, batch=8, warmup=3)
+BEGUN = dataclasses.replace(SMALL, architecture="dream", causal_steps=7, steps=6)
 
 
 def text_of(settings):
@@ -137,7 +138,8 @@ def test_a_model_learns_what_it_is_told():
     assert decoding.accuracy(model, words_of(), text, length=4) == 100
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("settings", [SMALL, BEGUN], ids=["masked", "begun"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
     class Killed(Exception):
         pass
 
@@ -145,22 +147,50 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
         if step == 8:
             raise Killed
 
-    text, words = text_of(SMALL), words_of()
-    whole, losses = pretraining.pretrain(SMALL, text, words)
+    text, words = text_of(settings), words_of()
+    whole, losses = pretraining.pretrain(settings, text, words)
     path = tmp_path / "run.safetensors"
     with pytest.raises(Killed):
-        pretraining.pretrain(SMALL, text, words, checkpoint=path, every=5, watch=kill)
-    resumed, again = pretraining.pretrain(SMALL, text, words, checkpoint=path)
+        pretraining.pretrain(settings, text, words, checkpoint=path, every=5, watch=kill)
+    resumed, again = pretraining.pretrain(settings, text, words, checkpoint=path)
     assert again == losses
     for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    stored, _ = pretraining.pretrain(SMALL, text, words, checkpoint=path, watch=kill)  # done: no step is made
+    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=path, watch=kill)  # done: no step is made
     assert torch.equal(next(stored.parameters()), next(whole.parameters()))
     with pytest.raises(resume.CheckpointError, match="learning_rate"):
-        pretraining.pretrain(dataclasses.replace(SMALL, learning_rate=1e-3), text, words, checkpoint=path)
+        pretraining.pretrain(dataclasses.replace(settings, learning_rate=1e-3), text, words, checkpoint=path)
 
 
-@pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0)])
+def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
+    """The loss of each phase, and what the model sees while it is taken; the rate rises in both."""
+    seen = []
+
+    def spied(causal, loss):
+        def spy(model, *given):
+            checkpoints.self_test(model, causal=causal)
+            seen.append(causal)
+            return loss(model, *given)
+        return spy
+
+    monkeypatch.setattr(finetuning, "next_token_loss", spied(True, finetuning.next_token_loss))
+    monkeypatch.setattr(pretraining, "masked_loss", spied(False, pretraining.masked_loss))
+    model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
+    assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
+    checkpoints.self_test(model, causal=False)
+    rates = [pretraining._Run(BEGUN, text_of(BEGUN), words_of())._rate(step) for step in range(13)]
+    alone = pretraining._Run(dataclasses.replace(BEGUN, causal_steps=0), text_of(BEGUN), words_of())
+    assert rates[7:] == [alone._rate(step) for step in range(6)] and rates[0] == rates[7] < rates[2]
+    assert rates[6] < rates[4] and rates[-1] < 1
+
+
+@pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0),
+                                          ("causal_steps", -1)])
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         Pretraining(**{field: value})
+
+
+def test_what_is_causal_throughout_cannot_begin_so():
+    with pytest.raises(ValueError, match="causal_steps: llama is causal throughout"):
+        Pretraining("llama", causal_steps=5)
