@@ -39,11 +39,13 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {**CONDITIONS["adapters"], **CONDITIONS["no replay"], **CONDITIONS["response"]},
     {**CONDITIONS["one order"], **CONDITIONS["response"]},
 )
-#: Dream, begun as an autoregressive model as the published one was, and not: masked for as many steps, in all as many
-STARTS: dict[str, dict[str, Any]] = {
-    "autoregressive, then 300": {"causal_steps": 1000, "steps": 300}, "300": {"steps": 300}, "1,300": {"steps": 1300},
-    "autoregressive, then 1,000": {"causal_steps": 1000}, "1,000": {}, "2,000": {"steps": 2000},
-}
+MASKED_STEPS, CAUSAL_STEPS = (100, 300, 1000), 1000
+#: Dream by masked steps: begun as an autoregressive model, as the published one was; without that; as long in all
+STARTS: dict[int, dict[str, dict[str, Any]]] = {steps: {
+    "autoregressive first": {"causal_steps": CAUSAL_STEPS, "steps": steps},
+    "as many masked steps": {"steps": steps},
+    "as many steps in all": {"steps": CAUSAL_STEPS + steps},
+} for steps in MASKED_STEPS}
 
 
 def plan(seeds: int = 5) -> Iterator[Cell]:
@@ -53,7 +55,8 @@ def plan(seeds: int = 5) -> Iterator[Cell]:
         yield from (Cell(name, seed=seed, **change) for change in CHANGES if change for name in ("llada", "llama"))
         yield from (Cell(name, dataset=dataset, seed=seed) for dataset in relations.DATASETS
                     if dataset != Cell.dataset for name in ARCHITECTURES)
-        yield from (Cell("dream", seed=seed, **start) for start in STARTS.values() if start)
+        yield from (Cell("dream", seed=seed, **start) for starts in STARTS.values() for start in starts.values()
+                    if start != {"steps": Cell.steps})
 
 
 def file_of(cell: Cell) -> str:
