@@ -3,6 +3,9 @@
 Started by ``accelerate launch --num_processes N -m MODULE ...``, every process holds the same weights, takes its
 part of each batch, and adds its gradients to those of the others, so that all of them stay the same. The first
 process alone writes. Started plainly, nothing here does anything, and accelerate is not even imported.
+
+Where there is no GPU accelerate starts one process, however many are asked for; ``torchrun --nproc_per_node N -m
+MODULE ...`` starts N there.
 """
 
 from __future__ import annotations

@@ -65,10 +65,11 @@ class Run:
 
     :param where: the torch device that it computes on
     :param together: results that one run makes and that share its seconds; recorded if there are several
+    :param processes: that share the run, each on a device of its own; recorded if there are several
     """
 
-    def __init__(self, where: Any = "cpu", together: int = 1) -> None:
-        self.device, self.together = device(where), together
+    def __init__(self, where: Any = "cpu", together: int = 1, processes: int = 1) -> None:
+        self.device, self.shared = device(where), {"together": together, "processes": processes}
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._clock = time.perf_counter()
 
@@ -79,7 +80,7 @@ class Run:
             "versions": versions("torch", "transformers", "peft", "numpy", "numba"),
             "seconds": round(time.perf_counter() - self._clock, 2),
             "started": self.started,
-            **({"together": self.together} if self.together > 1 else {}),
+            **{name: count for name, count in self.shared.items() if count > 1},
         }
 
 

@@ -188,7 +188,8 @@ class _Files(NamedTuple):
 
 def _cell(options: argparse.Namespace, data: Dataset, other: Sequence[Example], device: torch.device,
           files: _Files) -> None:
-    clock, processes = provenance.Run(device), Processes(device)
+    processes = Processes(device)
+    clock = provenance.Run(device, processes=processes.count)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:
         source = signatures.source_of(options.model, folder, options.protocol.seed)

@@ -276,8 +276,7 @@ CELL = ["--data", "generated", "--facts", "2", "--epochs", "6", "--batch", "2", 
 
 def test_two_processes_make_the_run_of_one(tmp_path):
     """Losses, probabilities, answers and adapters, from the command line; three passes a step, so shares differ."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision",
-              "no", "--dynamo_backend", "no", "--num_processes", "2", "-m"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"]
     for name, start in (("one", [sys.executable, "-m"]), ("two", launch)):
         output = ["--output", str(tmp_path / f"{name}.json")]
         command = [*start, "lib.reversal_run", "--model", "tiny:dream", *CELL, *output]
@@ -285,6 +284,7 @@ def test_two_processes_make_the_run_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("reverse_accuracy") == 1  # the first process alone reports
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two["provenance"]["processes"] == 2 and "processes" not in one["provenance"]
     assert one["metrics"] == two["metrics"] and one["parameters"] == two["parameters"]
     for name, values in one["curves"].items():
         assert two["curves"][name] == pytest.approx(values, rel=1e-5), name
