@@ -16,6 +16,8 @@ causal mask come first, with a learning-rate schedule of their own; AdamW's mome
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,7 +193,8 @@ class _Run:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
-        return dataclasses.asdict(self.settings) | {"sentences": len(self.sentences)}
+        told = json.dumps([sentence.ids for sentence in self.sentences])
+        return dataclasses.asdict(self.settings) | {"text": hashlib.sha256(told.encode()).hexdigest()}
 
     def store(self, path: Path) -> None:
         """Write weights, both moments and the losses so far."""

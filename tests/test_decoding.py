@@ -238,7 +238,45 @@ def test_each_example_is_scored_by_its_own_rule(monkeypatch):
     assert decoding.answered(None, None, asked) == [False, True]
 
 
-def test_a_pair_of_directions_is_asked_as_published(loaded):
+def test_a_pair_of_directions_is_asked_in_its_two_forms(loaded):
     data = signatures.facts_of("p2c", "generated", 2)
     assert {example.prompt.split("'s ")[1] for example in data.forward} == {"child is"}
     assert {example.prompt.split("'s ")[1] for example in data.reverse} == {"parent is"}
+
+
+# Randomness --------------------------------------------------------------------------------------------------
+
+
+def shares(tokens, kinds):
+    return torch.bincount(tokens, minlength=kinds) / len(tokens)
+
+
+def test_lladas_samples_sharpen_as_the_temperature_falls():
+    prompt = prompt_of(1).repeat(4000, 1)
+    torch.manual_seed(0)
+    drawn = decoding.llada(Context(), prompt, MASK, length=1, steps=1, block=1, temperature=0.5)[:, -1]
+    logits = Context()(torch.cat([prompt[:1], torch.tensor([[MASK]])], 1)).logits[0, -1]
+    assert torch.allclose(shares(drawn, 20), (logits / 0.5).softmax(-1), atol=0.03)
+    assert not torch.allclose(shares(drawn, 20), logits.softmax(-1), atol=0.03)
+
+
+def test_dream_draws_at_its_temperature():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    torch.manual_seed(0)
+    tokens = decoding._draw(logits.repeat(4000, 1), 0.5, None, None).tokens
+    assert torch.allclose(shares(tokens, 4), (logits[0] / 0.5).softmax(-1), atol=0.03)
+
+
+def test_the_order_of_filling_is_drawn_at_its_temperature():
+    x, sureness = torch.full((4000, 3), MASK), torch.tensor([2.0, 1.0, 0.0])
+    torch.manual_seed(0)
+    decoding._fill_surest(x, MASK, torch.zeros(12000, dtype=torch.long), sureness.repeat(4000), 1, 0.5)
+    assert torch.allclose((x == 0).float().mean(0), (sureness / 0.5).softmax(-1), atol=0.03)
+
+
+def test_random_remasking_fills_in_a_random_order():
+    answers = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        answers.append(decoding.llada(Context(), prompt_of(), MASK, length=12, steps=12, block=12, remasking="random"))
+    assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[1], answers[2])

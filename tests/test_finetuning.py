@@ -268,6 +268,35 @@ def test_passes_add_up_to_the_batch(folders):
     assert torch.allclose(after[0][1], after[1][1], atol=1e-6)
 
 
+def test_the_learning_rate_rises_over_the_warm_up(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = Protocol(rank=0, batch=2, warmup=4, learning_rate=1e-3)
+    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    rates = []
+    for step in range(6):
+        run.advance(step)
+        rates.append(run.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_gradients_are_cut_and_weights_decay_as_the_protocol_says(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = Protocol(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
+    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    run.advance(0)
+    moments = [run.optimiser.state[weight]["exp_avg"].flatten() for weight in run.weights.values()]
+    assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * protocol.clip, rel=1e-2)  # 1 - beta1 of the gradient
+    assert run.optimiser.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_adapters_have_the_protocols_scaling_and_dropout(folders):
+    model, _ = checkpoints.load(folders["llama"])
+    adapted = finetuning.adapt(model, Protocol(rank=4, scaling=12, dropout=0.25))
+    layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
+    assert layers and all(layer.scaling["default"] == 3 for layer in layers)
+    assert all(layer.lora_dropout["default"].p == 0.25 for layer in layers)
+
+
 # Several processes -------------------------------------------------------------------------------------------
 
 CELL = ["--data", "generated", "--facts", "2", "--epochs", "6", "--batch", "2", "--accumulation", "3", "--warmup", "0",

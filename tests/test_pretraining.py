@@ -138,6 +138,18 @@ def test_a_model_learns_what_it_is_told():
     assert decoding.accuracy(model, words_of(), text, length=4) == 100
 
 
+def test_the_schedule_and_the_clipping_reach_the_optimiser(monkeypatch):
+    run = pretraining._Run(BEGUN, text_of(BEGUN), words_of())
+    loss = run._loss
+    monkeypatch.setattr(run, "_loss", lambda *given: 1e4 * loss(*given))
+    for step in range(13):
+        run.advance(step)
+        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(BEGUN.learning_rate * run._rate(step))
+        if not step:  # 1 - beta1 of a gradient of norm 1
+            moments = torch.cat([state["exp_avg"].flatten() for state in run.optimiser.state.values()])
+            assert float(moments.norm()) == pytest.approx(0.1, rel=1e-2)
+
+
 @pytest.mark.parametrize("settings", [SMALL, BEGUN], ids=["masked", "begun"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
     class Killed(Exception):
@@ -160,6 +172,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
     assert torch.equal(next(stored.parameters()), next(whole.parameters()))
     with pytest.raises(resume.CheckpointError, match="learning_rate"):
         pretraining.pretrain(dataclasses.replace(settings, learning_rate=1e-3), text, words, checkpoint=path)
+    with pytest.raises(resume.CheckpointError, match="text"):  # as many sentences, one of them another
+        pretraining.pretrain(settings, [*text[:-1], text[0]], words, checkpoint=path)
 
 
 def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):

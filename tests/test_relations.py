@@ -217,6 +217,22 @@ def test_addresses_are_pinned_to_commits():
         assert len(checksum) == 64
 
 
+def test_rows_of_parent_child_are_merged_and_turned(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("child,parent\nBob,Ana\nBob,Ana\nBob,Eva\n")
+    data = relations._parent_child("p2c", path)
+    assert data.facts == (Fact("Ana", "Bob"), Fact("Eva", "Bob"))
+    assert data.reverse[0].answers == {"Ana", "Eva"}  # either parent
+    assert relations._parent_child("c2p", path).facts == (Fact("Bob", "Ana"), Fact("Bob", "Eva"))
+
+
+def test_only_one_to_one_capitals_with_a_name_of_their_own_are_kept(tmp_path):
+    rows = [("France", "Paris"), ("Monaco", "Monaco"), ("A", "X"), ("A", "Y"), ("B", "Z"), ("C", "Z")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"sub_label": "{left}", "obj_label": "{right}"}}\n' for left, right in rows))
+    assert relations._one_to_one(path) == [Fact("France", "Paris")]
+
+
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published files, which are not distributed")
 def test_published_files_have_the_published_shapes(tmp_path):
     for path in PUBLISHED.rglob("*.*"):
