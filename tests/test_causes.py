@@ -2,8 +2,10 @@
 
 
 import pytest
+import torch
 
-from lib import causes, provenance, training
+from lib import causes, grafts, letters, provenance, training
+from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
 
@@ -67,3 +69,12 @@ def test_the_command_line_refuses_by_name(arguments, message, capsys, tmp_path):
         causes.main([*arguments, "--out", str(tmp_path / "x.json")])
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_doses_and_shares_are_of_each_way():
+    made = Ensemble.from_seeds(Settings(length=4, width=8), [0, 1])
+    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    curves = causes.final(made)[1]
+    for way, asked in zip(letters.WAYS, letters.paired_queries(4), strict=True):
+        assert curves[f"{way}_by_dose"][1] == grafts.doses(made.member(1), asked)
+        assert curves[f"{way}_shares"][1] == grafts.shares(made.member(1), asked)

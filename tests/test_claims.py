@@ -187,3 +187,14 @@ def test_the_ledger_as_html_holds_every_claim_and_escapes():
     assert page.count('id="claim-') == 2 and page.count("<rect") == 2 and page.count('class="edge"') == 1
     for status in claims.STATUSES:
         assert status in page
+
+
+def test_one_number_that_misses_fails_the_check():
+    found = claims.compare("a", "s", lambda c: [2.0 + c, 9.0], given={"c": 0}, broken={"c": 5}, paper=[2.0, 5.0],
+                           tolerance=0.1, control="shifted")
+    assert not found.holds
+
+
+def test_a_failure_reaches_what_depends_on_it_at_any_distance():
+    found = rows([claim("a"), claim("b", ["a"]), claim("c", ["b"])], [check("a", holds=False), check("b"), check("c")])
+    assert not found["b"]["established"] and not found["c"]["established"]

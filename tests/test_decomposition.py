@@ -80,3 +80,13 @@ def test_without_attention_on_the_evidence_its_route_is_empty():
 def test_routes_of_deeper_models_are_refused():
     with pytest.raises(ValueError, match="masked models of depth 1"):
         decomposition.routes(model(depth=2), paired_queries(5)[0])
+
+
+def test_attentions_part_of_a_deep_model_is_what_attention_added():
+    made, added = model(depth=2), []
+    for block in made.layers:
+        block.attention.register_forward_hook(lambda module, inputs, out: added.append(out))
+    asked = paired_queries(made.settings.length)[0]
+    made(asked.tokens)
+    expected = sum(added)[torch.arange(len(asked)), asked.position]
+    assert torch.allclose(decomposition.streams(made, asked)["storage_routing"], expected, atol=1e-6)

@@ -140,3 +140,12 @@ def test_results_cannot_be_changed(model):
     for result in (model, split):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(result, next(iter(vars(result))), None)
+
+
+def test_every_row_has_a_rate_of_its_own(monkeypatch):
+    seen, logits = [], effective.Effective.logits
+    monkeypatch.setattr(effective.Effective, "logits",
+                        lambda self, tokens, at: seen.append(tokens) or logits(self, tokens, at))
+    list(effective.train(effective.initial(4, 0), 20, 1, 0, 1))
+    masks = (seen[0] == letters.MASK).sum(1)
+    assert masks.min() <= 3 and masks.max() >= 18

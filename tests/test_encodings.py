@@ -163,3 +163,9 @@ def test_what_an_encoding_cannot_serve_is_refused_by_name():
         encoding("sinusoidal", 5, 7)
     with pytest.raises(ValueError, match="width 7 must be a multiple of heads 2"):
         encoding("none", 5, 7, 2)
+
+
+def test_a_key_to_the_left_costs_one_more():
+    bias, plain = (encoding(name, 5, 8).bias(None)[0] for name in ("alibi_directional", "alibi"))
+    left = torch.ones(5, 5).tril(-1) > 0
+    assert torch.allclose(bias[left], plain[left] - 1.0)

@@ -5,6 +5,7 @@ import torch
 
 from lib import first_order, measurement
 from lib.ensemble import Ensemble
+from lib.letters import paired_queries
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
 
@@ -67,3 +68,17 @@ def test_query_losses_are_mean_cross_entropies():
     found = first_order.query_losses(Ensemble(run.settings, run.ensemble.flat.clone()), asked)
     logits = run.ensemble.member(1)(asked.tokens).logits[torch.arange(len(asked)), asked.position]
     assert float(found[1]) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, asked.target)), rel=1e-4)
+
+
+def test_parts_and_lengths_are_what_they_are_called():
+    reverse, (run, same) = paired_queries(5)[1], (trainer() for _ in "ab")
+    before, (blocking, rest) = run.ensemble.flat.clone(), first_order.batch_gradients(same)
+    start = Ensemble(run.settings, before.clone())
+    towards = start.gradient(first_order.query_losses(start, reverse))
+    found = first_order.observed(run)
+    size, whole = ((each.norm(dim=1) * towards.norm(dim=1)) for each in (run.ensemble.flat - before, blocking + rest))
+    for name, part in (("blocking", blocking), ("rest", rest), ("training", blocking + rest)):
+        assert found[f"cosine_{name}"] == pytest.approx(((part * towards).sum(1) / whole).tolist(), abs=1e-4)
+    for step, cosine in (("sgd", "training"), ("forward", "forward")):
+        expected = [-float(length) * along for length, along in zip(size, found[f"cosine_{cosine}"], strict=True)]
+        assert found[f"{step}_predicted"] == pytest.approx(expected, rel=1e-3)

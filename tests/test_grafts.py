@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from lib import grafts
+from lib import grafts, letters
 from lib.encodings import ENCODINGS
 from lib.letters import LETTERS, paired_queries
 from lib.transformer import Settings, Transformer, initialise
@@ -193,3 +193,43 @@ def test_unknown_points_and_deep_or_causal_models_are_refused():
         put(made, grafts.heard(made, REVERSE), "keys")
     with pytest.raises(ValueError, match="masked models of depth 1"):
         grafts.heard(model(depth=2), REVERSE)
+
+
+# What each trial takes, and from where -----------------------------------------------------------------------
+
+
+def test_every_trial_takes_from_its_source():
+    made = model()
+    own, heard = grafts.heard(made, REVERSE), grafts.heard(made, FORWARD)
+    theirs, tried = grafts.mirrored(heard), grafts.trials(made, FORWARD, REVERSE, seed=3)
+    shift = lambda row: row.roll(len(FORWARD) // LETTERS, 0)
+    for name, row in (("forward", theirs.row), ("other", shift(theirs.row)), ("reverse", shift(own.row))):
+        assert torch.allclose(tried[f"row_{name}"], grafts.answers(made, own._replace(row=row)), atol=1e-6), name
+    for name, source, asked in (("forward", heard, FORWARD), ("reverse", own, REVERSE)):
+        mass, draw = grafts.evidence_mass(source, asked), torch.Generator().manual_seed(3)
+        expected = grafts.with_evidence(own, REVERSE, mass, draw)
+        assert torch.allclose(tried[f"mass_{name}"], grafts.answers(made, expected), atol=1e-6), name
+
+
+def test_shares_are_of_the_errors(monkeypatch):
+    logits = torch.zeros(len(REVERSE), letters.CLEAN)
+    logits[:, letters.PLACEHOLDER] = 1
+    logits[torch.arange(60), REVERSE.target[:60]] = 2
+    monkeypatch.setattr(grafts, "trials", lambda *each: {"itself": logits})
+    assert grafts.outcomes(model(), FORWARD, REVERSE)["graft_itself_placeholder_share"] == 100
+
+
+def test_doses_are_in_their_order():
+    made = model().float()
+    own = grafts.heard(made, REVERSE)
+    for dose, found in [*zip(grafts.DOSES, grafts.doses(made, REVERSE), strict=True)][::6]:
+        share = torch.full(own.row.shape[:2], dose)
+        said = grafts.answers(made, grafts.with_evidence(own, REVERSE, share)).argmax(1)
+        assert found == pytest.approx(100 * float((said == REVERSE.target).float().mean())), dose
+
+
+def test_the_broken_control_takes_another_facts_weight(monkeypatch):
+    masses, real = [], grafts.with_evidence
+    monkeypatch.setattr(grafts, "with_evidence", lambda own, asked, mass: masses.append(mass) or real(own, asked, mass))
+    grafts.broken(model(), FORWARD, REVERSE)
+    assert torch.equal(masses[1], masses[0].roll(len(FORWARD) // LETTERS, 0)) and not torch.equal(*masses)

@@ -139,3 +139,13 @@ def test_an_unknown_intervention_and_a_causal_model_are_refused_by_name():
         interventions.ask("one_mask", "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
     asked = interventions.ask("none", "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
     assert dataclasses.asdict(asked)["rows"].shape == (20,)
+
+
+def test_strangers_are_any_other_letter_and_one_mask_is_anywhere():
+    tokens, asked = batch("strangers", count=2000, reversed_share=1.0)
+    shown = asked.tokens.copy()
+    shown.reshape(-1)[asked.rows] = asked.targets
+    small = tokens < letters.LETTERS
+    assert set((shown[small] - tokens[small]) % letters.LETTERS) == set(range(1, letters.LETTERS))
+    count = np.bincount(batch("one_mask", count=2000)[1].rows % LENGTH, minlength=LENGTH)
+    assert count == pytest.approx(np.full(LENGTH, 2000 / LENGTH), rel=0.25)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import letters, measurement, probes
+from lib import grafts, letters, measurement, probes
 from lib.ensemble import Ensemble
 from lib.letters import Queries
 from lib.transformer import Settings
@@ -140,3 +140,51 @@ def test_everything_measured_is_a_number_a_member():
 def test_a_query_bound_belongs_to_rope():
     with pytest.raises(ValueError, match="query_bound belongs to masked rope models, not to alibi"):
         measurement.query_bound(ensemble(encoding="alibi"))
+
+
+# All that is measured ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """An ensemble away from its start, and what is measured of it."""
+    made = ensemble(length=4, width=8)
+    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    return made, measurement.evaluate(made)
+
+
+def test_each_way_is_asked_its_own_queries(moved):
+    made, found = moved
+    for way, asked in zip(letters.WAYS, letters.paired_queries(4), strict=True):
+        for name, value in measurement.graded(measurement.answers(made, asked), asked).items():
+            assert found[f"{way}_{name}"] == pytest.approx(value), name
+        mass = [float(grafts.evidence_mass(grafts.heard(made.member(i), asked), asked).mean()) for i in range(2)]
+        assert found[f"{way}_attention"] == pytest.approx(mass, abs=1e-5)
+
+
+def test_the_placeholders_share_is_of_reverse_errors(moved, monkeypatch):
+    seen, share = [], measurement.placeholder_share
+    monkeypatch.setattr(measurement, "placeholder_share", lambda said, asked: seen.append(asked) or share(said, asked))
+    measurement.evaluate(moved[0])
+    assert len(seen) == 1 and torch.equal(seen[0].tokens, letters.paired_queries(4)[1].tokens)
+
+
+def test_correlations_stand_beside_their_controls(moved):
+    made, found = moved
+    mean = lambda each: pytest.approx(each.mean((1, 2)).tolist(), abs=1e-6)
+    assert found["score_correlation"] == mean(measurement.score_correlations(made))
+    assert found["score_correlation_mismatched"] == mean(measurement.score_correlations(made, 1))
+    assert found["score_correlation_tokens"] == mean(measurement.token_score_correlations(made))
+
+
+def test_the_last_letters_neighbour_is_a_letter():
+    asked = Queries(*(torch.tensor(each) for each in ([[53]] * 2, [0] * 2, [0] * 2, [25, 51], [25, 25])))
+    logits = torch.randn(1, 2, letters.CLEAN, generator=torch.Generator().manual_seed(0))
+    others = [float(logits[0, row].softmax(0)[other]) for row, other in enumerate([24, 50])]
+    assert measurement.graded(logits, asked)["probability_other"][0] == pytest.approx(np.mean(others))
+
+
+def test_storage_is_value_output_and_head(moved):
+    own = [torch.arange(columns.start, columns.stop) for name, columns, _ in moved[0].layout()
+           if {"value", "output", "head"} & {*name.split(".")}]
+    assert torch.equal(measurement.part_columns(moved[0])["storage"].sort().values, torch.cat(own).sort().values)

@@ -142,3 +142,10 @@ def test_the_unknown_and_the_impossible_are_refused_by_name():
     nothing = objectives.hide(tokens(2), np.zeros((2, LENGTH), dtype=bool), np.ones(2))
     with pytest.raises(ValueError, match="batch: not a single position is asked for"):
         objectives.stack([nothing])
+
+
+def test_quantiles_shift_together_and_uniformly():
+    found = objectives.quantiles(4, draw(0), 3).reshape(3, 4)
+    assert np.allclose(np.diff(found), 0.25) and len(set(found[:, 0])) == 3
+    first = [objectives.quantiles(4, draw(seed))[0] * 4 for seed in range(400)]
+    assert np.histogram(first, 4, (0, 1))[0] == pytest.approx(np.full(4, 100), abs=45)

@@ -149,3 +149,14 @@ def test_cells_are_points_where_forward_is_learned():
         (50, 7, 9, 1.0), (100, 8, 9, 2.0)]
     older = result | {"curves": {name: curve for name, curve in curves.items() if name != "right_share"}}
     assert prediction.cells([older, result]) == found
+
+
+def test_both_masks_left_of_the_capital_are_asked():
+    asked = lambda name: sorted((shown, column) for shown, columns in prediction._SHOWN[name] for column in columns)
+    assert asked("pair") == [("__D", 0), ("__D", 1)] and asked("forward") == [("0_D", 1), ("_0D", 0)]
+
+
+def test_right_alone_is_its_own_share():
+    cells = [{**dict.fromkeys((*prediction.FEATURES, "log_step"), float(i % 7)), "reverse": float(i), "seed": i % 2,
+              "encoding": "rope", "length": 10, "right_share": i + 5.0, "additive_share": i + 2.0} for i in range(20)]
+    assert prediction.compared(cells)["seed", prediction.RIGHT].error == pytest.approx(5)

@@ -120,3 +120,17 @@ def test_a_run_is_measured_again_from_its_snapshots(tmp_path):
     with pytest.raises(SystemExit):
         protocols.main([str(run), "--snapshots", str(tmp_path / "none"), "--out", str(tmp_path / "x.json")])
     assert not (tmp_path / "x.json").exists()
+
+
+def test_adjacent_and_hidden_and_iterated_are_what_they_are_called(monkeypatch):
+    made, shares, hide = Ensemble.from_seeds(Settings(length=4, width=8), [0, 1]), [], protocols.hidden
+    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(protocols, "hidden", lambda asked, *each: shares.append(each[0]) or hide(asked, *each))
+    found, generated = protocols.evaluate(made, made), protocols._generated(made)
+    assert shares == [1.0, None] * 2
+    for way, asked in zip(letters.WAYS, letters.paired_queries(4), strict=True):
+        right = (measurement.answers(made, asked).argmax(2) == asked.target)[:, asked.offset.abs() == 1]
+        assert found["adjacent"][way] == pytest.approx((right.double().mean(1) * 100).tolist())
+        for name, each in protocols.iterated(*generated, way).items():
+            assert found[name][way] == pytest.approx(each.tolist())
+    assert found["iterative"]["forward"] != found["iterative"]["reverse"]

@@ -1,6 +1,7 @@
 """Recorded results: written whole, read back unchanged, refused by name when they are not."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -61,3 +62,26 @@ def test_the_build_decides_where_results_are_read(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     record(tmp_path / "e" / "a.json")
     assert [result["experiment"] for result in provenance.results("e")] == ["e"]
+
+
+@pytest.mark.parametrize("field", ["experiment", "parameters", "seeds", "metrics", "curves"])
+def test_every_altered_field_is_refused(field, tmp_path):
+    path = tmp_path / "a.json"
+    record(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: {"other": 1}}))
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        provenance.load(path)
+
+
+def test_a_changed_checkout_is_dirty(tmp_path, monkeypatch):
+    def git(*words):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@x", *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+    (tmp_path / "a").write_text("1")
+    for words in (("init",), ("add", "a"), ("commit", "-m", "m")):
+        git(*words)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert not provenance.commit().endswith("-dirty")
+    (tmp_path / "a").write_text("2")
+    assert provenance.commit().endswith("-dirty")

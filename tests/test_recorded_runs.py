@@ -119,3 +119,9 @@ def test_the_level_for_ten_seeds_a_side_agrees_with_scipy():
 def test_of_runs_that_differ_in_steps_alone_the_longest_stays():
     short, long, other = result(steps=10), result(steps=600), result(steps=10, length=20)
     assert runs.longest([long, other, short]) == [long, other] or runs.longest([long, other, short]) == [other, long]
+
+
+def test_a_step_is_nearest_in_ratio_and_shares_are_of_those_that_err():
+    run = {"curves": {"steps": [0, 100, 1000], "a": [[0, 10, 30]], "placeholder_share": [[1, 2, None], [1, 2, 40]]}}
+    assert runs.at_step(run, "a", 400).tolist() == [30]  # 4 times 100, and a 2.5th of 1,000
+    assert runs.wrong_as_placeholder(run).tolist() == [40]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import interventions, letters, merging, objectives, provenance, resume, training
+from lib import interventions, letters, measurement, merging, objectives, provenance, resume, training
 from lib.ensemble import Ensemble
 from lib.training import Recipe, Trainer
 from lib.transformer import Settings
@@ -249,3 +249,41 @@ def test_the_command_line_refuses_what_it_cannot_write_or_resume(tmp_path, capsy
 def test_measured_steps_begin_at_zero_and_end_at_the_end():
     assert training.measured_steps(3000, 5) == [0, 30, 95, 300, 949, 3000]
     assert training.measured_steps(3, 5) == [0, 3]
+
+
+def test_seeds_see_batches_of_their_own():
+    one, two = trainer().asked(3)
+    assert not np.array_equal(one.tokens, two.tokens)
+
+
+def test_the_average_keeps_to_its_decay():
+    run = trainer((5,), ema=0.2)
+    mean = run.average.clone()
+    for step in range(5):
+        run.advance()
+        decay = min(0.2, (step + 1) / (step + 10))
+        mean = decay * mean + (1 - decay) * run.ensemble.flat
+        assert torch.allclose(run.average, mean, atol=1e-6)
+
+
+def test_dropout_is_drawn_anew_each_step(monkeypatch):
+    run, seen, seed = trainer(settings={"dropout": 0.1}), [], torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda value: seen.append(value) or seed(value))
+    for _ in range(3):
+        run.advance()
+    assert len(set(seen)) == 3
+
+
+def test_the_start_is_the_untrained_model(tmp_path):
+    settings, recipe = Settings(**SMALL), Recipe(steps=40, batch=16, warmup=3, learning_rate=1e-2)
+    curves = training.experiment(settings, recipe, [0, 3], tmp_path / "a.json", points=2)["curves"]
+    untrained = measurement.score_correlations(Trainer(settings, recipe, [0, 3]).averaged())
+    assert np.allclose(curves["score_correlation_by_distance_at_start"], untrained.tolist(), atol=1e-5)
+    assert not np.allclose(curves["score_correlation_by_distance"], untrained.tolist(), atol=1e-3)
+
+
+def test_the_command_line_keeps_snapshots(tmp_path):
+    training.main(["--length", "4", "--width", "8", "--steps", "9", "--batch", "8", "--seeds", "0", "--points", "1",
+                   "--snapshots", str(tmp_path / "kept"), "--out", str(tmp_path / "a.json")])
+    assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == [
+        "step_000000.safetensors", "step_000009.safetensors"]
