@@ -123,8 +123,7 @@ def test_a_run_is_measured_again_from_its_snapshots(tmp_path):
 
 
 def test_adjacent_and_hidden_and_iterated_are_what_they_are_called(monkeypatch):
-    made, shares, hide = Ensemble.from_seeds(Settings(length=4, width=8), [0, 1]), [], protocols.hidden
-    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    made, shares, hide = ensemble(), [], protocols.hidden
     monkeypatch.setattr(protocols, "hidden", lambda asked, *each: shares.append(each[0]) or hide(asked, *each))
     found, generated = protocols.evaluate(made, made), protocols._generated(made)
     assert shares == [1.0, None] * 2

@@ -62,7 +62,8 @@ def test_cells_and_tables():
 def test_the_run_of_this_build(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr(runs.provenance, "load", lambda path: json.loads(path.read_text()))
-    with pytest.raises(FileNotFoundError, match="--length 10 --steps 1000 --profile quick --seeds 0 1 --out"):
+    options = "--encoding rope --length 10 --steps 1000 --profile quick --seeds 0 1 --out"
+    with pytest.raises(FileNotFoundError, match=options):
         runs.this_build("quick_rope.json", [0, 1], 1000, "quick", encoding="rope", length=10)
     (tmp_path / "one_layer").mkdir()
     for name, profile, steps in (("a", "quick", 1000), ("b", "full", 900), ("c", "quick", 500)):
