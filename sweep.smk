@@ -4,7 +4,7 @@
 #   a SLURM cluster      snakemake -s sweep.smk --profile profiles/slurm --default-resources slurm_account=A slurm_partition=P
 #   part of it           ... --config models="[llada, llama]" datasets="[p2c]" seeds="[0]"
 #
-# `lib.sweep` lists every setting. A run that is interrupted or killed goes on from its checkpoint when it is started
+# `lib.language_models.table_7` lists every setting. A run that is interrupted or killed goes on from its checkpoint when it is started
 # again; one that fails leaves its log, and the others go on (--keep-going, in both profiles). Results land in
 # results/language_models/, where the chapter finds them. After a sweep that was killed itself, Snakemake finds its
 # lock: the same command with --unlock takes that away, and is then given again without.
@@ -13,14 +13,14 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-from lib import sweep
+from lib.language_models import table_7
 
 try:
-    SETTINGS = sweep.settings(config)
+    SETTINGS = table_7.settings(config)
 except ValueError as error:
     raise WorkflowError(str(error))
 
-CELLS = {cell.name: cell for cell in sweep.cells(SETTINGS)}
+CELLS = {cell.name: cell for cell in table_7.cells(SETTINGS)}
 
 
 localrules:
@@ -40,7 +40,7 @@ rule cell:
     wildcard_constraints:
         cell="|".join(CELLS),
     params:
-        command=lambda wildcards, output: sweep.command(SETTINGS, CELLS[wildcards.cell], output[0]),
+        command=lambda wildcards, output: table_7.command(SETTINGS, CELLS[wildcards.cell], output[0]),
     resources:
         gpu=1,
     shell:

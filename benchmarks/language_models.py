@@ -31,10 +31,20 @@ from typing import Any
 
 import torch
 
-from lib import attention_routes, checkpoints, decoding, finetuning, probes, prompts, provenance, signatures, worlds
-from lib.architectures import ARCHITECTURES
-from lib.finetuning import Protocol
-from lib.tiny_checkpoints import PUBLISHED, Size, config_fields, shaped
+from lib.language_models import (
+    attention_scores,
+    checkpoints,
+    decoding,
+    finetuning,
+    queries,
+    signature_run,
+    signatures,
+    synthetic_facts,
+)
+from lib.language_models.architectures import ARCHITECTURES
+from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.random_checkpoints import PUBLISHED, Size, config_fields, shaped
+from lib.record import provenance
 
 #: LLaDA's shape in several sizes, the largest first; 3b and 1b keep its vocabulary
 SHAPES = {
@@ -98,7 +108,7 @@ def loaded(shape: str, dtype: torch.dtype, meter: Meter, found: dict[str, float]
         _, found["write_seconds"], _ = meter(lambda: shaped(folder, "llada", SHAPES[shape], dtype=dtype))
         pair, seconds, peak = meter(lambda: _whole(*checkpoints.load(folder, dtype, meter.device)))
     weights = _bytes(pair[0])
-    found |= {"parameters": signatures.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
+    found |= {"parameters": signature_run.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
               "load_peak": peak / weights}
     return pair
 
@@ -114,15 +124,15 @@ def _bytes(model: torch.nn.Module) -> int:
 
 def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> None:
     """The three signatures of one fact."""
-    data = worlds.world(4).p2c
-    pair = signatures.encoded_pair(data, data.facts[0], tokenizer)
-    batches = [prompts.batch([prompt], meter.device) for prompt in pair]
+    data = synthetic_facts.world(4).p2c
+    pair = signature_run.encoded_pair(data, data.facts[0], tokenizer)
+    batches = [queries.batch([prompt], meter.device) for prompt in pair]
     forward = pair[0]
     work: dict[str, Callable[[], Any]] = {
-        "cosine": lambda: probes.gradient_cosine(model, *batches),
-        "scores": lambda: attention_routes.attention_routes(
+        "cosine": lambda: signatures.gradient_cosine(model, *batches),
+        "scores": lambda: attention_scores.attention_routes(
             model, forward.input_ids.to(meter.device), forward.target, forward.evidence),
-        "probability": lambda: probes.target_probability(model, batches[1]),
+        "probability": lambda: signatures.target_probability(model, batches[1]),
     }
     for name, each in work.items():
         _, seconds, peak = meter(each)
@@ -131,15 +141,15 @@ def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> 
 
 def decode(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], length: int) -> None:
     """Tokens a second, one a step, for two prompts at once."""
-    asked = [example.prompt for example in worlds.world(4).p2c.forward[:2]]
+    asked = [example.prompt for example in synthetic_facts.world(4).p2c.forward[:2]]
     _, seconds, peak = meter(lambda: decoding.complete(model, tokenizer, asked, length=length))
     found |= {"decode_tokens_per_second": len(asked) * length / seconds, "decode_peak": peak / _bytes(model)}
 
 
 def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], batch: int, steps: int) -> None:
     """Median seconds of a step after the first, with adapters; tokens are those of the sentences, without padding."""
-    examples = worlds.world(batch * (steps + 1)).p2c.train[: batch * (steps + 1)]
-    protocol = Protocol(epochs=1, batch=batch, masking="any")
+    examples = synthetic_facts.world(batch * (steps + 1)).p2c.train[: batch * (steps + 1)]
+    protocol = FineTuningConfig(epochs=1, batch=batch, masking="any")
     weights = _bytes(model)
     adapted = finetuning.adapt(model, protocol)
     times: list[float] = []
@@ -156,15 +166,15 @@ def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, f
         torch.set_num_threads(1)
     meter, found = Meter(device), {}
     model, tokenizer = loaded(shape, dtype, meter, {})
-    data = worlds.world(4).p2c
-    pair = [prompts.batch([prompt], device) for prompt in signatures.encoded_pair(data, data.facts[0], tokenizer)]
+    data = synthetic_facts.world(4).p2c
+    pair = [queries.batch([prompt], device) for prompt in signature_run.encoded_pair(data, data.facts[0], tokenizer)]
     cosines = []
-    for name, each in (("hooks", probes.gradient_cosine), ("stored", probes.cosine_by_autograd)):
+    for name, each in (("hooks", signatures.gradient_cosine), ("stored", signatures.cosine_by_autograd)):
         cosine, _, peak = meter(functools.partial(each, model, *pair))
         cosines.append(cosine.cosine)
         found[f"control_{name}_peak"] = peak / _bytes(model)
     difference = abs(cosines[0] - cosines[1])
-    return {**found, "control_parameters": signatures.size_of(model), "control_difference": difference}
+    return {**found, "control_parameters": signature_run.size_of(model), "control_difference": difference}
 
 
 def measure(given: argparse.Namespace) -> dict[str, float]:

@@ -33,35 +33,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import letters, provenance
-from lib.merging import merge
-from lib.training import Recipe, Trainer
-from lib.transformer import Settings, Transformer, initialise
+from lib.one_layer import task
+from lib.one_layer.fast.unique import merge
+from lib.one_layer.model import ModelConfig, Transformer, initialise
+from lib.one_layer.training import Trainer, TrainingConfig
+from lib.record import provenance
 
 Step = Callable[[], Any]
 
 
-def ours(settings: Settings, recipe: Recipe, members: int = 1) -> Step:
+def ours(settings: ModelConfig, recipe: TrainingConfig, members: int = 1) -> Step:
     return Trainer(settings, recipe, range(members)).advance
 
 
-def plain(settings: Settings, recipe: Recipe) -> Step:
+def plain(settings: ModelConfig, recipe: TrainingConfig) -> Step:
     """The straightforward loop: a module, every position, independent lambda, torch's optimiser."""
     model = initialise(Transformer(settings), 0)
     average = [weight.detach().clone() for weight in model.parameters()]
     return _loop(model, list(model.parameters()), average, recipe, lambda: _bound(model, settings, recipe))
 
 
-def _bound(model: torch.nn.Module, settings: Settings, recipe: Recipe) -> torch.Tensor:
-    tokens = torch.from_numpy(letters.sequences(recipe.batch, settings.length, np.random.default_rng()))
+def _bound(model: torch.nn.Module, settings: ModelConfig, recipe: TrainingConfig) -> torch.Tensor:
+    tokens = torch.from_numpy(task.sequences(recipe.batch, settings.length, np.random.default_rng()))
     share = torch.rand(recipe.batch, 1)
     masked = torch.rand(tokens.shape) < share
-    logits = model(tokens.masked_fill(masked, letters.MASK)).logits
+    logits = model(tokens.masked_fill(masked, task.MASK)).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
     return (loss.view_as(tokens) * masked / share).sum(1).mean()
 
 
-def _loop(model: Any, weights: list, average: list, recipe: Recipe, loss_of: Step) -> Step:
+def _loop(model: Any, weights: list, average: list, recipe: TrainingConfig, loss_of: Step) -> Step:
     optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
 
     def step() -> None:
@@ -77,7 +78,7 @@ def _loop(model: Any, weights: list, average: list, recipe: Recipe, loss_of: Ste
     return step
 
 
-def radd(folder: Path, settings: Settings, recipe: Recipe) -> Step:
+def radd(folder: Path, settings: ModelConfig, recipe: TrainingConfig) -> Step:
     """RADD's own training step (its t_DCE loss, model and moving average), on the same sequences.
 
     :raises ImportError: if the checkout or what it needs is missing
@@ -92,13 +93,13 @@ def radd(folder: Path, settings: Settings, recipe: Recipe) -> Step:
         sys.path.remove(str(folder))
     sizes = {"hidden_size": settings.width, "n_heads": settings.heads, "n_blocks": settings.depth, "dropout": 0.0,
              "use_checkpoint": False, "dtype": "float32"}
-    model = RADD({"tokens": letters.CLEAN, "model": sizes})
+    model = RADD({"tokens": task.CLEAN, "model": sizes})
     weights, average = list(model.parameters()), ExponentialMovingAverage(model.parameters(), 0.99)
-    loss_fn = get_loss_fn(LogLinearNoise(), letters.TOKENS, train=True, loss_type="t_DCE")
+    loss_fn = get_loss_fn(LogLinearNoise(), task.TOKENS, train=True, loss_type="t_DCE")
     optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
 
     def step() -> None:
-        tokens = torch.from_numpy(letters.sequences(recipe.batch, settings.length, np.random.default_rng()))
+        tokens = torch.from_numpy(task.sequences(recipe.batch, settings.length, np.random.default_rng()))
         optimiser.zero_grad()
         loss_fn(model, tokens).mean().backward()
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
@@ -108,7 +109,7 @@ def radd(folder: Path, settings: Settings, recipe: Recipe) -> Step:
     return step
 
 
-def floor(settings: Settings, recipe: Recipe, merged: bool = False) -> Step:
+def floor(settings: ModelConfig, recipe: TrainingConfig, merged: bool = False) -> Step:
     """The matrix products of the MLP and the unembedding at the masked positions of one batch, nothing else.
 
     :param merged: at the different questions among them only
@@ -116,7 +117,7 @@ def floor(settings: Settings, recipe: Recipe, merged: bool = False) -> Step:
     (asked,) = Trainer(settings, recipe, [0]).asked(0)
     rows = len(merge(asked).rows if merged else asked.rows)
     width = settings.width
-    shapes = [(width, 4 * width), (4 * width, width), (width, letters.CLEAN)]
+    shapes = [(width, 4 * width), (4 * width, width), (width, task.CLEAN)]
     work = []
     for inner, outer in shapes:
         x, w, g = torch.randn(rows, inner), torch.randn(inner, outer), torch.randn(rows, outer)
@@ -162,7 +163,7 @@ def report(name: str, ratios: list[float]) -> None:
 
 def contestants_of(given: types.SimpleNamespace) -> tuple[dict[str, Step], str]:
     """Everyone who takes part, and why RADD does not (empty if it does)."""
-    settings, recipe = Settings(length=given.length, width=given.width), Recipe(batch=given.batch)
+    settings, recipe = ModelConfig(length=given.length, width=given.width), TrainingConfig(batch=given.batch)
     found = {"ours": ours(settings, recipe), "plain": plain(settings, recipe), "floor": floor(settings, recipe),
              "floor_merged": floor(settings, recipe, merged=True), "four": ours(settings, recipe, 4)}
     if given.radd is None:

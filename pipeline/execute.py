@@ -18,7 +18,7 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from lib import provenance
+from lib.record import provenance
 from pipeline import chapters
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import claims, provenance
+from lib.record import claims, provenance
 from pipeline import chapters
 
 CLAIMS = chapters.ROOT / "book" / "claims.yml"

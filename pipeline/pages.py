@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib.claims import METADATA_KEY
+from lib.record.claims import METADATA_KEY
 from pipeline import chapters
 
 STAGE = chapters.ROOT / "_build" / "stage"

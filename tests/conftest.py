@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lib.training import Trainer
+from lib.one_layer.training import Trainer
 
 torch.set_num_threads(1)
 

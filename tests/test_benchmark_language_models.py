@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks import language_models
-from lib import checkpoints, provenance, tiny_checkpoints
-from lib.architectures import ARCHITECTURES
+from lib.language_models import checkpoints, random_checkpoints
+from lib.language_models.architectures import ARCHITECTURES
+from lib.record import provenance
 
 torch.set_num_threads(1)
 
@@ -53,19 +54,19 @@ def test_the_meter_sees_what_is_allocated_and_forgets_it():
 
 @pytest.mark.parametrize("name", ["llada", "dream", "llama", "qwen2"])
 def test_a_checkpoint_of_any_size_is_one_that_loads(tmp_path, name):
-    size = tiny_checkpoints.Size(width=32, layers=3, heads=4, key_heads=2, mlp=40, tokens=640)
-    folder = tiny_checkpoints.shaped(tmp_path / "x", name, size, dtype=torch.bfloat16, shard=20_000)
+    size = random_checkpoints.Size(width=32, layers=3, heads=4, key_heads=2, mlp=40, tokens=640)
+    folder = random_checkpoints.shaped(tmp_path / "x", name, size, dtype=torch.bfloat16, shard=20_000)
     assert len(list(folder.glob("*.safetensors"))) > 3
     model, _ = checkpoints.load(folder)
     assert model.dtype == torch.bfloat16 and model.model.norm.weight.eq(1).all()
     assert model.lm_head.weight.float().std().item() == pytest.approx(0.02, rel=0.05)
     kind = ARCHITECTURES[name]
-    config = kind.configure(tiny_checkpoints.config_fields(name, size))
+    config = kind.configure(random_checkpoints.config_fields(name, size))
     assert sum(weight.numel() for weight in model.parameters()) == checkpoints.parameter_count(kind, config)
     with pytest.raises(FileExistsError, match="not empty"):
-        tiny_checkpoints.shaped(folder, name, size)
+        random_checkpoints.shaped(folder, name, size)
 
 
 def test_a_hybrid_model_cannot_be_made_in_any_size(tmp_path):
     with pytest.raises(ValueError, match="architecture 'qwen3_5': one of llada, dream, llama, qwen2"):
-        tiny_checkpoints.shaped(tmp_path / "x", "qwen3_5", language_models.SHAPES["tiny"])
+        random_checkpoints.shaped(tmp_path / "x", "qwen3_5", language_models.SHAPES["tiny"])

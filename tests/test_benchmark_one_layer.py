@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks import one_layer
-from lib import provenance
+from lib.record import provenance
 
 torch.set_num_threads(1)
 

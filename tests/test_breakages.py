@@ -15,10 +15,10 @@ from pipeline.chapters import ROOT
 #: what is broken -> file, line as it is, line broken, the tests that must notice
 BREAKAGES = {
     "trace bound off by one percent": (
-        "lib/bounds.py",
+        "lib/theory/bounds.py",
         'return plain(np.cos(_angles("total_distance", total_distance, head_dim, base)).mean(-1))',
         'return plain(1.01 * np.cos(_angles("total_distance", total_distance, head_dim, base)).mean(-1))',
-        "test_bounds.py",
+        "theory/test_bounds.py",
     ),
     "RoPE rotation with one sign flipped": (
         "lib/encodings.py",
@@ -27,10 +27,10 @@ BREAKAGES = {
         "test_encodings.py",
     ),
     "storage untied from what is stored: values carry their position": (
-        "lib/transformer.py",
+        "lib/one_layer/model.py",
         "values = self.values(self.split(self.value(stored)))",
         "values = self.values(self.split(self.value(stored + 0.01 * torch.arange(x.shape[-2])[:, None])))",
-        "test_transformer.py",
+        "one_layer/test_model.py",
     ),
 }
 

@@ -14,7 +14,7 @@ import jupytext
 import pytest
 from pybtex.database import parse_file
 
-from lib import claims
+from lib.record import claims
 
 BOOK = Path(__file__).parent.parent / "book"
 # lemmas are left out: a lemma only serves a proof

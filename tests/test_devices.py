@@ -9,21 +9,22 @@ import pytest
 import torch
 from elsewhere import Elsewhere, elsewhere, machine
 
-from lib import causes, checkpoints, relations, reversal_run, signatures, training
-from lib.arguments import device_named
-from lib.finetuning import Protocol
-from lib.relations import Fact
-from lib.training import Recipe, Trainer
-from lib.transformer import Settings
+from lib.language_models import checkpoints, facts, reversal_run, signature_run
+from lib.language_models.facts import Fact
+from lib.language_models.finetuning import FineTuningConfig
+from lib.one_layer import causes, training
+from lib.one_layer.model import ModelConfig
+from lib.one_layer.training import Trainer, TrainingConfig
+from lib.record.options import device_named
 
 SMALL = {"length": 6, "width": 16}
 CASES = [{"encoding": name} for name in ("rope", "alibi", "alibi_directional", "learned", "sinusoidal", "t5", "none")]
 CASES += [{"depth": 2}, {"encoding": "learned", "causal": True}, {"values": "laden"}, {"dropout": 0.1, "depth": 2}]
 
 
-def made(experiment: Any, settings: Settings, out: Path) -> dict[str, Any]:
+def made(experiment: Any, settings: ModelConfig, out: Path) -> dict[str, Any]:
     objective = "autoregressive" if settings.causal else "masked_diffusion"
-    recipe = Recipe(objective=objective, steps=3, batch=16, warmup=1)
+    recipe = TrainingConfig(objective=objective, steps=3, batch=16, warmup=1)
     return experiment(settings, recipe, [0, 1], out, "quick", 2, out.parent / "kept")
 
 
@@ -33,11 +34,11 @@ def close(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training_and_measuring_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
-    settings = Settings(**SMALL | case)
+    settings = ModelConfig(**SMALL | case)
     here = made(training.experiment, settings, tmp_path / "here.json")
     with elsewhere():
         there = made(training.experiment, settings, tmp_path / "there.json")
-        assert isinstance(Trainer(settings, Recipe(objective=there["parameters"]["objective"]), [0]).ensemble.flat,
+        assert isinstance(Trainer(settings, TrainingConfig(objective=there["parameters"]["objective"]), [0]).ensemble.flat,
                           Elsewhere)
     if not case.get("dropout"):  # each device has dropout of its own
         assert all(close(here["metrics"][name], there["metrics"][name]) for name in here["metrics"])
@@ -46,7 +47,7 @@ def test_training_and_measuring_run_on_another_device(case: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("case", CASES[:4] + CASES[7:8], ids=str)
 def test_causes_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
-    settings = Settings(**SMALL | case)
+    settings = ModelConfig(**SMALL | case)
     here = made(causes.experiment, settings, tmp_path / "here.json")
     with elsewhere():
         there = made(causes.experiment, settings, tmp_path / "there.json")
@@ -54,10 +55,10 @@ def test_causes_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_a_checkpoint_goes_from_one_device_to_the_other(tmp_path: Path) -> None:
-    trainer = Trainer(Settings(**SMALL), Recipe(batch=16), [0])
+    trainer = Trainer(ModelConfig(**SMALL), TrainingConfig(batch=16), [0])
     trainer.advance()
     with elsewhere():
-        other = Trainer(Settings(**SMALL), Recipe(batch=16), [0])
+        other = Trainer(ModelConfig(**SMALL), TrainingConfig(batch=16), [0])
         other.restore(trainer.tensors(), trainer.step)
         losses = other.advance().cpu()
     assert losses.tolist() == pytest.approx(trainer.advance().tolist(), rel=1e-5)
@@ -84,15 +85,15 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 
 # Language models ----------------------------------------------------------------------------------------------
 
-FACTS = relations.dataset("p2c", relations.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
+FACTS = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
 
 
 def probed_and_tuned(model: Any, tokenizer: Any) -> dict[str, float]:
     """The three signatures, then fine-tuning of all weights and of adapters, and answers of both."""
-    found = signatures.summary(signatures.measure(model, tokenizer, FACTS, FACTS.facts))
+    found = signature_run.summary(signature_run.measure(model, tokenizer, FACTS, FACTS.facts))
     for rank in (0, 4):
         metrics, curves, _ = reversal_run.run(
-            model, tokenizer, FACTS, Protocol(epochs=1, batch=4, rank=rank), watched=2, evaluated=2)
+            model, tokenizer, FACTS, FineTuningConfig(epochs=1, batch=4, rank=rank), watched=2, evaluated=2)
         found |= {f"{name}, rank {rank}": value for name, value in metrics.items()}
         found |= {f"{name}, rank {rank}": values[-1] for name, values in curves.items()}
     return found

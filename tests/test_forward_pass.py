@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import checkpoints
+from lib.language_models import checkpoints
 
 torch.set_num_threads(1)
 

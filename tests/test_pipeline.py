@@ -199,7 +199,7 @@ def test_a_hypothesis_broken_by_hand_turns_its_row_and_what_rests_on_it(book):
 
 
 EXPERIMENTS = """one:
-  module: lib.training
+  module: lib.one_layer.training
   parameters: [length]
   runs: {both: {steps: 3}}
   full: {long: {length: 9, module: lib.other}}
@@ -212,12 +212,12 @@ def test_a_run_takes_the_chapters_parameters_and_its_own_settings_win(monkeypatc
     monkeypatch.setattr(chapters, "_yaml", lambda name: yaml.safe_load(EXPERIMENTS))
     assert set(chapters.experiments("one", "quick")) == {"both"}
     runs = chapters.experiments("one", "full")
-    assert chapters.command(runs["both"], {"length": 4}) == "python -m lib.training --length 4 --steps 3"
+    assert chapters.command(runs["both"], {"length": 4}) == "python -m lib.one_layer.training --length 4 --steps 3"
     assert chapters.command(runs["long"], {"length": 4}) == "python -m lib.other --length 9"
     varied = {f"other_{length}_{setting}" for length in (5, 6) for setting in ("width_2", "ema_0", "ema_0.5")}
     assert set(runs) == {"both", "long", *varied}
     assert chapters.command(runs["other_6_ema_0"], {"length": 4}) == (
-        "python -m lib.training --length 6 --seeds 0 1 --steps 8 --ema 0")
+        "python -m lib.one_layer.training --length 6 --seeds 0 1 --steps 8 --ema 0")
 
 
 def test_recorded_results_of_other_profiles_count_as_a_source(monkeypatch, tmp_path):

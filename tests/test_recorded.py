@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lib import provenance
+from lib.record import provenance
 from pipeline import chapters
 
 

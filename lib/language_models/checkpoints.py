@@ -1,0 +1,364 @@
+"""From a hub id or a folder to a transformers-native model that was checked before use.
+
+`load` reads safetensors only and never runs code that came with a checkpoint (an ``auto_map`` is ignored). What
+it returns has every tensor of the checkpoint and no other, attends as its architecture should (measured, not
+assumed), and has raw logits: Dream's shift lives where logits are used (`lib.language_models.signatures`). `save` writes a model
+back under its original tensor names, and `tiny` makes small checkpoints in the same layouts.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from lib.language_models.architectures import Architecture, recognise
+from lib.language_models.random_checkpoints import tiny
+
+__all__ = ["load", "parameter_count", "read_config", "save", "self_test", "tensors_of", "tiny"]
+
+_METADATA = ("*.json", "*.txt", "*.model", "*.jinja")
+_TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")
+_BYTES = {torch.float64: 8, torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    source: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    revision: str | None = None,
+) -> tuple[PreTrainedModel, Any]:
+    """A model in evaluation mode, and its tokenizer, which knows the mask token where there is one.
+
+    :param source: a hub id such as ``GSAI-ML/LLaDA-8B-Instruct``, or a folder in the hub's layout
+    :param dtype: of the weights; the checkpoint's own where not given
+    :param revision: commit or tag of a hub id
+    :raises FileNotFoundError: for a model that is neither here nor to be had; says what would fetch it
+    :raises ValueError: for a configuration, tensors or a tokenizer that are not one of `lib.language_models.architectures`
+    :raises MemoryError: if the weights do not fit; says in which precision they would
+    """
+    device = torch.device(device)
+    folder = _metadata(source, revision)
+    fields = read_config(folder)
+    architecture = recognise(fields)
+    config = architecture.configure(copy.deepcopy(fields))  # transformers writes into nested fields
+    chosen = dtype or _own_dtype(fields)
+    _check_memory(architecture, config, chosen, device)
+    if not Path(source).is_dir():
+        folder = _download(str(source), revision, [*_METADATA, "*.safetensors"])
+    stored = tensors_of(folder, _how_to_fetch(source))
+    tokenizer = _tokenizer(architecture, folder, fields, config.vocab_size)
+    model = _weights(architecture, config, folder, chosen, device)
+    _check_complete(model, stored, architecture)
+    model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
+    self_test(model, causal=architecture.causal)
+    return model, tokenizer
+
+
+def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str], shard_size: str = "5GB") -> Path:
+    """Write a loaded model back in the hub's layout: original tensor names, original config.json but for the precision.
+
+    :raises ValueError: for a model that `load` did not return
+    :raises FileExistsError: if there is anything in ``folder``
+    """
+    folder = Path(folder)
+    if not hasattr(model, "original_config"):
+        raise ValueError("model: only what `load` returned has a configuration to write back")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty; choose a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    draft.mkdir()
+    try:
+        model.save_pretrained(draft, max_shard_size=shard_size)
+        tokenizer.save_pretrained(draft)
+        fields = _with_dtype(model.original_config, model.dtype)  # type: ignore[arg-type]
+        (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        draft.replace(folder)  # in one step: a folder is there whole or not at all
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _with_dtype(fields: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The configuration of a model whose weights have this precision, said where it is said already."""
+    named, fields = str(dtype).removeprefix("torch."), copy.deepcopy(fields)
+    holders = [holder for holder in (fields, fields.get("text_config")) if isinstance(holder, dict)]
+    places = [(holder, field) for holder in holders for field in ("torch_dtype", "dtype") if holder.get(field)]
+    for holder, field in places or [(fields, "torch_dtype")]:
+        holder[field] = named
+    return fields
+
+
+# Finding the files -------------------------------------------------------------------------------------------
+
+
+def _how_to_fetch(source: str | os.PathLike[str]) -> str:
+    if Path(source).is_dir():
+        return "copy the checkpoint here again"
+    return f'`hf download {source} --include "*.json" --include "*.txt" --include "*.safetensors"`'
+
+
+def _metadata(source: str | os.PathLike[str], revision: str | None) -> Path:
+    """The folder with the small files of a source."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(f"{source}: no such folder, and no hub id (owner/name) either")
+    return _download(str(source), revision, list(_METADATA))
+
+
+def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        advice = f"accept its licence at https://huggingface.co/{source}, run `hf auth login`, then"
+        raise FileNotFoundError(f"{source} is gated: {advice} {_how_to_fetch(source)}") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"{source}: no such model on the hub, or a private one") from error
+    except Exception as error:  # the hub's client raises a dozen kinds when there is no network
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        advice = f"with a network, {_how_to_fetch(source)} fetches it"
+        raise FileNotFoundError(f"{source} is not in the local cache: {reason}; {advice}") from error
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of a checkpoint as it stands in config.json."""
+    return read_json(Path(folder) / "config.json", "so this is no checkpoint in the hub's layout")
+
+
+def read_json(path: Path, without: str = "fetch it again") -> dict[str, Any]:
+    """A file of fields and values.
+
+    :param without: what it means, or what to do, if there is none
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: for anything but a JSON object
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing, {without}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: must hold fields and values")
+    return fields
+
+
+def _own_dtype(fields: dict[str, Any]) -> torch.dtype:
+    text = fields.get("text_config") or {}
+    named = str(fields.get("torch_dtype") or fields.get("dtype") or text.get("dtype") or "float32")
+    chosen = getattr(torch, named.removeprefix("torch."), None)
+    if chosen not in _BYTES:
+        raise ValueError(f"config.json: torch_dtype={named!r} is no precision; pass dtype=")
+    return chosen
+
+
+# Weights -----------------------------------------------------------------------------------------------------
+
+
+def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a checkpoint, from the headers of its safetensors files alone.
+
+    :raises FileNotFoundError: if there are no safetensors, or the index names a file that is not there
+    :raises ValueError: for a file that was cut off or does not hold what the index says
+    """
+    folder = Path(folder)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        placed = _placed(index)
+        files = sorted(set(placed.values()))
+    else:
+        placed, files = {}, ["model.safetensors"]
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        here = header(folder / file, advice)
+        for name in (name for name, shard in placed.items() if shard == file and name not in here):
+            raise ValueError(f"{folder / file}: tensor {name!r} is missing, but {index.name} places it here")
+        found |= here
+    return found
+
+
+def _placed(index: Path) -> dict[str, str]:
+    """Which file of this folder holds which tensor."""
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ValueError(f"{index}: field 'weight_map' must give each tensor its file, not {placed!r}")
+    for name, file in placed.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise ValueError(f"{index}: weight_map places {name!r} in {file!r}, which is no file of this folder")
+    return placed
+
+
+def header(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in one safetensors file."""
+    if not path.exists():
+        pickled = [other.name for other in path.parent.glob("*.bin")]
+        hint = f"; {pickled[0]} is a pickle, which is never read" if pickled else f"; {advice}"
+        raise FileNotFoundError(f"{path}: missing{hint}")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise ValueError(f"{path}: cut off or damaged, {size} bytes ({error}); delete it, {advice}") from None
+
+
+def _weights(
+    architecture: Architecture, config: Any, folder: Path, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """Read the weights; anything missing, left over or of another shape is an error."""
+    config.is_causal = architecture.causal
+    config.logits_shift = architecture.logits_shift
+    place = {} if device.type == "cpu" else {"device_map": {"": str(device)}}
+    read: Any = architecture.model_class.from_pretrained
+    try:
+        model, report = read(
+            folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, **place,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: tensors do not have the shapes of config.json ({error})") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(map(str, report[what]))
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            kind = what.removesuffix("_keys")
+            raise ValueError(f"{folder}: {len(names)} {kind} tensors: {', '.join(names[:3])}{more}")
+    return model.eval()
+
+
+def _check_complete(model: Any, stored: dict[str, tuple[int, ...]], architecture: Architecture) -> None:
+    """As many numbers in the model as in the files: an account that transformers' report does not enter."""
+    read = [shape for name, shape in stored.items() if not re.match(architecture.left_out, name)]
+    in_files = sum(map(math.prod, read))
+    in_model = sum(parameter.numel() for parameter in model.parameters())  # a tied matrix counts once
+    repeated = model.lm_head.weight.numel() if model.config.tie_word_embeddings else 0
+    if in_files not in (in_model, in_model + repeated):
+        raise ValueError(f"the files hold {in_files} numbers, the model {in_model}: some were lost on the way")
+
+
+# What must hold before a model is used -----------------------------------------------------------------------
+
+
+@torch.no_grad()
+def self_test(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
+    """Change the last token and watch the first position's logits: they must move unless the model is causal.
+
+    :return: the relative change
+    :raises ValueError: if a bidirectional model does not look ahead, or a causal one does
+    """
+    first = torch.arange(1, tokens + 1, device=model.device)[None] % model.config.vocab_size
+    other = first.clone()
+    other[0, -1] = (other[0, -1] + tokens) % model.config.vocab_size
+    before, after = (model(input_ids=ids).logits[0, 0].float() for ids in (first, other))
+    change = float((before - after).abs().max() / before.abs().max())
+    if not math.isfinite(change):
+        raise ValueError("self-test: the logits are not finite")
+    if (change <= 1e-6) != causal:
+        wrong = "sees tokens to its right" if causal else "does not see tokens to its right"
+        kind = "causal" if causal else "bidirectional"
+        raise ValueError(f"self-test: this {kind} model {wrong}: its first logits change by {change:.1e}")
+    _check_rotation(model)
+    return change
+
+
+def _check_rotation(model: Any) -> None:
+    """Rotary frequencies are theta^(-2i/d): published code leaves Dream's uninitialised under transformers 5."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default" or "partial_rotary_factor" in rope:
+        return
+    size = model.config.hidden_size // model.config.num_attention_heads
+    size = getattr(model.config, "head_dim", None) or size
+    place = torch.tensor([[1]], device=model.device)
+    sines = model.model.rotary_emb(torch.zeros(1, device=model.device), place)[1][0, 0, : size // 2].double().cpu()
+    expected = (rope["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)).sin()
+    if not torch.allclose(sines, expected, atol=1e-5):
+        raise ValueError("self-test: the rotary frequencies are not theta^(-2i/d) of config.json")
+
+
+def _tokenizer(architecture: Architecture, folder: Path, fields: dict[str, Any], vocabulary: int) -> Any:
+    reader = architecture.tokenizer_class
+    try:
+        tokenizer = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers' own library raises a bare Exception for a damaged file
+        files = ", ".join(path.name for path in sorted(folder.glob("*")) if path.name in _TOKENIZER) or "no files"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: no tokenizer can be read from {files} ({reason}); fetch them again") from None
+    if not tokenizer("Ana", add_special_tokens=False)["input_ids"]:  # some kinds of tokenizer read nothing in silence
+        raise ValueError(f"{folder}: the tokenizer knows no words; fetch tokenizer.json, vocab.json, merges.txt again")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token is missing; an answer ends with it")
+    if not architecture.causal:
+        tokenizer.mask_token = _mask_token(tokenizer, folder, fields["mask_token_id"], vocabulary)
+    return tokenizer
+
+
+def _mask_token(tokenizer: Any, folder: Path, mask: Any, vocabulary: int) -> str:
+    """The mask token that config.json names: a whole number, in the vocabulary, and a token of no text."""
+    where = f"{folder / 'config.json'}: mask_token_id={mask!r}"
+    if type(mask) is not int:
+        raise ValueError(f"{where} must be a whole number")
+    if not 0 <= mask < vocabulary:
+        raise ValueError(f"{where} lies outside the vocabulary of {vocabulary} tokens")
+    token = tokenizer.convert_ids_to_tokens(mask)
+    if token is None or tokenizer.convert_tokens_to_ids(token) != mask:
+        raise ValueError(f"{where}, but the tokenizer knows no such token")
+    if mask == tokenizer.eos_token_id or mask not in tokenizer.added_tokens_decoder:
+        raise ValueError(f"{where} is {token!r}, which stands in texts too; the mask must be a token of its own")
+    return token
+
+
+# Memory ------------------------------------------------------------------------------------------------------
+
+
+def parameter_count(architecture: Architecture, config: Any) -> int:
+    """Parameters of the model that a configuration describes, without allocating it."""
+    with torch.device("meta"):
+        model = architecture.model_class(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_memory(architecture: Architecture, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+    count, free = parameter_count(architecture, config), available_bytes(device)
+    needed = {each: count * size * 1.05 for each, size in _BYTES.items()}  # weights, and a little for activations
+    if needed[dtype] <= free:
+        return
+    fits = [each for each in (torch.float32, torch.bfloat16) if needed[each] <= free]
+    least = _gigabytes(needed[torch.bfloat16])
+    smaller = f"dtype={fits[0]} would fit" if fits else f"even bfloat16 needs {least}, so take a larger device"
+    raise MemoryError(f"{architecture.title} layout, {count:,} parameters in {dtype}: needs "
+                      f"{_gigabytes(needed[dtype])}, {device} has {_gigabytes(free)} free; {smaller}")
+
+
+def available_bytes(device: torch.device) -> float:
+    """Free memory of a device; of the CPU, what the machine and this process's control group leave."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    return free
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

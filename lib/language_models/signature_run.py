@@ -1,0 +1,315 @@
+"""The three signatures of Fig. 4 for a language model, fact by fact, layer by layer.
+
+From the command line, for one model and one dataset of `lib.language_models.facts`:
+
+    python -m lib.language_models.signature_run --model GSAI-ML/LLaDA-8B-Instruct --dataset p2c --facts 100 --device cuda
+
+``--model tiny:llada`` (or dream, llama, qwen2, qwen3_5) makes a random checkpoint on the spot, and ``--data
+generated`` takes facts from `lib.language_models.synthetic_facts`: with both, the whole path runs without a network. ``--adapter FOLDER`` probes
+the model after fine-tuning, with the adapters that `lib.language_models.reversal_run` left in that folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.encodings import rope_frequencies
+from lib.language_models import (
+    adapters,
+    attention_scores,
+    checkpoints,
+    queries,
+    signatures,
+    synthetic_facts,
+)
+from lib.language_models import (
+    facts as facts_module,
+)
+from lib.language_models.facts import Dataset, Fact
+from lib.record import provenance
+from lib.record.options import at_least, device_named, json_file, writable
+
+#: put before the second entity to vary the distance between mask and evidence
+GAPS = ("", " indeed", ", as is well known,", ", as everybody in this town knows very well,")
+#: before every sentence, so that an entity has the same tokens in both directions
+LEAD = "Fact:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signatures:
+    """What `measure` found; a *placement* is one fact with one gap."""
+
+    scores_forward: Float[np.ndarray, "placement layer head"]  # mean over the sub-tokens of mask and evidence
+    scores_reverse: Float[np.ndarray, "placement layer head"]
+    weights_forward: Float[np.ndarray, "placement layer head"]  # attention mass on the evidence, mean over masks
+    weights_reverse: Float[np.ndarray, "placement layer head"]
+    layers: tuple[int, ...]  # those with attention scores
+    matched: tuple[dict[str, signatures.GradientCosine], ...]  # by parameter, one a fact
+    mismatched: tuple[dict[str, signatures.GradientCosine], ...]  # forward query of a fact, reverse of the next
+    probability_forward: Float[np.ndarray, " fact"]
+    probability_reverse: Float[np.ndarray, " fact"]
+
+    def correlation(self) -> Float[np.ndarray, "layer head"]:
+        """Correlation over placements of forward and reverse scores, for each head by itself; NaN if constant."""
+        pairs = zip(np.moveaxis(self.scores_forward, 0, -1), np.moveaxis(self.scores_reverse, 0, -1), strict=True)
+        return np.array([[_correlation(f, r) for f, r in zip(*layer, strict=True)] for layer in pairs])
+
+    def cosines(self, matched: bool = True) -> Float[np.ndarray, " fact"]:
+        """Gradient cosine over all parameters, one a fact."""
+        return np.array([signatures.whole(parts).cosine for parts in (self.matched if matched else self.mismatched)])
+
+    def cosines_by_layer(self, matched: bool = True) -> dict[int | str, np.ndarray]:
+        """Gradient cosine within each layer, one a fact."""
+        found = [signatures.by_layer(parts) for parts in (self.matched if matched else self.mismatched)]
+        return {layer: np.array([parts[layer].cosine for parts in found]) for layer in found[0]}
+
+
+def _correlation(forward: np.ndarray, reverse: np.ndarray) -> float:
+    constant = min(np.ptp(forward), np.ptp(reverse)) == 0
+    return float("nan") if constant else signatures.score_correlation(forward, reverse)
+
+
+def measure(
+    model: nn.Module, tokenizer: Any, data: Dataset, facts: Sequence[Fact], *, lead: str = LEAD,
+    gaps: Sequence[str] = GAPS,
+) -> Signatures:
+    """The three signatures on the paper's query pairs: both ask for the left entity from the right one.
+
+    Gradients and probabilities are taken without a gap, scores at every gap.
+
+    :raises ValueError: for fewer than two facts (a mismatched pair needs another)
+    """
+    if len(facts) < 2:
+        raise ValueError(f"facts: {len(facts)} given, at least two needed")
+    device = next(model.parameters()).device
+    pairs = [encoded_pair(data, fact, tokenizer, lead=lead) for fact in facts]
+    batches = [tuple(queries.batch([prompt], device) for prompt in pair) for pair in pairs]
+    placed = [encoded_pair(data, fact, tokenizer, lead=lead, gap=gap) for fact in facts for gap in gaps]
+    found = [[_routes(model, prompt) for prompt in pair] for pair in placed]
+    scores, weights = ([np.stack([pair[side][i] for pair in found]) for side in (0, 1)] for i in (0, 1))
+    probability = [np.array([float(signatures.target_probability(model, pair[side])) for pair in batches])
+                   for side in (0, 1)]
+    others = batches[1:] + batches[:1]
+    return Signatures(
+        scores_forward=scores[0], scores_reverse=scores[1],
+        weights_forward=weights[0], weights_reverse=weights[1],
+        layers=found[0][0][2],
+        matched=tuple(_alignment(model, *pair) for pair in batches),
+        mismatched=tuple(_alignment(model, pair[0], other[1])
+                         for pair, other in zip(batches, others, strict=True)),
+        probability_forward=probability[0], probability_reverse=probability[1],
+    )
+
+
+def _alignment(model: nn.Module, forward: signatures.Batch, reverse: signatures.Batch) -> dict[str, signatures.GradientCosine]:
+    """Gradient cosines of the model's own weights, adapters aside: W in W + BA has the gradient of the merged weight,
+    so that a model before and after fine-tuning is compared over the same parameters."""
+    parts = signatures.gradient_alignment(model, forward, reverse)
+    return {name: part for name, part in parts.items() if not adapters.is_adapter(name)}
+
+
+def encoded_pair(
+    data: Dataset, fact: Fact, tokenizer: Any, *, lead: str = LEAD, gap: str = ""
+) -> tuple[queries.Prompt, queries.Prompt]:
+    """The forward and the reverse query of a fact, in tokens; the target's are the same in both.
+
+    :raises ValueError: if they are not, as happens where a name begins the sentence
+    """
+    forward, reverse = (queries.encode(query, tokenizer) for query in data.queries(fact, lead=lead, gap=gap))
+    if forward.labels[list(forward.target)].tolist() != reverse.labels[list(reverse.target)].tolist():
+        raise ValueError(f"{fact}: the target has other tokens in reverse; give a lead")
+    return forward, reverse
+
+
+def _routes(model: nn.Module, prompt: queries.Prompt) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Scores pooled over sub-tokens, attention mass on the evidence, and the layers that have them.
+
+    A masked model looks from the masks; a causal one from the rows that predict the target.
+    """
+    device = next(model.parameters()).device
+    causal = getattr(getattr(model, "config", None), "is_causal", True) is not False
+    rows = [position - causal for position in prompt.target]
+    routes = attention_scores.attention_routes(model, prompt.input_ids.to(device), rows, prompt.evidence)
+    return attention_scores.pooled(routes.scores).numpy(), routes.weights.sum(-1).mean(-1).numpy(), routes.layers
+
+
+def evidence_attention(model: Any, prompt: queries.Prompt) -> float:
+    """Largest attention mass that any head of any layer puts on the evidence from where the target is predicted."""
+    return float(_routes(model, prompt)[1].max())
+
+
+def evidence_gradient(model: Any, prompt: queries.Prompt) -> float:
+    """Norm of the loss gradient at the evidence's embeddings: zero where the model cannot see the evidence.
+
+    Every parameter's gradient is a sum over positions; this is the door through which the evidence enters it.
+    """
+    caught: list[Tensor] = []
+    listener = model.get_input_embeddings().register_forward_hook(lambda *call: caught.append(call[-1]))
+    try:
+        with signatures.evaluating(model), torch.enable_grad():
+            loss = signatures.mean_cross_entropy(model, queries.batch([prompt], model.device))
+            (gradient,) = torch.autograd.grad(loss, caught)
+    finally:
+        listener.remove()
+    return float(gradient[0, list(prompt.evidence)].double().norm())
+
+
+# The theorem in the first layer ------------------------------------------------------------------------------
+
+
+def first_layer_correlation(
+    model: Any, mask: int, distance: int, evidence: Sequence[int], filler: int
+) -> Float[np.ndarray, " head"]:
+    """Correlation, over evidence tokens, of the first layer's scores ``distance`` to the right and to the left."""
+    found = []
+    for mask_at, evidence_at in ((0, distance), (distance, 0)):
+        tokens = torch.full((len(evidence), distance + 1), filler)
+        tokens[:, mask_at], tokens[:, evidence_at] = mask, torch.tensor(evidence)
+        with _first_layer_only(model.model) as shallow:
+            parts = [attention_scores.attention_routes(shallow, part.to(model.device), [mask_at], [evidence_at])
+                     for part in tokens.split(64)]
+        found.append(torch.cat([part.scores[:, 0, :, 0, 0] for part in parts]).numpy())
+    return np.array([signatures.score_correlation(f, r) for f, r in zip(found[0].T, found[1].T, strict=True)])
+
+
+@contextlib.contextmanager
+def _first_layer_only(stack: Any) -> Iterator[Any]:
+    """The stack of layers, for the moment with its first one alone."""
+    layers = stack.layers
+    stack.layers = layers[:1]
+    try:
+        yield stack
+    finally:
+        stack.layers = layers
+
+
+@torch.no_grad()
+def first_layer_prediction(model: Any, mask: int, distance: int | float) -> Float[np.ndarray, " head"]:
+    """Sum_i w_i cos(2 Delta theta_i) of Thm 4.3, with w_i from the mask's own query: exact for isotropic keys.
+
+    In the first layer the mask's query is one vector q whatever the prompt, and w_i = |q_i|^2 / |q|^2.
+    """
+    layer, config = model.model.layers[0], model.config
+    hidden = layer.input_layernorm(model.model.embed_tokens(torch.tensor([mask], device=model.device)))
+    q = layer.self_attn.q_proj(hidden)[0].double().cpu().view(config.num_attention_heads, 2, -1)
+    energy = (q**2).sum(1)  # (head, plane): coordinates i and i + d/2 turn together
+    theta = rope_frequencies(2 * energy.shape[1], config.rope_parameters["rope_theta"])
+    turned: Tensor = energy @ torch.tensor(np.cos(2 * distance * theta)) / energy.sum(1)
+    return turned.numpy()
+
+
+# From the command line ---------------------------------------------------------------------------------------
+
+
+def source_of(model: str, folder: str | Path, seed: int = 0) -> str | Path:
+    """What `lib.language_models.checkpoints.load` reads for a model's name; ``tiny:llada`` and the like are made in ``folder``."""
+    if not model.startswith("tiny:"):
+        return model
+    kind = model.removeprefix("tiny:")
+    return checkpoints.tiny(Path(folder) / kind, kind, layers=4, seed=seed)
+
+
+def facts_of(dataset: str, data: str, count: int, seed: int = 0) -> Dataset:
+    """A dataset of the generated world or as published, cut to ``count`` facts drawn with ``seed``."""
+    if data not in ("generated", "published"):
+        raise ValueError(f"data must be 'generated' or 'published', not {data!r}")
+    if dataset not in facts_module.DATASETS:
+        raise ValueError(f"no dataset {dataset!r}; one of {', '.join(facts_module.DATASETS)}")
+    whole = facts_module.published(dataset) if data == "published" else getattr(synthetic_facts.world(count, seed), dataset)
+    chosen = np.random.default_rng(seed).permutation(len(whole.facts))[:count]
+    return dataclasses.replace(whole, facts=tuple(whole.facts[i] for i in sorted(chosen)))
+
+
+def summary(found: Signatures) -> dict[str, float]:
+    """One number for each signature: means over heads, layers and facts."""
+    return {
+        "score_correlation": float(np.nanmean(found.correlation())),
+        "gradient_cosine": float(found.cosines().mean()),
+        "gradient_cosine_mismatched": float(found.cosines(matched=False).mean()),
+        "probability_forward": float(found.probability_forward.mean()),
+        "probability_reverse": float(found.probability_reverse.mean()),
+        "attention_forward": float(found.weights_forward.mean()),
+        "attention_reverse": float(found.weights_reverse.mean()),
+    }
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lib.language_models.signature_run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, help="hub id, folder, or tiny:ARCHITECTURE")
+    parser.add_argument("--dataset", default="p2c", choices=facts_module.DATASETS)
+    parser.add_argument("--data", default="published", choices=("published", "generated"))
+    parser.add_argument("--facts", type=int, default=50, help="facts drawn from the dataset")
+    parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16", "float16"), help="of the weights")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto")
+    parser.add_argument("--seed", type=int, default=0, help="draws the facts, and a tiny model's weights")
+    parser.add_argument("--adapter", type=Path, help="folder of adapters with which the model is probed")
+    parser.add_argument("--output", type=Path, help="write a result here (JSON)")
+    options = parser.parse_args(argv)
+    try:
+        at_least(options, "--", facts=2, seed=0)
+        options.device = device_named(options.device)
+        if options.output:
+            writable("--output", json_file("--output", options.output).parent)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print one line a signature, and write the result where asked."""
+    options = _arguments(argv)
+    run = provenance.Run(options.device)
+    data = facts_of(options.dataset, options.data, options.facts, options.seed)
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, options.device)
+    try:
+        if options.adapter:
+            adapters.put_on(model, options.adapter)
+    except (ValueError, OSError) as error:
+        sys.exit(f"python -m lib.language_models.signature_run: --adapter {error}")
+    found = measure(model, tokenizer, data, data.facts)
+    for name, value in summary(found).items():
+        print(f"{name:28s}{value:10.4f}")
+    if options.output:
+        _record(options, model, found, run)
+
+
+def _record(options: argparse.Namespace, model: Any, found: Signatures, run: provenance.Run) -> None:
+    layers = found.cosines_by_layer()
+    provenance.save(
+        options.output,
+        experiment="language_model_signatures",
+        parameters={"architecture": model.architecture, "dataset": options.dataset, "data": options.data,
+                    "model": options.model, "adapter": str(options.adapter or ""), "size": size_of(model),
+                    "facts": len(found.matched),
+                    "dtype": str(model.dtype).removeprefix("torch.")},
+        seeds=[options.seed],
+        metrics={name: [value] for name, value in summary(found).items()},
+        curves={"layers": list(found.layers),
+                "score_correlation": np.nan_to_num(found.correlation()).mean(1).tolist(),
+                "gradient_layers": [str(layer) for layer in layers],
+                "gradient_cosine": [float(values.mean()) for values in layers.values()]},
+        run=run,
+    )
+
+
+def size_of(model: nn.Module) -> int:
+    """Parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Questions that are the same, asked once.
+
+Sequences that look alike after masking (in a batch where nearly everything is hidden, many do) share their rows, and a
+row may carry several answers. Answers of weight zero are not asked. Neither changes the loss or its gradient by more
+than rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lib.one_layer.objectives import MaskedBatch
+from lib.one_layer.task import CLEAN, MASK, TOKENS
+
+
+class UniqueBatch(NamedTuple):
+    """One member's different questions, and the answers to each."""
+
+    tokens: Int[np.ndarray, "sequences length"]
+    rows: Int[np.ndarray, " rows"]  # of the flattened sequences
+    sequence: Int[np.ndarray, " rows"]  # that each row stands in
+    position: Int[np.ndarray, " rows"]  # and where
+    answers: Int[np.ndarray, " answers"]  # row * CLEAN + right token, the place of each answer in the flattened logits
+    weights: Float[np.ndarray, " answers"]
+
+
+def merge(asked: MaskedBatch, batch: int = 1) -> UniqueBatch:
+    """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
+
+    :raises ValueError: if a row is no mask
+    """
+    return merge_steps(asked, len(asked.tokens), batch)[0]
+
+
+def merge_steps(asked: MaskedBatch, size: int, batch: int = 1) -> list[UniqueBatch]:
+    """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer.
+
+    :raises ValueError: for a token that does not exist: what is compiled does not look out for it
+    """
+    length, reach = asked.tokens.shape[1], size * asked.tokens.shape[1]
+    _check_range("tokens: they", asked.tokens, TOKENS)
+    _check_range("targets: clean tokens", asked.targets, CLEAN)
+    if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
+        raise ValueError("rows: a masked model is asked at masked positions only")
+    counted = np.flatnonzero(asked.weights)
+    sequence, position = np.divmod(asked.rows[counted], length)
+    question = _representatives(asked.tokens, size)[sequence] * length + position
+    order = np.zeros(asked.tokens.size, dtype=np.int64)
+    order[question] = 1
+    rows = np.flatnonzero(order)
+    order[rows] = np.arange(len(rows))
+    ends = np.arange(0, asked.tokens.size + 1, reach)
+    of_rows, of_answers = np.searchsorted(rows, ends), np.searchsorted(sequence * length, ends)
+    answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
+    weights = (asked.weights[counted] / batch).astype(np.float32)
+    rows = rows % reach
+    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in (rows, *np.divmod(rows, length))),
+             _cut(of_answers, answers), _cut(of_answers, weights))
+    return [UniqueBatch(*each) for each in zip(*parts, strict=True)]
+
+
+def _check_range(what: str, found: np.ndarray, count: int) -> None:
+    if found.size and (found.min() < 0 or found.max() >= count):
+        raise ValueError(f"{what} run from 0 to {count - 1}, but there are {found.min()} to {found.max()}")
+
+
+def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[np.ndarray]:
+    """The pieces between ends."""
+    return [part[start:end] for start, end in itertools.pairwise(ends.tolist())]
+
+
+def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> Int[np.ndarray, " sequences"]:
+    """For each sequence the first of those in the same step that look like it.
+
+    Sequences are told apart by a random number each; those that share it by chance are merely not merged.
+    """
+    own = np.arange(len(tokens))
+    _, first, same = np.unique(tokens @ _names(tokens.shape[1]) + own // size, return_index=True, return_inverse=True)
+    found = first[same]
+    return np.where((tokens[found] == tokens).all(1) & (found // size == own // size), found, own)
+
+
+@functools.cache
+def _names(length: int) -> Int[np.ndarray, " length"]:
+    """A random number a position."""
+    return np.random.default_rng(0).integers(2**63, size=length)

@@ -1,0 +1,245 @@
+"""Reverse accuracy predicted from questions that are none of the reverse kind.
+
+A reverse query ``0D0_`` never occurs in training, nor do the predictors show one: they are margins (the target's logit
+minus the placeholder's) at masks of *masked training sequences*, the lowercase letter left of its capital. For three
+positions p < q < r, with ``.`` for placeholders in between:
+
+* ``forward``: ``_ 0 D`` and ``0 _ D``, asked at the mask;
+* ``pair``: ``_ _ D``, asked at either mask: what a second mask costs;
+* ``right``: ``_ D _``, asked at r: a mask to the right of a visible capital, the letter not shown. In training the
+  answer there is always the placeholder;
+* ``seen``: ``d D _``, asked at r: the same with the letter shown.
+
+The *additive rule* carries one effect over to the other side: showing a placeholder instead of the second mask changes
+the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter, and
+neither has its first term alone; the predicted accuracy is the share of questions where the sum is positive. `fit`
+tries to do better: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
+others. `held_out` tests either against predicting the mean of the other runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib.one_layer.ensemble import Ensemble
+from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER
+
+CONTEXTS = ("forward", "pair", "right", "seen", "reverse")
+SAMPLES = 1500
+#: the predictors: everything but the reverse context itself, which is kept to see how far the additive rule is off
+FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "additive_margin", "additive_share",
+            "right_share")
+ADDITIVE, RIGHT, STEP = "additive rule, no parameter", "*right* alone, no parameter", "the training step, fitted"
+#: rule -> the features that it is fitted on, or the one that is the prediction itself
+RULES: dict[str, str | tuple[str, ...]] = {
+    ADDITIVE: "additive_share", RIGHT: "right_share", STEP: ("log_step",),
+    "margins of the forward side, fitted": ("forward_margin", "pair_margin"),
+    "margins right of the capital, fitted": ("right_margin", "seen_margin"),
+    "all four margins, fitted": ("forward_margin", "pair_margin", "right_margin", "seen_margin"),
+    "additive margin, fitted": ("additive_margin",),
+}
+GROUPS = ("length", "encoding", "seed")
+
+
+# Features -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def features(ensemble: Ensemble, samples: int = SAMPLES) -> dict[str, list[float]]:
+    """Mean margin in each of `CONTEXTS`, the additive rule's, and the share of positive margins (percent) of that rule
+    and of ``right`` alone.
+
+    One value a member, over random facts and positions; the sample is the same for every model of one length.
+
+    :raises ValueError: for causal models and for lengths below 3, which have no such contexts
+    """
+    length = ensemble.settings.length
+    if ensemble.settings.causal or length < 3:
+        raise ValueError(f"features: masked models of length at least 3, not length {length}")
+    letter, places = _places(length, samples)
+    margin = {name: _margins(ensemble, letter, places, name) for name in CONTEXTS}
+    additive = margin["right"] + margin["forward"] - margin["pair"]
+    found = {f"{name}_margin": values.mean(1).tolist() for name, values in margin.items()}
+    found["additive_margin"] = additive.mean(1).tolist()
+    for name, margins in (("additive", additive), ("right", margin["right"])):
+        found[f"{name}_share"] = ((margins > 0).double().mean(1) * 100).tolist()
+    return found
+
+
+def _places(length: int, samples: int) -> tuple[Int[Tensor, " samples"], Int[Tensor, "samples 3"]]:
+    draw = np.random.default_rng(length)
+    places = np.sort(draw.random((samples, length)).argsort(1)[:, :3], axis=1)
+    return torch.as_tensor(draw.integers(LETTERS, size=samples)), torch.as_tensor(places)
+
+
+#: context -> what stands at p, q, r (d, D, _ or 0) and the places that are asked
+_SHOWN = {
+    "forward": (("_0D", (0,)), ("0_D", (1,))),
+    "pair": (("__D", (0,)), ("__D", (1,))),
+    "right": (("_D_", (2,)),),
+    "seen": (("dD_", (2,)),),
+    "reverse": (("0D_", (2,)),),
+}
+
+
+def context(
+    letter: Int[Tensor, " samples"], places: Int[Tensor, "samples 3"], shown: str, length: int
+) -> Int[Tensor, "samples length"]:
+    """Sequences of placeholders with the three symbols of ``shown`` at the three places."""
+    tokens = torch.full((len(letter), length), PLACEHOLDER)
+    symbols = {"d": letter, "D": letter + LETTERS, "_": torch.full_like(letter, MASK),
+               "0": torch.full_like(letter, PLACEHOLDER)}
+    for column, symbol in enumerate(shown):
+        tokens[torch.arange(len(letter)), places[:, column]] = symbols[symbol]
+    return tokens
+
+
+def _margins(ensemble: Ensemble, letter: Tensor, places: Tensor, name: str) -> Float[Tensor, "members samples"]:
+    """Target's logit minus the placeholder's, mean over the places that the context asks."""
+    samples, length = len(letter), ensemble.settings.length
+    margins = []
+    for shown, columns in _SHOWN[name]:
+        tokens = context(letter, places, shown, length).expand(len(ensemble), -1, -1)
+        for column in columns:
+            rows = (torch.arange(samples) * length + places[:, column]).expand(len(ensemble), -1)
+            logits = ensemble.logits(tokens, rows)
+            margins.append(logits[:, torch.arange(samples), letter] - logits[..., PLACEHOLDER])
+    return torch.stack(margins).mean(0)
+
+
+# The rule -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """accuracy = 100 / (1 + exp(-(intercept + weights . standardised features)))."""
+
+    names: tuple[str, ...]
+    centre: Float[np.ndarray, " features"]
+    scale: Float[np.ndarray, " features"]
+    intercept: float
+    weights: Float[np.ndarray, " features"]
+
+    def predict(self, cells: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, " cells"]:
+        """Reverse accuracy in percent."""
+        x = (_matrix(cells, self.names) - self.centre) / self.scale
+        return np.asarray(100 / (1 + np.exp(-np.clip(self.intercept + x @ self.weights, -30, 30))))
+
+
+def fit(cells: Sequence[Mapping[str, Any]], names: Sequence[str], ridge: float = 1e-2) -> Rule:
+    """Logistic regression of reverse accuracy (as a share) on features, by Newton's method.
+
+    :param cells: each with the features and ``reverse``, in percent
+    :param ridge: penalty on squared weights, relative to the number of cells
+    :raises ValueError: without cells, or for a feature that they lack
+    """
+    if not cells:
+        raise ValueError("cells: none to fit on")
+    x, share = _matrix(cells, names), np.array([cell["reverse"] for cell in cells]) / 100
+    centre, scale = x.mean(0), x.std(0) + 1e-9
+    design = np.column_stack([np.ones(len(x)), (x - centre) / scale])
+    penalty = ridge * len(x) * np.diag([1e-6, *np.ones(len(names))])
+    beta = np.zeros(design.shape[1])
+    for _ in range(100):
+        said = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
+        slope = design.T @ (share - said) - penalty @ beta
+        curvature = (design * (said * (1 - said))[:, None]).T @ design + penalty
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(beta)), slope)
+        beta += step * min(1.0, 2 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return Rule(tuple(names), centre, scale, float(beta[0]), beta[1:])
+
+
+def _matrix(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Float[np.ndarray, "cells features"]:
+    for name in names:
+        if name not in cells[0]:
+            raise ValueError(f"feature {name!r} is in no cell; a cell has {', '.join(sorted(cells[0]))}")
+    return np.array([[cell[name] for name in names] for cell in cells], dtype=float).reshape(len(cells), len(names))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutPredictions:
+    """Predictions of cells that the rule was not fitted on; all in percent, errors in points."""
+
+    reverse: Float[np.ndarray, " cells"]
+    predicted: Float[np.ndarray, " cells"]
+    baseline: Float[np.ndarray, " cells"]  # the mean of the cells that the rule was fitted on
+    group: tuple[Any, ...]
+
+    @property
+    def error(self) -> float:
+        """Mean absolute error of the rule."""
+        return float(np.abs(self.predicted - self.reverse).mean())
+
+    @property
+    def baseline_error(self) -> float:
+        """Mean absolute error of predicting the mean."""
+        return float(np.abs(self.baseline - self.reverse).mean())
+
+    def between(self, low: float = 5.0, high: float = 95.0) -> tuple[float, float]:
+        """Errors of the rule and of the best constant on the cells between two accuracies; nan without any."""
+        some = (self.reverse >= low) & (self.reverse <= high)
+        if not some.any():
+            return np.nan, np.nan
+        reverse = self.reverse[some]
+        return float(np.abs(self.predicted[some] - reverse).mean()), float(np.abs(reverse.mean() - reverse).mean())
+
+
+def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> HeldOutPredictions:
+    """Leave out all cells with one value of ``by``, fit on the rest, predict them; for every value in turn.
+
+    :param names: the features to fit on; or the name of one that is the prediction itself, in percent, without a fit
+    :raises ValueError: if all cells agree in ``by``: nothing would be left to fit on
+    """
+    groups = sorted({cell[by] for cell in cells})
+    if len(groups) < 2:
+        raise ValueError(f"by {by!r}: all cells agree in it ({groups}); leaving one value out needs two")
+    tested: list[tuple[float, float, float, Any]] = []
+    for group in groups:
+        others, left_out = ([cell for cell in cells if (cell[by] == group) is same] for same in (False, True))
+        mean = float(np.mean([cell["reverse"] for cell in others]))
+        predicted = _matrix(left_out, [names])[:, 0] if isinstance(names, str) else fit(others, names).predict(left_out)
+        tested += [(cell["reverse"], value, mean, group) for cell, value in zip(left_out, predicted, strict=True)]
+    reverse, predicted_all, baseline, group_of = zip(*tested, strict=True)
+    return HeldOutPredictions(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))
+
+
+def compared(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOutPredictions]:
+    """Every rule of `RULES`, tested by leaving out one value of each of `GROUPS`, where there are two.
+
+    Lengths are compared under RoPE alone, the one encoding that is recorded at all of them.
+    """
+    found: dict[tuple[str, str], HeldOutPredictions] = {}
+    for by in GROUPS:
+        some = [each for each in cells if each["encoding"] == "rope"] if by == "length" else cells
+        if len({each[by] for each in some}) > 1:
+            found |= {(by, name): held_out(some, by, names) for name, names in RULES.items()}
+    return found
+
+
+def cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -> list[dict[str, Any]]:
+    """One cell a run, member and measured point at which forward accuracy is at least ``learned`` percent.
+
+    :param results: of `lib.one_layer.evaluation`; one that was measured before a feature existed is left out
+    """
+    found = []
+    for result in [each for each in results if set(FEATURES) <= set(each["curves"])]:
+        parameters, curves = result["parameters"], result["curves"]
+        for member, forward in enumerate(curves["standard_forward"]):
+            for point, value in enumerate(forward):
+                if value >= learned:
+                    cell = {name: curves[name][member][point] for name in (*FEATURES, "reverse_margin")}
+                    cell |= {"reverse": curves["standard_reverse"][member][point], "step": curves["steps"][point],
+                             "log_step": float(np.log(curves["steps"][point])), "seed": result["seeds"][member],
+                             "length": parameters["length"], "encoding": parameters["encoding"], "forward": value,
+                             "loss": curves["loss"][member][point]}
+                    found.append(cell)
+    return found

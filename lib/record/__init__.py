@@ -1,0 +1,1 @@
+"""What the book keeps: claims and the ledger, where numbers came from, options, tables and figures."""

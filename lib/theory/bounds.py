@@ -1,0 +1,193 @@
+"""How strongly RoPE ties the forward and the reverse attention score together (the paper's App. B).
+
+A head has d = `head_dim` coordinates in m = d/2 planes, rotated by theta_i = base**(-2i/d) radians a position. The
+evidence token stands Delta_1 to the right of the mask in the forward query and Delta_2 to its left in the reverse
+query; only `total_distance` = Delta_1 + Delta_2 enters the trace bound. Distances are real numbers of positions.
+
+Distances and thresholds may be numbers or arrays (they broadcast); numbers give a float, arrays an array.
+Bad arguments are refused by name with ValueError. Angles are products in float64, so at a distance x every result
+carries an absolute error near 1e-16 (x + m), whatever is said to be exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import sici
+
+from lib.encodings import rope_frequencies
+from lib.theory import dirichlet
+from lib.theory.certificates import certified_minimum, first_zero
+from lib.theory.validation import Count, Number, Numbers, Reals, distances, plain, within
+
+__all__ = [
+    "asymmetric",
+    "asymmetric_floor",
+    "asymmetric_planes",
+    "asymmetric_repaired",
+    "cantelli",
+    "certified_minimum",
+    "dinkelbach",
+    "exact_tail",
+    "first_zero",
+    "surrogate_minimum",
+    "trace_bound",
+    "trace_bound_limit",
+    "trace_bound_limit_error",
+]
+
+_NEAR = 1e-8  # below this distance the limit is 1 - O(x^2), 1 in float64
+
+
+def _angles(name: str, value: Reals, head_dim: Count, base: Number) -> np.ndarray:
+    """(*batch, planes) angles of the planes at each distance."""
+    return np.multiply.outer(distances(name, value), rope_frequencies(head_dim, base))
+
+
+def trace_bound(total_distance: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """T_d(x) = (1/m) sum_i cos(x theta_i) = tr R(x) / d, the right-hand side of Thm 4.3 (Table 3: x = 2 Delta)."""
+    return plain(np.cos(_angles("total_distance", total_distance, head_dim, base)).mean(-1))
+
+
+def trace_bound_limit(total_distance: Reals, base: Number = 10_000.0) -> float | np.ndarray:
+    """The limit d -> oo of T_d(x): int_0^1 cos(x base**-u) du = (Ci(x) - Ci(x/base)) / ln base, and 1 at x = 0."""
+    rope_frequencies(2, base)  # refuses a bad base
+    x = distances("total_distance", total_distance)
+    far = x > _NEAR
+    upper = np.where(far, x, 1.0)
+    difference = sici(upper)[1] - sici(upper / float(base))[1]
+    return plain(np.where(far, difference / np.log(float(base)), 1.0))
+
+
+def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """Bound on |T_d(x) - limit|: total variation of u -> cos(x base**-u), int_{x/base}^x |sin y| dy, over m.
+
+    T_d is a left Riemann sum with m points, which misses the integral by at most the variation over m.
+    """
+    planes = len(rope_frequencies(head_dim, base))
+    x = distances("total_distance", total_distance)
+    return plain((_absolute_sine(x) - _absolute_sine(x / float(base))) / planes)
+
+
+def _absolute_sine(x: Numbers) -> Numbers:
+    """An antiderivative of |sin y| at x."""
+    halves, rest = np.divmod(x, np.pi)
+    return 2 * halves - np.cos(rest)
+
+
+def cantelli(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """Cantelli's lower bound on P(Corr >= t) at equal distances Delta_1 = Delta_2 (B.2, Table 4).
+
+    With mu and sigma^2 the mean and variance of sum_i w_i cos(2 Delta theta_i), it is
+    (mu - t)^2 / ((mu - t)^2 + sigma^2) for t < mu, and 0, the trivial bound, for t >= mu.
+
+    :param distance: Delta, of the evidence on either side
+    :param threshold: t, strictly between -1 and 1
+    """
+    mean, variance = dirichlet.moments(_surplus(distance, threshold, head_dim, base))
+    gap = np.asarray(mean).clip(0)
+    return plain(np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0))
+
+
+def exact_tail(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """P(sum_i w_i cos(2 Delta theta_i) >= t), the quantity that Cantelli's inequality bounds, exactly.
+
+    :param distance: Delta, of the evidence on either side
+    :param threshold: t, strictly between -1 and 1
+    """
+    return plain(dirichlet.tail(_surplus(distance, threshold, head_dim, base)))
+
+
+def _surplus(distance: Reals, threshold: Reals, head_dim: Count, base: Number) -> np.ndarray:
+    """(*batch, planes) cos(2 Delta theta_i) - t, without the cancellation of cosines near 1."""
+    sines = np.sin(_angles("distance", distance, head_dim, base))
+    margin = 1 - within("threshold", threshold, -1, 1)
+    try:
+        return margin[..., None] - 2 * sines**2
+    except ValueError:
+        raise ValueError(
+            f"distance of shape {sines.shape[:-1]} and threshold of shape {margin.shape} do not broadcast"
+        ) from None
+
+
+# Unequal distances (B.3) -----------------------------------------------------------------------------------------
+
+
+def asymmetric_planes(
+    delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators n_i = a_i + kappa_i b_i and denominators D_i = 1 + kappa_i a_i b_i at the worst kappa (B.3).
+
+    a_i = cos((Delta_1 + Delta_2) theta_i), b_i = cos((Delta_1 - Delta_2) theta_i). The surrogate
+    sum w_i n_i / sum w_i D_i is smallest at kappa_i = 1 where b_i < 0 and kappa_i = 0 elsewhere, whatever w is.
+
+    :return: two arrays (*batch, planes)
+    """
+    first, second = distances("delta1", delta1), distances("delta2", delta2)
+    try:
+        total, difference = first + second, np.abs(first - second)
+    except ValueError:
+        raise ValueError(f"delta1 of shape {first.shape} and delta2 of shape {second.shape} do not broadcast") from None
+    a = np.cos(_angles("delta1 + delta2", total, head_dim, base))
+    b = np.cos(_angles("delta1 - delta2", difference, head_dim, base))
+    worst = b < 0
+    return np.where(worst, a + b, a), np.where(worst, 1 + a * b, 1.0)
+
+
+def asymmetric(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """E_q[inf_kappa surrogate], exactly (B.3, the quantity of Table 5), by a one-dimensional integral."""
+    return plain(dirichlet.ratio_moments(*asymmetric_planes(delta1, delta2, head_dim, base))[0])
+
+
+def asymmetric_floor(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """A lower bound on `asymmetric` made of means only: (n - (cov + var) / D) / D.
+
+    n and D are the means of the planes' n_i and D_i; cov = Cov(N, D) and var = Var(D) follow from the law of w.
+    It drops (N/D) (D - E D)^2 / (E D)^2, which is at least -(D - E D)^2 / (E D)^2 because |N| <= D.
+    """
+    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    centre, mean = denominators.mean(-1), numerators.mean(-1)
+    spread = (denominators - centre[..., None]) * (numerators + denominators)
+    return plain((mean - spread.mean(-1) / (head_dim // 2 + 1) / centre) / centre)
+
+
+def asymmetric_repaired(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """A lower bound on E_q[inf_kappa Corr] that needs no sign condition: `asymmetric` minus P(N < 0).
+
+    Where the surrogate's numerator N is negative the surrogate lies above the correlation, but neither leaves
+    [-1, 0] there, so they differ by at most 1.
+    """
+    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    mean, _ = dirichlet.ratio_moments(numerators, denominators)
+    return plain(mean - (1 - dirichlet.tail(numerators)))
+
+
+def surrogate_minimum(
+    weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
+) -> Numbers:
+    """inf_kappa of the surrogate for given weights (*batch, planes), in closed form."""
+    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    return (weights * numerators).sum(-1) / (weights * denominators).sum(-1)
+
+
+def dinkelbach(
+    weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
+) -> tuple[Numbers, int]:
+    """inf_kappa of the surrogate by the paper's fractional programming (Dinkelbach 1967).
+
+    From a level lambda, the kappa that minimises N - lambda D gives the next level N / D, until none changes.
+
+    :param weights: (*batch, planes), one row a query
+    :return: (*batch,) minima, and the number of levels after the first, the repeated last one included
+    """
+    total, difference = float(delta1) + float(delta2), abs(float(delta1) - float(delta2))
+    a = np.cos(_angles("delta1 + delta2", total, head_dim, base))
+    b = np.cos(_angles("delta1 - delta2", difference, head_dim, base))
+    level, levels = (weights * a).sum(-1), 0  # kappa = 0
+    while True:
+        levels += 1
+        kappa = b * (1 - level[..., None] * a) < 0
+        lower = (weights * (a + kappa * b)).sum(-1) / (weights * (1 + kappa * a * b)).sum(-1)
+        if np.allclose(lower, level, rtol=0, atol=1e-15):
+            break
+        level = lower
+    return lower, levels

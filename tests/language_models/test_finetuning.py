@@ -1,0 +1,394 @@
+"""Losses token by token, data order by counting, resumed runs bit by bit."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lib.language_models import checkpoints, decoding, facts, finetuning, reversal_run, synthetic_facts
+from lib.language_models.facts import Example, Fact
+from lib.language_models.finetuning import FineTuningConfig, TokenisedExample
+from lib.record import training_state
+
+torch.set_num_threads(1)
+DATA = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("finetuning")
+    return {name: checkpoints.tiny(base / name, name, width=32, scale=0.1)
+            for name in ("llada", "dream", "llama", "qwen3_5")}
+
+
+def given_of(tokenizer):
+    return finetuning.padded(finetuning.sentences(DATA.train, tokenizer), tokenizer.eos_token_id)
+
+
+# Data --------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_end_once_and_batches_are_padded_with_end_tokens(folders):
+    _, tokenizer = checkpoints.load(folders["llama"])
+    first, second = finetuning.sentences(DATA.train, tokenizer)
+    assert tokenizer.decode(first.ids, skip_special_tokens=True) == "Ana Lima's child is Bob Reis."
+    assert tokenizer.decode(first.ids[: first.prompt], skip_special_tokens=True) == "Ana Lima's child is"
+    assert first.ids[0] == tokenizer.bos_token_id and first.ids.count(tokenizer.eos_token_id) == 1
+    short = TokenisedExample(second.ids[:4], 2)
+    given = finetuning.padded([first, short], tokenizer.eos_token_id)
+    assert given.ids[1, 4:].eq(tokenizer.eos_token_id).all() and given.shown.sum(1).tolist() == [len(first.ids), 4]
+    assert given.answer.sum(1).tolist() == [len(first.ids) - first.prompt, len(first.ids) - 2]
+    with pytest.raises(ValueError, match="no examples"):
+        finetuning.sentences([], tokenizer)
+
+
+@pytest.mark.parametrize("protocol", [
+    FineTuningConfig(batch=3, epochs=4), FineTuningConfig(batch=2, accumulation=2, epochs=3, seed=5),
+    FineTuningConfig(batch=4, epochs=5, replay=0.5)])
+def test_every_epoch_takes_every_sentence_once(protocol):
+    steps = finetuning.steps(12, protocol)
+    both = [finetuning.batches(12, 7, protocol, step) for step in range(steps)]
+    order = [i for mine, _ in both for i in mine]
+    for epoch in range(protocol.epochs):
+        assert sorted(order[12 * epoch : 12 * (epoch + 1)]) == list(range(12))
+    assert order[:12] != order[12:24]
+    replayed = [i for _, other in both for i in other]
+    assert len(replayed) == round(len(order) * protocol.replay / (1 - protocol.replay))
+    assert set(replayed) <= set(range(7))
+    assert all(len(mine) + len(other) == protocol.batch * protocol.accumulation for mine, other in both)
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("masking", "all"), ("epochs", 0), ("rank", -1), ("replay", 1.0), ("learning_rate", 0.0), ("batch", 0),
+    ("learning_rate", float("inf")), ("clip", 0.0), ("clip", -1.0), ("clip", float("nan")), ("clip", float("inf")),
+    ("scaling", 0), ("seed", -1), ("dropout", 1.5), ("dropout", -0.1), ("weight_decay", -1), ("warmup", -1),
+    ("weight_decay", float("inf")), ("accumulation", 0)])
+def test_protocols_are_checked(field, value):
+    with pytest.raises(ValueError, match=field):
+        FineTuningConfig(**{field: value})
+
+
+# Objectives --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_the_masked_loss_token_by_token(folders, name, masking):
+    model, tokenizer = checkpoints.load(folders[name])
+    given = given_of(tokenizer)
+    found = finetuning.masked_loss(model, given, tokenizer.mask_token_id, masking, torch.Generator().manual_seed(4))
+    draw = torch.Generator().manual_seed(4)
+    times, chance = torch.rand(2, generator=draw), torch.rand(given.ids.shape, generator=draw)
+    expected, prompts_hidden = 0.0, 0
+    for row in range(2):
+        p = 1e-3 + (1 - 1e-3) * float(times[row])
+        maskable = [i for i in range(given.ids.shape[1]) if masking == "any" or given.answer[row, i]]
+        hidden = [i for i in maskable if chance[row, i] < p]
+        prompts_hidden += sum(not given.answer[row, i] for i in hidden)
+        tokens = given.ids[row].clone()
+        tokens[hidden] = tokenizer.mask_token_id
+        log_p = model(tokens[None]).logits[0].detach().log_softmax(-1)
+        for i in hidden:
+            source = max(i - 1, 0) if name == "dream" else i
+            expected -= float(log_p[source, given.ids[row, i]]) / p / len(maskable) / 2
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert (prompts_hidden > 0) == (masking == "any")
+
+
+def test_the_masked_loss_is_a_bound_on_average(folders):
+    """E[sum / (p |answer|)] is the mean cross-entropy an untrained model gives: near log of the vocabulary."""
+    model, tokenizer = checkpoints.load(folders["llada"])
+    for weight in model.lm_head.parameters():
+        torch.nn.init.zeros_(weight)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        losses = [finetuning.masked_loss(model, given_of(tokenizer), tokenizer.mask_token_id, "any", draw)
+                  for _ in range(200)]
+    expected = torch.tensor(float(model.config.vocab_size)).log().item()
+    assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_the_next_token_loss_row_by_row(folders, masking):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    rows = finetuning.sentences(DATA.train, tokenizer)
+    rows[1] = TokenisedExample(rows[1].ids[:-5] + rows[1].ids[-1:], rows[1].prompt)  # shorter: padding must not count
+    losses = []
+    for row in rows:
+        log_p = model(torch.tensor([row.ids])).logits[0].detach().log_softmax(-1)
+        first = row.prompt if masking == "response" else 1
+        losses += [-float(log_p[i - 1, row.ids[i]]) for i in range(first, len(row.ids))]
+    found = finetuning.next_token_loss(model, finetuning.padded(rows, tokenizer.eos_token_id), masking)
+    assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+# Runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada", "qwen3_5"])
+def test_adapters_alone_are_trained(folders, name):
+    model, tokenizer = checkpoints.load(folders[name])
+    before = {key: weight.clone() for key, weight in model.state_dict().items()}
+    adapted = finetuning.adapt(model, FineTuningConfig(rank=2))
+    losses = finetuning.finetune(adapted, tokenizer, DATA.train, FineTuningConfig(rank=2, epochs=2, batch=2, warmup=0))
+    assert len(losses) == 2 and not adapted.training
+    after = dict(adapted.base_model.model.named_parameters())
+    trained = {key for key, weight in after.items() if weight.requires_grad}
+    assert trained and all("lora_" in key for key in trained) and not any("lm_head" in key for key in trained)
+    for key, weight in after.items():
+        if "lora_" not in key:
+            assert torch.equal(weight, before[key.replace(".base_layer", "")])
+    assert any(weight.abs().max() > 0 for key, weight in after.items() if "lora_B" in key)
+
+
+@pytest.mark.parametrize("name", ["dream", "llama"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, rank):
+    protocol = FineTuningConfig(rank=rank, epochs=6, batch=2, dropout=0.1 if rank else 0.0, masking="any", learning_rate=1e-3)
+
+    def fresh():
+        model, tokenizer = checkpoints.load(folders[name])
+        return finetuning.adapt(model, protocol), tokenizer
+
+    whole, tokenizer = fresh()
+    losses = finetuning.finetune(whole, tokenizer, DATA.train, protocol)
+    path = tmp_path / "run.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, loss):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetuning.finetune(fresh()[0], tokenizer, DATA.train, protocol, checkpoint=path, every=2, watch=kill)
+    again, _ = fresh()
+    seen = []
+    resumed = finetuning.finetune(again, tokenizer, DATA.train, protocol, checkpoint=path, every=2,
+                                  watch=lambda step, loss: seen.append(step))
+    assert resumed == losses and seen == [4, 5] and not path.exists()
+    for (key, first), (_, second) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(first, second), key
+
+
+def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, tmp_path, monkeypatch):
+    protocol = FineTuningConfig(rank=2, epochs=6, batch=2, masking="any", learning_rate=1e-2)
+
+    def cell(checkpoint):
+        model, tokenizer = checkpoints.load(folders["llada"])
+        metrics, curves, tuned = reversal_run.run(model, tokenizer, DATA, protocol, checkpoint=checkpoint, every=2)
+        return metrics, curves, {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
+
+    path = tmp_path / "cell.safetensors"
+    metrics, curves, weights = cell(None)
+    assert curves["step"] == [1, 2, 3, 4, 5, 6] and len(set(curves["probability_reverse"])) == 6
+    advance = finetuning._Run.advance
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetuning._Run, "advance", lambda run, step: killed() if step == 5 else advance(run, step))
+        cell(path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # trained to the end, answers missing
+        patch.setattr(decoding, "answered", killed)
+        cell(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning._Run, "advance", killed)  # nothing is left to train
+        again = cell(path)
+    assert again[:2] == (metrics, curves) and path.exists()
+    assert all(torch.equal(weight, again[2][name]) for name, weight in weights.items())
+
+
+class Seen(torch.nn.Module):
+    """A model that notes what it is shown."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.shown = model, model.config, []
+
+    def forward(self, input_ids, **settings):
+        self.shown.append(input_ids)
+        return self.model(input_ids=input_ids, **settings)
+
+
+@pytest.mark.parametrize("masking", finetuning.MASKING)
+def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders, masking):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    protocol = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
+    other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
+    run = finetuning._Run(Seen(model), tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer),
+                          finetuning.sentences(other, tokenizer))
+    assert all(sentence.prompt == 0 for sentence in run.other)
+    fronts = {"own": 0, "other": 0}
+    for step in range(finetuning.steps(2, protocol)):
+        mine, replayed = finetuning.batches(2, 3, protocol, step)
+        assert len(mine) == len(replayed) == 2
+        run.advance(step)
+        (shown,) = run.model.shown[-1:]
+        for row, sentence in zip(shown, [run.own[i] for i in mine] + [run.other[i] for i in replayed], strict=True):
+            visible = row[: len(sentence.ids)] != tokenizer.mask_token_id
+            assert torch.equal(row[: len(sentence.ids)][visible], torch.tensor(sentence.ids)[visible])
+            fronts["own" if sentence.prompt else "other"] += int((~visible[: sentence.prompt or 5]).sum())
+    assert fronts["other"] > 0 and (fronts["own"] > 0) == (masking == "any")
+
+
+def test_replayed_text_is_never_asked_for(folders, monkeypatch):
+    asked = []
+
+    def answered(model, tokenizer, examples, **_):
+        asked.extend(example.prompt for example in examples)
+        return [True] * len(examples)
+
+    monkeypatch.setattr(decoding, "answered", answered)
+    model, tokenizer = checkpoints.load(folders["dream"])
+    metrics, _, _ = reversal_run.run(model, tokenizer, DATA, FineTuningConfig(rank=2, epochs=1, batch=2, replay=0.5),
+                                     replay=reversal_run.replayed(None, 0, 4))
+    assert asked == [example.prompt for example in (*DATA.forward, *DATA.reverse)]
+    assert metrics == {"forward_accuracy": 100, "reverse_accuracy": 100}
+
+
+def test_passes_add_up_to_the_batch(folders):
+    """Two passes of one sentence against one pass of two, equally long: the same step."""
+    after = []
+    for batch, accumulation in ((2, 1), (1, 2)):
+        model, tokenizer = checkpoints.load(folders["llama"])
+        own = [TokenisedExample(row.ids[:7], 2) for row in finetuning.sentences(DATA.train, tokenizer)]
+        protocol = FineTuningConfig(rank=0, batch=batch, accumulation=accumulation, warmup=0)
+        run = finetuning._Run(model, tokenizer, protocol, own, [])
+        run.advance(0)
+        after.append((run.losses[0], model.lm_head.weight.detach().clone()))
+    assert after[0][0] == pytest.approx(after[1][0], rel=1e-6)
+    assert torch.allclose(after[0][1], after[1][1], atol=1e-6)
+
+
+def test_the_learning_rate_rises_over_the_warm_up(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = FineTuningConfig(rank=0, batch=2, warmup=4, learning_rate=1e-3)
+    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    rates = []
+    for step in range(6):
+        run.advance(step)
+        rates.append(run.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_gradients_are_cut_and_weights_decay_as_the_protocol_says(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = FineTuningConfig(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
+    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    run.advance(0)
+    moments = [run.optimiser.state[weight]["exp_avg"].flatten() for weight in run.weights.values()]
+    assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * protocol.clip, rel=1e-2)  # 1 - beta1 of the gradient
+    assert run.optimiser.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_adapters_have_the_protocols_scaling_and_dropout(folders):
+    model, _ = checkpoints.load(folders["llama"])
+    adapted = finetuning.adapt(model, FineTuningConfig(rank=4, scaling=12, dropout=0.25))
+    layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
+    assert layers and all(layer.scaling["default"] == 3 for layer in layers)
+    assert all(layer.lora_dropout["default"].p == 0.25 for layer in layers)
+
+
+def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    protocol = FineTuningConfig(rank=2, epochs=2, batch=2)
+    adapted = finetuning.adapt(model, protocol)
+    path = tmp_path / "run.safetensors"
+    run = finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    run.advance(0)
+    run.store(path)
+    other = dataclasses.replace(protocol, learning_rate=2e-4)
+    with pytest.raises(training_state.CheckpointError, match="protocol"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=path)
+    with pytest.raises(training_state.CheckpointError, match="data"):
+        finetuning.finetune(adapted, tokenizer, DATA.train[:1], protocol, checkpoint=path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
+    protocol, path = FineTuningConfig(rank=rank, epochs=3, batch=2), tmp_path / "run.safetensors"
+    other = checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
+
+    def run(folder, dtype=None):
+        model, tokenizer = checkpoints.load(folder, dtype)
+        adapted = finetuning.adapt(model, protocol)
+        return finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+
+    first = run(folders["llada"])
+    first.advance(0)
+    first.store(path)
+    again = run(folders["llada"])
+    again.restore(path)
+    assert again.losses == first.losses
+    with pytest.raises(training_state.CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
+        run(other).restore(path)
+    with pytest.raises(training_state.CheckpointError, match=r"another run \(dtype .*bfloat16"):
+        run(folders["llada"], torch.bfloat16).restore(path)
+
+
+def test_one_changed_row_of_one_matrix_is_another_model(folders):
+    model, _ = checkpoints.load(folders["llada"])
+    before = finetuning._fingerprint(model)
+    assert finetuning._fingerprint(checkpoints.load(folders["llada"])[0]) == before
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0] += 1e-3
+    assert finetuning._fingerprint(model) != before
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_path):
+    path = tmp_path / "run.safetensors"
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = FineTuningConfig(rank=0, epochs=6, batch=2, warmup=0)
+
+    def spoil(step, loss):
+        if step == 2:
+            with torch.no_grad():
+                model.lm_head.weight[0] = float("nan")
+
+    adapted = finetuning.adapt(model, protocol)
+    with pytest.raises(ArithmeticError, match=r"step 4: the run has diverged \(loss nan.*lower learning_rate"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, protocol, checkpoint=path, every=1, watch=spoil)
+    run = finetuning._Run(finetuning.adapt(checkpoints.load(folders["llama"])[0], protocol), tokenizer, protocol,
+                          finetuning.sentences(DATA.train, tokenizer), [])
+    run.restore(path)
+    assert len(run.losses) == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_used(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    run = finetuning._Run(finetuning.adapt(model, FineTuningConfig(rank=0, batch=2)), tokenizer, FineTuningConfig(rank=0, batch=2),
+                          finetuning.sentences(DATA.train, tokenizer), [])
+    before = model.model.norm.weight.detach().clone()
+    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(ArithmeticError, match=r"step 1: .* gradient norm"):
+        run.advance(0)
+    assert torch.equal(model.model.norm.weight, before) and not run.losses
+
+
+def test_what_cannot_run_is_refused(folders):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    with pytest.raises(ValueError, match="no text to replay"):
+        finetuning.finetune(model, tokenizer, DATA.train, FineTuningConfig(replay=0.5))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing is trainable"):
+        finetuning.finetune(model, tokenizer, DATA.train, FineTuningConfig())
+
+
+def test_a_causal_model_learns_the_forward_direction(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    protocol = FineTuningConfig(rank=0, epochs=120, batch=2, learning_rate=5e-3)
+    losses = finetuning.finetune(finetuning.adapt(model, protocol), tokenizer, DATA.train, protocol)
+    assert losses[-1] < 0.1 < losses[0]
+    length = reversal_run.answer_length(DATA, tokenizer)
+    assert decoding.accuracy(model, tokenizer, DATA.forward, length=length) == 100
+    assert decoding.accuracy(model, tokenizer, DATA.reverse, length=length) == 0
+
+
+def test_a_world_can_be_trained_on(folders):
+    data = synthetic_facts.world(2).p2d
+    assert len(data.train) == 3 * len(data.facts)  # three sentence forms a fact
+    assert reversal_run.dataset_of("p2d", "generated", 2, 0).name == "p2d"

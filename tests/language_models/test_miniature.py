@@ -1,0 +1,220 @@
+"""One small cell end to end: its path, its record, its interruption; cosines against stored gradients."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from lib.language_models import (
+    finetuning,
+    miniature,
+    miniature_table,
+    miniature_world,
+    pretraining,
+    queries,
+    reversal_run,
+    signature_run,
+    signatures,
+)
+from lib.language_models.facts import DATASETS
+from lib.language_models.miniature import Cell
+from lib.record import provenance
+
+torch.set_num_threads(1)
+SMALL = Cell(steps=4, facts=4, held=3, epochs=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("pretrained")
+
+
+# The cell ----------------------------------------------------------------------------------------------------
+
+
+def test_the_standard_cell_is_what_the_paper_needs():
+    cell = Cell()
+    assert (cell.masking, cell.orders, cell.protocol().rank) == ("any", "both", 0)
+    lora = Cell(tuning="lora", rank=8, masking="response", replay=0.25, seed=3).protocol()
+    assert (lora.rank, lora.scaling, lora.masking, lora.replay, lora.seed) == (8, 16, "response", 0.25, 3)
+    # replay adds steps: the held-out facts are seen as often
+    alone, mixed = (finetuning.steps(32, Cell(replay=share).protocol()) for share in (0.0, 0.5))
+    assert mixed == 2 * alone == 400
+
+
+def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
+    same = [Cell(), Cell(masking="response"), Cell(tuning="lora"), Cell(replay=0.0), Cell(dataset="c2p")]
+    assert len({miniature._digest(cell.pretraining()) for cell in same}) == 1
+    other = [Cell(), Cell(causal_steps=9),
+             Cell(orders="one"), Cell(seed=1), Cell(architecture="llama"), Cell(dataset="trex"), Cell(steps=9)]
+    assert len({miniature._digest(cell.pretraining()) for cell in other}) == len(other)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("architecture", "bert"), ("dataset", "p3c"), ("orders", "two"), ("tuning", "half"), ("masking", "none"),
+    ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0),
+    ("causal_steps", -1)])
+def test_bad_input_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(SMALL, **{field: value})
+
+
+def test_held_facts_are_never_told(tmp_path, monkeypatch):
+    """What pretraining and replay see holds no name of a held-out fact."""
+    seen = {}
+
+    def stop(model, tokenizer, data, protocol, **options):
+        seen.update(data=data, replay=options["replay"])
+        raise StopIteration
+
+    monkeypatch.setattr(miniature.reversal_run, "run", stop)
+    monkeypatch.setattr(miniature, "pretrain", lambda *given, **options: (None, []))
+    monkeypatch.setattr(miniature, "_before", lambda *given: {})
+    for dataset in DATASETS:
+        with pytest.raises(StopIteration):
+            miniature.run(dataclasses.replace(SMALL, dataset=dataset, steps=1), tmp_path)
+        names = {name for fact in seen["data"].facts for name in (fact.left, fact.right)}
+        text = " ".join(example.prompt + example.completion for example in seen["replay"])
+        assert names and not [name for name in names if name in text]
+
+
+@pytest.mark.parametrize("name", ["llada", "llama"])
+def test_alignment_is_the_cosine_of_stored_gradients(name):
+    cell = dataclasses.replace(SMALL, architecture=name)
+    tokenizer = miniature_world.tokenizer(name == "llada")
+    model = pretraining.new_model(cell.pretraining(), tokenizer)
+    data = miniature_world.worlds({"held": 3})["held"].p2c
+    found = miniature.alignment(model, tokenizer, data)
+    rows = [[queries.batch([queries.encode(query, tokenizer)]) for query in data.queries(fact)] for fact in data.facts]
+    matched = [signatures.cosine_by_autograd(model, *pair).cosine for pair in rows]
+    crossed = [signatures.cosine_by_autograd(model, rows[i][0], rows[(i + 1) % 3][1]).cosine for i in range(3)]
+    assert found["matched"] == pytest.approx(np.mean(matched), rel=1e-4)
+    assert found["mismatched"] == pytest.approx(np.mean(crossed), rel=1e-4, abs=1e-5)
+    assert abs(found["right"]) < found["matched"]
+
+
+# The record --------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_recorded_found_again_and_not_run_twice(tmp_path, work, monkeypatch):
+    folder = tmp_path / "results" / "miniature"
+    for tuning in ("full", "lora"):
+        miniature.record(dataclasses.replace(SMALL, tuning=tuning), folder / f"{tuning}.json", work)
+    wanted = {"steps": 4, "facts": 4, "held": 3, "epochs": 2}
+    cells = miniature.recorded(tmp_path / "results", **wanted)
+    assert list(cells) == [1] and 400_000 < cells[1]["parameters"]["size"] < 500_000
+    assert miniature.recorded(tmp_path / "results") == {}
+    for metric in ("forward_accuracy", "reverse_accuracy", "told_accuracy", "kept_accuracy"):
+        assert 0 <= miniature.values(metric, cells)[0] <= 100
+    with pytest.raises(ValueError, match="'size'"):
+        miniature.recorded(tmp_path / "results", size=3)
+    monkeypatch.setattr(miniature, "run", None)  # done: it is read
+    assert miniature.record(SMALL, folder / "full.json", work)["seeds"] == [1]
+    with pytest.raises(ValueError, match="masking"):
+        miniature.record(dataclasses.replace(SMALL, masking="response"), folder / "full.json", work)
+    with pytest.raises(ValueError, match="seeds"):
+        miniature.record(dataclasses.replace(SMALL, seed=2), folder / "full.json", work)
+
+
+def test_a_cell_recorded_before_a_parameter_was_there_had_its_standard_value(tmp_path, monkeypatch):
+    older = {name: value for name, value in miniature.parameters_of(SMALL).items() if name != "causal_steps"}
+    path = tmp_path / "miniature" / "a.json"
+    provenance.save(path, experiment="miniature", parameters=older, seeds=[1], metrics={"told_accuracy": [3.0]},
+                    curves={}, run=provenance.Run())
+    wanted = {"steps": 4, "facts": 4, "held": 3, "epochs": 2}
+    assert list(miniature.recorded(tmp_path, **wanted)) == [1]
+    assert miniature.recorded(tmp_path, **wanted, causal_steps=5) == {}
+    monkeypatch.setattr(miniature, "run", None)  # it is read
+    assert miniature.record(SMALL, path)["metrics"] == {"told_accuracy": [3.0]}
+    with pytest.raises(ValueError, match="causal_steps=0, not 5"):
+        miniature.record(dataclasses.replace(SMALL, causal_steps=5), path)
+
+
+def test_an_interrupted_cell_goes_on_to_the_same_result(tmp_path, work, monkeypatch):
+    cell = dataclasses.replace(SMALL, epochs=20)
+    whole = miniature.run(cell, work)
+    checkpoint = tmp_path / "tuning.safetensors"
+    monkeypatch.setattr(miniature.reversal_run, "answer_length", None)  # killed after fine-tuning, before the answers
+    with pytest.raises(TypeError):
+        miniature.run(cell, work, checkpoint=checkpoint)
+    assert checkpoint.exists()
+    monkeypatch.undo()
+    assert miniature.run(cell, work, checkpoint=checkpoint) == whole
+
+
+def test_from_the_command_line(tmp_path, work, capsys):
+    out = tmp_path / "cell.json"
+    small = ["--steps", "4", "--facts", "4", "--held", "3", "--epochs", "1", "--seed", "1", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        miniature.main([*small, "--masking", "some"])
+    assert "masking must be one of response, any" in capsys.readouterr().err and not out.exists()
+    kept = sorted(work.iterdir())
+    miniature.main([*small, "--work", "none"])
+    said = capsys.readouterr()
+    assert "pretraining: step 4 of 4" in said.err and "cell forward_accuracy" in said.out
+    assert provenance.load(out)["provenance"]["commit"] and sorted(work.iterdir()) == kept
+    with pytest.raises(SystemExit, match="holds epochs=1, not 2"):
+        miniature.main([*small, "--epochs", "2", "--work", str(work)])
+
+
+# The table ---------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_names_every_cell_once_and_what_the_claims_need():
+    cells = list(miniature_table.plan())
+    assert len({miniature_table.file_of(cell) for cell in cells}) == len(cells)
+    seeds_of = lambda name, **change: {cell.seed for cell in cells if cell == Cell(name, seed=cell.seed, **change)}
+    for name in ("llada", "dream", "llama", "qwen2", "qwen3_5"):
+        assert all(seeds_of(name, dataset=dataset) == set(range(5)) for dataset in DATASETS)
+    tuned = {"tuning": "lora", "learning_rate": 2e-3}
+    pairs = [{**tuned, "replay": 0.0}, {**tuned, "masking": "response"}, {"replay": 0.0, "masking": "response"},
+             {**tuned, "replay": 0.0, "masking": "response"}, {"orders": "one", "masking": "response"}]
+    for change in (*miniature_table.CONDITIONS.values(), *pairs):
+        assert all(seeds_of(name, **change) == set(range(5)) for name in ("llada", "llama"))
+    for starts in miniature_table.STARTS.values():
+        assert all(seeds_of("dream", **start) == set(range(5)) for start in starts.values())
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def record(cell, path):
+        if cell.architecture == "llama":
+            raise RuntimeError("out of luck")
+        done.append(path.name)
+
+    monkeypatch.setattr(miniature_table.miniature, "record", record)
+    with pytest.raises(SystemExit, match="failed"):
+        miniature_table.main(["--folder", str(tmp_path), "--seeds", "1"])
+    said = capsys.readouterr().err
+    assert "llama_p2c_both_full_any_replay_0.json failed" in said and "out of luck" in said
+    assert "dream_p2c_both_full_any_replay_0.json" in done
+
+
+# Half a minute -----------------------------------------------------------------------------------------------
+
+
+def test_a_followed_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypatch):
+    seen = {}
+
+    def watched(model, tokenizer, data, protocol, **options):
+        seen.update(data=data, protocol=protocol, **options)
+        return reversal_run.run(model, tokenizer, data, protocol, **options)
+
+    monkeypatch.setattr(miniature, "reversal_run", types.SimpleNamespace(run=watched))
+    found = miniature.followed("llada", 1, facts=4, held=3, steps=2, epochs=4)
+    assert len(found.curves["step"]) == len(found.curves["probability_reverse"]) == 4 and found.curves["step"][-1] == 4
+    trained = [name for name, weight in found.model.named_parameters() if weight.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    asked = [query.sentence for query in found.data.queries(found.data.facts[0], lead=signature_run.LEAD)]
+    example = found.data.train[0]
+    assert example.prompt + example.completion == asked[0]  # what is asked forward is what was trained
+    assert found.data.reverse[0].prompt + found.data.reverse[0].completion == asked[1]
+    assert seen["replay"] and all(each.prompt.startswith(signature_run.LEAD) for each in seen["replay"])
+    assert not {name for fact in found.data.facts for name in (fact.left, fact.right)
+                if any(name in each.prompt + each.completion for each in seen["replay"])}
+    assert found.share == pytest.approx(1 / 6)  # three sentences in half of each batch
+    assert seen["watched"] == len(found.data.facts) and seen["protocol"].masking == "any"

@@ -1,0 +1,211 @@
+"""The small world by counting, the questions by position, the loss by hand, resumed runs bit by bit."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from lib.language_models import checkpoints, decoding, finetuning, miniature_world, pretraining
+from lib.language_models.architectures import ARCHITECTURES
+from lib.language_models.miniature_world import tokenizer, told, worlds
+from lib.language_models.pretraining import PretrainingConfig
+from lib.record import training_state
+
+torch.set_num_threads(1)
+SMALL = PretrainingConfig(facts=6, stock=8, width=32, heads=2, layers=1, steps=12, batch=8, warmup=3)
+BEGUN = dataclasses.replace(SMALL, architecture="dream", causal_steps=7, steps=6)
+
+
+def text_of(settings):
+    split = worlds({"told": settings.facts, "held": 4}, settings.stock, settings.seed)
+    return told(split["told"], settings.orders, settings.kinds)
+
+
+def words_of(settings=SMALL, masked=True):
+    return tokenizer(masked, settings.stock)
+
+
+# The world ---------------------------------------------------------------------------------------------------
+
+
+def entities(world):
+    """Names of a world: two words each, found in its sentences by their capitals."""
+    facts = [fact for data in (world.p2c, world.trex) for fact in data.facts]
+    people = [(fact.left, fact.right.split(" of ")[1]) for fact in world.p2d.facts]
+    return [name for fact in facts for name in (fact.left, fact.right)] + [name for pair in people for name in pair]
+
+
+def test_no_name_is_shared_and_every_word_of_the_held_facts_is_known():
+    split = worlds({"told": 200, "held": 20}, 40, seed=3)
+    names = [entities(world) for world in split.values()]
+    assert len(set(names[0]) | set(names[1])) == len(names[0]) + len(names[1]) == 6 * 220
+    known = {word for name in names[0] for word in name.split()}
+    assert {word for name in names[1] for word in name.split()} <= known
+    assert worlds({"told": 5}, 40, seed=3)["told"].p2c.facts != worlds({"told": 5}, 40, seed=4)["told"].p2c.facts
+
+
+def test_both_orders_are_told_or_one_of_each_fact():
+    world = worlds({"told": 10}, 20)["told"]
+    both, one = told(world, "both", ("p2c",)), told(world, "one", ("p2c",))
+    seen = {orders: Counter((example.prompt + example.completion) for example in text)
+            for orders, text in {"both": both, "one": one}.items()}
+    for i, fact in enumerate(world.p2c.facts):
+        sentences = (f"{fact.left}'s child is {fact.right}.", f"{fact.right}'s parent is {fact.left}.")
+        assert [seen["both"][sentence] for sentence in sentences] == [1, 1]
+        assert [seen["one"][sentence] for sentence in sentences] == [1 - i % 2, i % 2]
+    assert len(both) == 2 * len(one) == 20
+    assert sum(not example.completion.endswith(".") for example in told(world, "both")) == 0
+
+
+def test_every_sentence_is_made_of_known_words():
+    world = worlds({"told": 4}, 10)["told"]
+    words = tokenizer(True, 10)
+    for data in world.datasets():
+        for example in (*data.train, *data.forward, *data.reverse, *told(world, "both")):
+            ids = words(example.prompt + example.completion)["input_ids"]
+            assert ids[0] == 1 and words.eos_token_id not in ids
+    assert tokenizer(False, 10).mask_token_id is None and words.mask_token_id == 2
+    assert len(tokenizer(False, 10)) == len(words)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: worlds({"told": 1}), "at least two"), (lambda: worlds({"told": 9}, 5), "stock"),
+    (lambda: told(worlds({"told": 2})["told"], "none"), "orders"),
+])
+def test_a_world_that_cannot_be_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# What is asked -----------------------------------------------------------------------------------------------
+
+
+def test_questions_are_an_entity_or_any_tokens():
+    """Rows counted by which tokens they ask for: [START] A B 's child is C D . [END]."""
+    words = words_of()
+    example = worlds({"told": 2}, 8)["told"].p2c.train[0]
+    sentence = finetuning.sentences([example], words)[0]
+    names = frozenset(words.convert_tokens_to_ids(miniature_world.name_words(8)))
+    rows = 4000
+    given = finetuning.padded([sentence] * rows, words.eos_token_id)
+    first = torch.tensor([pretraining.first_entity(sentence, names)] * rows)
+    assert first[0].nonzero()[:, 0].tolist() == [1, 2]
+    asked = pretraining.questions(given, first, torch.Generator().manual_seed(0))
+    assert asked.any(1).all()
+    shares = {places: count / rows for places, count in Counter(
+        tuple(row.nonzero()[:, 0].tolist()) for row in asked).items()}
+    assert shares[(6, 7)] == pytest.approx(0.25, abs=0.03)  # the second entity alone
+    assert shares[(6, 7, 8, 9)] == pytest.approx(0.25, abs=0.03)  # and what follows
+    assert shares[(1, 2)] == pytest.approx(0.25, abs=0.03)
+    rest = asked[[tuple(row.nonzero()[:, 0].tolist()) not in {(6, 7), (6, 7, 8, 9), (1, 2)} for row in asked]]
+    assert Counter(rest.sum(1).tolist())[10] == pytest.approx(rows * 0.25 / 10, rel=0.5)  # counts are uniform
+    assert rest.float().mean(0).std() < 0.05  # over every place alike
+
+
+def test_masked_loss_is_the_mean_of_row_means():
+    words = words_of()
+    sentences = finetuning.sentences(text_of(SMALL)[:2], words)
+    given = finetuning.padded(sentences, words.eos_token_id)
+    asked = torch.zeros_like(given.shown)
+    asked[0, 6:8], asked[1, 1] = True, True
+    for name in ("llada", "dream"):
+        model = pretraining.new_model(dataclasses.replace(SMALL, architecture=name), words)
+        logits = model(given.ids.masked_fill(asked, words.mask_token_id)).logits.log_softmax(-1)
+        shift = 1 if name == "dream" else 0
+        each = [[-logits[row, place - shift, given.ids[row, place]] for place in places]
+                for row, places in ((0, (6, 7)), (1, (1,)))]
+        expected = sum(sum(row) / len(row) for row in each) / 2
+        torch.testing.assert_close(pretraining.masked_loss(model, given, asked, words.mask_token_id), expected)
+
+
+# The run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_new_models_attend_and_start_as_their_class_does(name):
+    words = words_of(masked=not ARCHITECTURES[name].causal)
+    model = pretraining.new_model(dataclasses.replace(SMALL, architecture=name), words)
+    assert model.config.is_causal == ARCHITECTURES[name].causal
+    assert isinstance(model, ARCHITECTURES[name].model_class)
+    assert 0.015 < float(model.get_input_embeddings().weight.detach().std()) < 0.025
+
+
+def test_a_model_learns_what_it_is_told():
+    settings = dataclasses.replace(SMALL, facts=2, steps=250, warmup=10, learning_rate=5e-3, batch=16)
+    text = text_of(settings)
+    model, losses = pretraining.pretrain(settings, text, words_of())
+    assert losses[-1] < 0.3 * losses[0]
+    assert decoding.accuracy(model, words_of(), text, length=4) == 100
+
+
+def test_the_schedule_and_the_clipping_reach_the_optimiser(monkeypatch):
+    run = pretraining._Run(BEGUN, text_of(BEGUN), words_of())
+    loss = run._loss
+    monkeypatch.setattr(run, "_loss", lambda *given: 1e4 * loss(*given))
+    for step in range(13):
+        run.advance(step)
+        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(BEGUN.learning_rate * run._rate(step))
+        if not step:  # 1 - beta1 of a gradient of norm 1
+            moments = torch.cat([state["exp_avg"].flatten() for state in run.optimiser.state.values()])
+            assert float(moments.norm()) == pytest.approx(0.1, rel=1e-2)
+
+
+@pytest.mark.parametrize("settings", [SMALL, BEGUN], ids=["masked", "begun"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(step, loss):
+        if step == 8:
+            raise Killed
+
+    text, words = text_of(settings), words_of()
+    whole, losses = pretraining.pretrain(settings, text, words)
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        pretraining.pretrain(settings, text, words, checkpoint=path, every=5, watch=kill)
+    resumed, again = pretraining.pretrain(settings, text, words, checkpoint=path)
+    assert again == losses
+    for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=path, watch=kill)  # done: no step is made
+    assert torch.equal(next(stored.parameters()), next(whole.parameters()))
+    with pytest.raises(training_state.CheckpointError, match="learning_rate"):
+        pretraining.pretrain(dataclasses.replace(settings, learning_rate=1e-3), text, words, checkpoint=path)
+    with pytest.raises(training_state.CheckpointError, match="text"):  # as many sentences, one of them another
+        pretraining.pretrain(settings, [*text[:-1], text[0]], words, checkpoint=path)
+
+
+def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
+    """The loss of each phase, and what the model sees while it is taken; the rate rises in both."""
+    seen = []
+
+    def spied(causal, loss):
+        def spy(model, *given):
+            checkpoints.self_test(model, causal=causal)
+            seen.append(causal)
+            return loss(model, *given)
+        return spy
+
+    monkeypatch.setattr(finetuning, "next_token_loss", spied(True, finetuning.next_token_loss))
+    monkeypatch.setattr(pretraining, "masked_loss", spied(False, pretraining.masked_loss))
+    model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
+    assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
+    checkpoints.self_test(model, causal=False)
+    rates = [pretraining._Run(BEGUN, text_of(BEGUN), words_of())._rate(step) for step in range(13)]
+    alone = pretraining._Run(dataclasses.replace(BEGUN, causal_steps=0), text_of(BEGUN), words_of())
+    assert rates[7:] == [alone._rate(step) for step in range(6)] and rates[0] == rates[7] < rates[2]
+    assert rates[6] < rates[4] and rates[-1] < 1
+
+
+@pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0),
+                                          ("causal_steps", -1)])
+def test_settings_that_cannot_be_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        PretrainingConfig(**{field: value})
+
+
+def test_what_is_causal_throughout_cannot_begin_so():
+    with pytest.raises(ValueError, match="causal_steps: llama is causal throughout"):
+        PretrainingConfig("llama", causal_steps=5)

@@ -1,0 +1,110 @@
+"""The compiled loops of a training step against torch and autograd."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from lib.one_layer.fast import kernels
+
+torch.set_num_threads(1)
+
+
+def drawn(*shape, seed=0, dtype=torch.float32, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * scale
+
+
+def test_the_exponential_is_exact_to_the_last_digits():
+    x = np.linspace(-87, 88, 20001, dtype=np.float32)
+    found = np.array([kernels.exp(one) for one in x])
+    assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2e-7
+    assert kernels.exp(np.float32(-1e9)) == kernels.exp(np.float32(-87)) > 0  # clipped, neither zero nor nonsense
+    assert kernels.exp(np.float32(1e9)) == kernels.exp(np.float32(88)) < np.inf
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (2, 3, 7), (4, 1)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_gelu_and_its_gradient_are_torchs(shape, scale):
+    x, signal = drawn(*shape, scale=scale), drawn(*shape, seed=1)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    found, expected = kernels.gelu(ours), functional.gelu(theirs, approximate="tanh")
+    assert torch.allclose(found, expected, atol=1e-6, rtol=1e-5)
+    (g,), (g_expected,) = (torch.autograd.grad(out, x, signal) for out, x in ((found, ours), (expected, theirs)))
+    assert torch.allclose(g, g_expected, atol=1e-5)
+
+
+def test_gelu_takes_what_is_not_contiguous_and_leaves_other_precision_to_torch():
+    x, signal = drawn(6, 4), drawn(4, 6, seed=1)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    (g,) = torch.autograd.grad(kernels.gelu(ours.T), ours, signal.T.contiguous().T)
+    (g_expected,) = torch.autograd.grad(functional.gelu(theirs.T, approximate="tanh"), theirs, signal)
+    assert torch.allclose(g, g_expected, atol=1e-6)
+    assert torch.autograd.gradcheck(kernels.gelu, drawn(3, 4, dtype=torch.float64).requires_grad_())
+
+
+def test_nonsense_stays_nonsense():
+    """A loss that is no number is seen as such, not clipped into one."""
+    x = torch.tensor([[float("nan"), 1.0]])
+    assert kernels.gelu(x).isnan().tolist() == [[True, False]]
+    logits, filled = np.array([[np.nan, 0, 0]], np.float32), np.empty(3, np.float32)
+    one = np.ones(1, np.float32)
+    assert np.isnan(kernels.cross_entropy(logits, np.array([0]), one, np.empty(1, np.float32), filled))
+
+
+def test_the_loss_and_its_gradient_are_autograds_where_a_row_carries_several_answers():
+    logits = drawn(4, 6, scale=5).requires_grad_()
+    which, targets = torch.tensor([0, 2, 2, 3, 3, 2]), torch.tensor([5, 1, 1, 0, 4, 3])
+    weights = torch.rand(6, generator=torch.Generator().manual_seed(0))
+    expected = (functional.cross_entropy(logits[which], targets, reduction="none") * weights).sum()
+    (slope,) = torch.autograd.grad(expected, logits)
+    gradient, asked, total = logits.detach().numpy().copy(), np.empty(4, np.float32), np.empty(6, np.float32)
+    loss = kernels.cross_entropy(gradient, (which * 6 + targets).numpy(), weights.numpy(), asked, total)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert np.allclose(gradient, slope, atol=1e-6) and np.allclose(total, slope.sum(0), atol=1e-6)
+    assert (gradient[1] == 0).all()  # nobody's answer
+    assert np.allclose(asked, np.bincount(which, weights, 4))
+
+
+def test_a_layer_norms_gradient_is_autograds_and_is_added():
+    x, weight, g, before = (drawn(*shape, seed=seed) for seed, shape in enumerate(((5, 8), (8,), (5, 8), (5, 8))))
+    inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    expected = functional.layer_norm(inputs[0], (8,), inputs[1])
+    slopes = torch.autograd.grad(expected, inputs, g)
+    out, mean, scale = (np.full(shape, np.nan, np.float32) for shape in ((5, 8), 5, 5))
+    kernels.norm_forward(x.numpy(), weight.numpy(), out, mean, scale)
+    assert np.allclose(out, expected.detach(), atol=1e-6)
+    g_x, g_weight, total = before.numpy().copy(), np.full(8, np.nan, np.float32), np.full(8, np.nan, np.float32)
+    kernels.norm_backward(g.numpy(), x.numpy(), weight.numpy(), mean, scale, g_x, g_weight, total)
+    assert np.allclose(g_x, before + slopes[0], atol=1e-5) and np.allclose(total, g_x.sum(0), atol=1e-5)
+    assert np.allclose(g_weight, slopes[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "places"), [(1, 1), (2, 1), (2, 4)])
+def test_attention_and_its_gradient_are_autograds(heads, places):
+    """Three sequences of four, seven tokens, five rows; a token that stands twice, and scores by offset."""
+    length, kinds, width, rows = 4, 7, 8, 5
+    tokens = np.array([[0, 6, 6, 1], [2, 2, 2, 6], [6, 5, 3, 4]])
+    sequence, position = np.array([0, 0, 1, 2, 2]), np.array([1, 2, 3, 0, 0])
+    grid = (np.arange(length) - np.arange(length)[:, None] + length - 1) * kinds
+    scores = drawn(heads, (2 * length - 1) * kinds).requires_grad_()
+    stored = drawn(heads, kinds, places, width, seed=1).requires_grad_()
+    stream = drawn(places, width, seed=2).requires_grad_()
+
+    seen, place = torch.from_numpy(tokens[sequence]), torch.from_numpy(grid[position])
+    alpha = scores[:, place + seen].softmax(-1)  # (heads, rows, length)
+    where = torch.arange(length) if places > 1 else torch.zeros(length, dtype=torch.long)
+    expected = torch.einsum("hrj,hrjd->rd", alpha, stored[:, seen, where])
+    expected = expected + (stream[position] if places > 1 else stream)
+    signal = drawn(rows, width, seed=3)
+    slopes = torch.autograd.grad(expected, (scores, stored, stream), signal)
+
+    tables = [table.detach().numpy() for table in (scores, stored, stream)]
+    weights, x = np.empty((rows, heads, length), np.float32), np.empty((rows, width), np.float32)
+    kernels.attention_weights(tokens, sequence, position, grid, 1, tables[0], weights)
+    kernels.retrieve(tokens, sequence, position, weights, *tables[1:], x)
+    assert np.allclose(weights, alpha.detach().transpose(0, 1), atol=1e-6)
+    assert np.allclose(x, expected.detach(), atol=1e-6)
+    found = [np.full_like(table, np.nan) for table in tables]
+    kernels.retrieve_backward(tokens, sequence, position, grid, 1, weights, tables[1], signal.numpy(), *found)
+    for ours, theirs in zip(found, slopes, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)

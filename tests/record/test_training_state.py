@@ -1,0 +1,61 @@
+"""Checkpoints: read back exactly, refused by name when cut, altered or another run's, and never touched then."""
+
+import pytest
+import torch
+
+from lib.record import training_state
+
+IDENTITY = {"width": 64, "encoding": "rope", "seeds": [0, 1]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    tensors = {"weights": torch.randn(2, 5), "average": torch.arange(4.0)}
+    training_state.save(tmp_path / "run.checkpoint", tensors, IDENTITY, {"step": 3, "curves": {"steps": [0]}})
+    return tmp_path / "run.checkpoint"
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    tensors = {"weights": torch.randn(2, 5), "average": torch.tensor([1e-40, float("inf"), -0.0])}
+    training_state.save(tmp_path / "deep" / "one", tensors, IDENTITY, {"step": 3})
+    found, progress = training_state.load(tmp_path / "deep" / "one", IDENTITY)
+    assert progress == {"step": 3} and set(found) == set(tensors)
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["one"]
+
+
+def test_a_later_checkpoint_replaces_the_earlier(path):
+    training_state.save(path, {"weights": torch.ones(1)}, IDENTITY, {"step": 4})
+    assert training_state.load(path, IDENTITY)[1] == {"step": 4}
+
+
+def test_another_runs_checkpoint_is_refused_by_what_differs(path):
+    before = path.read_bytes()
+    other = {**IDENTITY, "width": 32, "depth": 2}
+    with pytest.raises(training_state.CheckpointError, match=r"checkpoint of another run \(depth None there, 2 here; width 64"):
+        training_state.load(path, other)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_checkpoint_is_refused_and_left(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(training_state.CheckpointError, match=f"{path.name}: not a whole checkpoint"):
+        training_state.load(path, IDENTITY)
+    assert len(path.read_bytes()) == int(share * len(whole))
+
+
+def test_every_altered_byte_of_the_content_is_noticed(path):
+    whole = path.read_bytes()
+    for place in range(8, len(whole), 7):  # the first eight bytes are the header's length
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises((training_state.CheckpointError, ValueError)):
+            training_state.load(path, IDENTITY)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(training_state.CheckpointError, match="absent"):
+        training_state.load(tmp_path / "absent", IDENTITY)

@@ -1,0 +1,90 @@
+"""The two autoregressive models against torch and against the theorem's own numbers."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from lib.theory import autoregressive
+
+RNG = np.random.default_rng(0)
+PAIRS = np.array([[0, 3], [1, 4], [2, 5]])
+
+
+def torch_bilinear(embeddings, theta, pairs):
+    u, weights = torch.tensor(embeddings), torch.tensor(theta, requires_grad=True)
+    logits, answers = u[pairs[:, 0]] @ weights @ u.T, torch.tensor(pairs[:, 1])
+    losses = torch.nn.functional.cross_entropy(logits, answers, reduction="none")
+    return losses, torch.autograd.grad(losses.sum(), weights)[0]
+
+
+def test_bilinear_loss_and_gradient():
+    embeddings, theta = RNG.normal(size=(6, 4)), RNG.normal(size=(4, 4))
+    losses, gradient = torch_bilinear(embeddings, theta, PAIRS)
+    assert autoregressive.bilinear_losses(embeddings, theta, PAIRS) == pytest.approx(losses.detach().numpy())
+    assert autoregressive.bilinear_gradient(embeddings, theta, PAIRS) == pytest.approx(gradient.numpy(), abs=1e-12)
+
+
+def test_bilinear_training_steps_down_the_gradient():
+    embeddings = autoregressive.random_embeddings(6, 5, 1)
+    path = autoregressive.train_bilinear(embeddings, PAIRS, 0.3, 4)
+    assert path.shape == (5, 5, 5) and not path[0].any()
+    for before, after in itertools.pairwise(path):
+        assert after == pytest.approx(before - 0.3 * torch_bilinear(embeddings, before, PAIRS)[1].numpy(), abs=1e-12)
+
+
+def test_random_embeddings_have_unit_length_on_average():
+    embeddings = autoregressive.random_embeddings(400, 100, 0)
+    assert (embeddings**2).sum(1).mean() == pytest.approx(1, abs=0.02)
+    assert np.array_equal(embeddings, autoregressive.random_embeddings(400, 100, 0))
+    assert not np.array_equal(embeddings, autoregressive.random_embeddings(400, 100, 1))
+
+
+def test_orthonormal_reverse_never_moves():
+    path = autoregressive.train_bilinear(np.eye(6), PAIRS, 1.0, 100)
+    reverse = [autoregressive.bilinear_losses(np.eye(6), theta, PAIRS[:, ::-1]) for theta in path]
+    assert np.array(reverse) == pytest.approx(np.log(6), abs=1e-12)
+    assert autoregressive.bilinear_losses(np.eye(6), path[-1], PAIRS).max() < 0.1
+
+
+def test_causal_masses_see_the_past_only():
+    masses = autoregressive.causal_masses((2, 0, 2, 1), 3)
+    expected = np.array([[0, 0, 1], [1 / 2, 0, 1 / 2], [1 / 3, 0, 2 / 3], [1 / 4, 1 / 4, 1 / 2]])
+    assert masses == pytest.approx(expected)
+    scores = RNG.normal(size=(3, 3))
+    weighted = autoregressive.causal_masses((0, 1, 2), 3, scores)
+    assert weighted[1] == pytest.approx([*np.exp(scores[1, :2]) / np.exp(scores[1, :2]).sum(), 0])
+    assert weighted.sum(1) == pytest.approx(np.ones(3))
+
+
+@pytest.mark.parametrize("tokens", [(0, 3), (-1, 0)])
+def test_tokens_outside_the_vocabulary_are_refused(tokens):
+    with pytest.raises(ValueError, match="tokens must lie between 0 and 2, not"):
+        autoregressive.causal_masses(tokens, 3)
+
+
+def test_prompt_loss_and_gradient():
+    storage, masses, targets = RNG.normal(size=(4, 6)), RNG.dirichlet(np.ones(6), size=3), np.array([1, 0, 3])
+    weights = torch.tensor(storage, requires_grad=True)
+    logits = torch.tensor(masses) @ weights.T
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none")
+    losses.sum().backward()
+    assert autoregressive.prompt_losses(storage, masses, targets) == pytest.approx(losses.detach().numpy())
+    assert autoregressive.prompt_gradient(storage, masses, targets) == pytest.approx(weights.grad.numpy(), abs=1e-12)
+
+
+def test_next_tokens_pair_each_view_with_its_successor():
+    masses, targets = autoregressive.next_tokens([(0, 1, 2), (2, 0)], 3)
+    assert targets.tolist() == [1, 2, 0]
+    assert masses == pytest.approx(np.array([[1, 0, 0], [1 / 2, 1 / 2, 0], [0, 0, 1]]))
+
+
+def test_training_on_prompts():
+    masses, targets = autoregressive.next_tokens([(0, 1, 2), (2, 0)], 3)
+    path = autoregressive.train_prompts(masses, targets, 3, 0.5, 3)
+    assert path.shape == (4, 3, 3) and not path[0].any()
+    for before, after in itertools.pairwise(path):
+        assert after == pytest.approx(before - 0.5 * autoregressive.prompt_gradient(before, masses, targets), abs=1e-12)
+    wide = np.pad(masses, ((0, 0), (0, 2)))
+    assert autoregressive.train_prompts(wide, targets, 4, 0.5, 1).shape == (2, 4, 5)

@@ -1,0 +1,173 @@
+"""App. C.1: sensitivities, score gradients and the contrast, against torch and direct descent."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+
+from lib.theory import gradients, symbolic
+
+
+def torch_loss(storage, scores, tokens, target):
+    attention = torch.softmax(scores, 0)
+    return torch.nn.functional.cross_entropy((storage[:, tokens] @ attention)[None], torch.tensor([target]))
+
+
+def test_general_sensitivity_at_numbers():
+    """The indexed-sum derivative and the claimed one, evaluated, against torch."""
+    rng = np.random.default_rng(0)
+    storage, scores, tokens, target, place = rng.normal(size=(3, 4)), rng.normal(size=3), [2, 0, 2], 1, 2
+    parameter = torch.tensor(scores, requires_grad=True)
+    torch_loss(torch.tensor(storage), parameter, tokens, target).backward()
+    general = gradients.general_sensitivity()
+    claimed = general.weight * (general.error_here - general.error_mean)
+    symbols = {s.name: s for s in general.derivative.free_symbols if s.is_Symbol and not isinstance(s, sp.Indexed)}
+    bases = {base: sp.IndexedBase(base) for base in ("W", "s", "x")}
+    for expression in (general.derivative, claimed):
+        value = expression.subs({symbols["n"]: 3, symbols["L"]: 3, symbols["A"]: target + 1, symbols["j"]: place + 1})
+        value = value.doit().subs({bases["x"][i + 1]: t + 1 for i, t in enumerate(tokens)})
+        value = value.subs({bases["W"][a + 1, b + 1]: storage[a, b] for a in range(3) for b in range(4)})
+        value = value.subs({bases["s"][i + 1]: score for i, score in enumerate(scores)})
+        assert float(value) == pytest.approx(parameter.grad[place].item(), rel=1e-9)
+
+
+def test_sensitivity_identity_needs_the_mean():
+    general = gradients.general_sensitivity()
+    y = sp.Symbol("y", integer=True)
+    pull = general.error_here - general.error_mean
+    assert symbolic.vanishes_as_sum(general.derivative - general.weight * pull, y)
+    assert not symbolic.vanishes_as_sum(general.derivative - general.weight * (pull + 1), y)
+    assert not symbolic.vanishes_as_sum(general.derivative - 2 * general.weight * pull, y)
+
+
+def test_block_rotation():
+    a, b = sp.symbols("a b")
+    turned = gradients.block_rotation([a, b])
+    assert turned.shape == (4, 4)
+    assert turned[:2, :2] == symbolic.rotation(a) and turned[2:, 2:] == symbolic.rotation(b)
+    assert turned[:2, 2:] == sp.zeros(2, 2)
+
+
+def test_score_pair_fields():
+    one, other = sp.Matrix([[1, 2], [3, 4]]), sp.Matrix([[0, 1], [-1, 0]])
+    pair = gradients.score_pair(one, other, 5, 7)
+    q, k = pair.query, pair.key
+    assert pair.query_weights.shape == pair.key_weights.shape == (2, 2)
+    assert len({*pair.query_weights, *pair.key_weights}) == 8
+    assert sp.expand(pair.forward - (q.T * one * k)[0]) == 5
+    assert sp.expand(pair.reverse - (q.T * other * k)[0]) == 7
+    assert q == pair.query_weights[:, 0] and k == pair.key_weights[:, 1]
+    # <grad_Q s_f, grad_Q s_r> = (P k) . (N k), with the other columns silent
+    assert sp.expand(pair.inner(pair.query_weights, pair.forward, pair.reverse) - (one * k).dot(other * k)) == 0
+    assert sp.expand(pair.inner(pair.key_weights, pair.forward, pair.reverse) - (one.T * q).dot(other.T * q)) == 0
+
+
+@pytest.mark.parametrize("shapes", [((2, 2), (4, 4)), ((2, 4), (2, 2)), ((2, 2), (2, 4)), ((2, 2), (4, 2))])
+def test_score_pair_refuses_unequal_maps(shapes):
+    with pytest.raises(ValueError, match="both maps must be 2 x 2"):
+        gradients.score_pair(*(sp.zeros(*shape) for shape in shapes))
+
+
+def test_contrast_is_the_score_derivative():
+    """alpha_B (h_B - h_bar) is the derivative in the score of B."""
+    rng = np.random.default_rng(1)
+    storage, scores, tokens = rng.normal(size=(4, 6)), rng.normal(size=3), [5, 4, 2]
+    parameter = torch.tensor(scores, requires_grad=True)
+    torch_loss(torch.tensor(storage), parameter, tokens, 3).backward()
+    attention = np.exp(scores) / np.exp(scores).sum()
+    mass = np.zeros(6)
+    mass[tokens] = attention
+    value = gradients.contrast(storage, mass, target=3, evidence=4)
+    assert attention[1] * value == pytest.approx(parameter.grad[1].item(), rel=1e-9)
+
+
+def test_fact_masses():
+    masses = gradients.fact_masses(facts=2, vocabulary=3, length=5)
+    assert masses == pytest.approx(np.array([[0, 0, 0, 0.2, 0, 0.6, 0.2], [0, 0, 0, 0, 0.2, 0.6, 0.2]]))
+    assert gradients.fact_masses(3, 3, 2)[2] == pytest.approx([0, 0, 0, 0, 0, 0.5, 0, 0.5])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((0, 3, 5), "facts must lie between 1 and the vocabulary, 3, not 0"),
+    ((4, 3, 5), "facts must lie"),
+    ((1, 3, 1), "length must be at least 2"),
+])
+def test_fact_masses_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gradients.fact_masses(*arguments)
+
+
+def test_train_storage_is_gradient_descent():
+    masses, targets = gradients.fact_masses(2, 3, 4), np.arange(2)
+    path = gradients.train_storage(masses, targets, 3, eta=0.7, steps=3)
+    assert path.shape == (3, 3, 7)
+    storage = torch.zeros(3, 7, dtype=torch.float64, requires_grad=True)
+    for expected in path:
+        loss = torch.nn.functional.cross_entropy(torch.tensor(masses) @ storage.T, torch.tensor(targets))
+        storage = (storage - 0.7 * torch.autograd.grad(loss, storage)[0]).detach().requires_grad_()
+        assert storage.detach().numpy() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("facts", "vocabulary", "length"), [(1, 2, 3), (1, 5, 4), (3, 5, 6), (4, 4, 10)])
+def test_contrast_slope_against_a_small_step(facts, vocabulary, length):
+    masses = gradients.fact_masses(facts, vocabulary, length)
+    eta = 1e-6
+    storage = gradients.train_storage(masses, np.arange(facts), vocabulary, eta, 1)[0]
+    measured = gradients.contrast(storage, masses[0], 0, vocabulary) / eta
+    own, shared = sp.Rational(1, length), (sp.Rational(length - 2, length), sp.Rational(1, length))
+    exact = gradients.contrast_slope(facts, vocabulary, own, shared)
+    formula = gradients.contrast_slope_formula(facts, vocabulary, own, sum(s**2 for s in shared))
+    assert float(exact) == pytest.approx(measured, abs=1e-5)
+    assert exact == formula
+
+
+@pytest.mark.parametrize(("facts", "vocabulary", "length"), [(1, 4, 5), (2, 5, 6), (3, 7, 10), (4, 4, 10)])
+def test_shared_facts_against_training(facts, vocabulary, length):
+    """After many steps the errors keep their shape, and the storage is what their sums wrote."""
+    masses, eta, steps = gradients.fact_masses(facts, vocabulary, length), 0.3, 60
+    path = gradients.train_storage(masses, np.arange(facts), vocabulary, eta, steps)
+    before = np.concatenate([np.zeros_like(path[:1]), path[:-1]])
+    chances = np.exp(before @ masses[0]) / np.exp(before @ masses[0]).sum(1, keepdims=True)
+    other, rest = (eta * chances[:, v].sum() if some else 0 for v, some in ((1, facts > 1), (-1, vocabulary > facts)))
+    shared = (length - 2) / length, 1 / length
+    _, mass, storage = gradients.shared_facts(facts, vocabulary, 1 / length, shared, other, rest)
+    columns = [*range(vocabulary, vocabulary + facts), -2, -1]
+    assert np.array(storage, dtype=float) == pytest.approx(path[-1][:, columns], abs=1e-9)
+    assert np.array(mass, dtype=float).ravel() == pytest.approx(masses[0][columns])
+
+
+@pytest.mark.parametrize(("facts", "vocabulary"), [(1, 4), (2, 2), (2, 5), (4, 5)])
+def test_contrast_formula_away_from_the_start(facts, vocabulary):
+    own, shared = sp.Rational(1, 5), (sp.Rational(3, 5), sp.Rational(1, 5))
+    amounts = sp.Rational(2, 7), sp.Rational(1, 3)
+    formula = gradients.contrast_slope_formula(facts, vocabulary, own, sum(s**2 for s in shared), *amounts)
+    assert gradients.contrast_slope(facts, vocabulary, own, shared, *amounts) == formula
+
+
+def test_two_facts_turn_the_contrast_in_the_end():
+    masses = gradients.fact_masses(2, 30, 8)
+    path = gradients.train_storage(masses, np.arange(2), 30, 1.0, 400)
+    first, last = (gradients.contrast(storage, masses[0], 0, 30) for storage in path[[0, -1]])
+    assert first > 0.1 and last < -0.1
+
+
+def test_single_fact_contrast_by_hand():
+    # L = 4, n = 2: slope (1 - 1/2) (4 - 2) (4 - 3) / 16
+    quarter = sp.Rational(1, 4)
+    assert gradients.contrast_slope(1, 2, quarter, (quarter * 2, quarter)) == sp.Rational(1, 16)
+
+
+def test_symbols_carry_their_assumptions():
+    named = {s.name: s for s in gradients.general_sensitivity().derivative.free_symbols if isinstance(s, sp.Symbol)}
+    assert all(named[name].is_integer and named[name].is_positive for name in "nL")
+    assert named["A"].is_integer and named["j"].is_integer
+    pair = gradients.score_pair(sp.eye(2), sp.eye(2))
+    assert all(entry.is_real for weights in (pair.query_weights, pair.key_weights) for entry in weights)
+
+
+@pytest.mark.parametrize("result", [gradients.general_sensitivity(), gradients.score_pair(sp.eye(2), sp.eye(2))])
+def test_results_cannot_be_changed(result):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, next(iter(vars(result))), None)
