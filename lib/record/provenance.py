@@ -54,6 +54,17 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
+class Result(dict[str, Any]):
+    """One recorded result, a dictionary that knows the file it was read from.
+
+    :ivar path: of that file
+    """
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+
 def checksum(result: Mapping[str, Any]) -> str:
     """SHA-256 of a result's content, independent of key order."""
     content = {key: result.get(key) for key in _CONTENT}
@@ -115,7 +126,7 @@ def save(
     return result
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Result:
     """Read one recorded result; a missing, cut or altered file is refused by name."""
     try:
         result = json.loads(path.read_text())
@@ -132,7 +143,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: content does not match its checksum; it was altered after the run that made it"
         )
-    return result
+    return Result(result, path)
 
 
 def check_same(result: Mapping[str, Any], expected: Mapping[str, Any], holds: str) -> None:
@@ -147,7 +158,7 @@ def check_same(result: Mapping[str, Any], expected: Mapping[str, Any], holds: st
             raise ValueError(f"{holds} {name}={there!r}, not {value!r}; choose another file, or move this one away")
 
 
-def results(experiment: str, folder: Path | None = None) -> Iterator[dict[str, Any]]:
+def results(experiment: str, folder: Path | None = None) -> Iterator[Result]:
     """Every result of one experiment, in the order of its file names."""
     for path in sorted(((folder or results_folder()) / experiment).glob("*.json")):
         yield load(path)
