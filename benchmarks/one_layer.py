@@ -1,30 +1,32 @@
-"""How fast a one-layer training step is, beside what it could be and what others do.
+"""How fast a one-layer training step is, beside what general frameworks make of the same step.
 
-    python -m benchmarks.one_layer [--radd DIR] [--length 10] [--width 64] [--batch 120] [--rounds 15] [--out FILE]
+    python -m benchmarks.one_layer [--quick] [--radd DIR] [--lengths 10 40] [--members 1 8 32] [--rounds 9] \\
+        [--only NAME ...] [--out FILE]
 
-One thread, in interleaved rounds: in each round every contestant does the same number of steps, and a ratio is taken
-within the round. One line a comparison: name, median ratio, and the ratios at the 10th and 90th percentile. Times are
-processor time, not time on the wall, so that other programs on the machine disturb them little. With ``--out`` the
-ratios of all rounds are recorded, with their provenance.
+One thread, in interleaved rounds: in each round every contestant takes some steps, in an order that turns, and a ratio
+is taken within the round. Times are processor time, not time on the wall, so that other programs on the machine disturb
+them little; a core of its own still helps. The drawing of batches is part of a step. One line a contestant:
+milliseconds a member's step (median), then its time over ours (median, 10th and 90th percentile; above 1 means ours is
+faster), and for ours and the general ones the seconds until two steps are done, compilation included (compilers keep
+what they made on disk, so it is less where they ran before).
 
-* ``plain``: time of a step of the same model as a plain module (all positions, torch's AdamW, a loop over weights for
-  the average) over ours. Above 1 means ours is faster.
-* ``radd``: the same against RADD's own model, loss and average, unmodified, from a checkout of
-  https://github.com/ML-GSAI/RADD (which needs einops and omegaconf). Skipped without ``--radd``.
-* ``floor``: time of our step over the time of its unavoidable matrix products alone (MLP and unembedding at all masked
-  positions, forward and both gradients), measured in the same rounds.
-* ``floor_merged``: the same over the products at the rows that are left once equal questions are asked once, which is
-  what our step computes.
-* ``seeds``: time of one step of an ensemble of four over four steps of single models. Below 1 means company helps.
+* ``ours``: the step of `lib.one_layer.training`;
+* ``plain`` and ``tables``: two readable formulations, by autograd and through ``_compiled``, ``_vmap``,
+  ``_vmap_compiled`` and ``_jax``, see `benchmarks.contestants`. Before one is timed, its losses, gradients and weights
+  of two steps are held against ours, with `TOLERANCE`;
+* ``radd``: RADD's own model, loss and average, unmodified, from a checkout of https://github.com/ML-GSAI/RADD (which
+  needs einops, omegaconf and huggingface_hub);
+* ``floor``: the unavoidable matrix products alone (MLP and unembedding at all masked positions, forward and both
+  gradients); ``floor_merged``: the same at unique rows.
+
+Who cannot take part is skipped, with the reason. With ``--out`` all rounds are recorded, with their provenance.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,169 +35,142 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.one_layer import task
-from lib.one_layer.fast.unique import merge
-from lib.one_layer.model import ModelConfig, Transformer, initialise
-from lib.one_layer.training import Trainer, TrainingConfig
+from benchmarks import contestants
+from benchmarks.contestants import GENERAL, Size
+from lib.one_layer.model import ModelConfig
+from lib.one_layer.training import TrainingConfig
 from lib.record import provenance
 
+TOLERANCE = 1e-4  # relative, in single precision
+CHECKED = 2  # steps
+STEPS = 16  # that ours takes in a round: it draws batches for as many at a time
+NAMES = ("ours", *GENERAL, "radd", "floor", "floor_merged")
 Step = Callable[[], Any]
+Values = dict[str, list[float]]
 
 
-def ours(settings: ModelConfig, recipe: TrainingConfig, members: int = 1) -> Step:
-    return Trainer(settings, recipe, range(members)).advance
+def steps_of(name: str, members: int) -> int:
+    """Steps a round: the slow take fewer of many members."""
+    if name in ("ours", "floor", "floor_merged"):
+        return STEPS
+    return max(4 if name.startswith("tables") else 1, STEPS // members)
 
 
-def plain(settings: ModelConfig, recipe: TrainingConfig) -> Step:
-    """The straightforward loop: a module, every position, independent lambda, torch's optimiser."""
-    model = initialise(Transformer(settings), 0)
-    average = [weight.detach().clone() for weight in model.parameters()]
-    return _loop(model, list(model.parameters()), average, recipe, lambda: _bound(model, settings, recipe))
+def checked(name: str, size: Size, reference: contestants.Arrays) -> tuple[Step, float]:
+    """The step of a general contestant, and seconds until it is warm.
 
-
-def _bound(model: torch.nn.Module, settings: ModelConfig, recipe: TrainingConfig) -> torch.Tensor:
-    tokens = torch.from_numpy(task.sequences(recipe.batch, settings.length, np.random.default_rng()))
-    share = torch.rand(recipe.batch, 1)
-    masked = torch.rand(tokens.shape) < share
-    logits = model(tokens.masked_fill(masked, task.MASK)).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
-    return (loss.view_as(tokens) * masked / share).sum(1).mean()
-
-
-def _loop(model: Any, weights: list, average: list, recipe: TrainingConfig, loss_of: Step) -> Step:
-    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
-
-    def step() -> None:
-        loss = loss_of()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
-        optimiser.step()
-        with torch.no_grad():
-            for mean, weight in zip(average, weights, strict=True):
-                mean.lerp_(weight, 0.01)
-
-    return step
-
-
-def radd(folder: Path, settings: ModelConfig, recipe: TrainingConfig) -> Step:
-    """RADD's own training step (its t_DCE loss, model and moving average), on the same sequences.
-
-    :raises ImportError: if the checkout or what it needs is missing
+    :raises ArithmeticError: if it does not compute what ours does
     """
-    sys.path.insert(0, str(folder))
-    try:
-        from losses import get_loss_fn  # type: ignore[import-not-found]
-        from model import RADD  # type: ignore[import-not-found]
-        from model.ema import ExponentialMovingAverage  # type: ignore[import-not-found]
-        from noise_lib import LogLinearNoise  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(folder))
-    sizes = {"hidden_size": settings.width, "n_heads": settings.heads, "n_blocks": settings.depth, "dropout": 0.0,
-             "use_checkpoint": False, "dtype": "float32"}
-    model = RADD({"tokens": task.CLEAN, "model": sizes})
-    weights, average = list(model.parameters()), ExponentialMovingAverage(model.parameters(), 0.99)
-    loss_fn = get_loss_fn(LogLinearNoise(), task.TOKENS, train=True, loss_type="t_DCE")
-    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0)
-
-    def step() -> None:
-        tokens = torch.from_numpy(task.sequences(recipe.batch, settings.length, np.random.default_rng()))
-        optimiser.zero_grad()
-        loss_fn(model, tokens).mean().backward()
-        torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
-        optimiser.step()
-        average.update(weights)
-
-    return step
+    start = time.perf_counter()
+    contestant = GENERAL[name](size._replace(ahead=steps_of(name, size.members)))
+    found = contestants.trace(contestant, CHECKED)
+    warm, apart = time.perf_counter() - start, contestants.disagreement(found, reference)
+    if not apart < TOLERANCE:
+        raise ArithmeticError(f"{name}: differs from ours by {apart:.1e} after {CHECKED} steps")
+    return contestant.step, warm
 
 
-def floor(settings: ModelConfig, recipe: TrainingConfig, merged: bool = False) -> Step:
-    """The matrix products of the MLP and the unembedding at the masked positions of one batch, nothing else.
+def step_of(name: str, size: Size, folder: Path | None) -> Step:
+    """The step of a contestant that is no general one.
 
-    :param merged: at the different questions among them only
+    :raises ImportError: if RADD or what it needs is missing
     """
-    (asked,) = Trainer(settings, recipe, [0]).asked(0)
-    rows = len(merge(asked).rows if merged else asked.rows)
-    width = settings.width
-    shapes = [(width, 4 * width), (4 * width, width), (width, task.CLEAN)]
-    work = []
-    for inner, outer in shapes:
-        x, w, g = torch.randn(rows, inner), torch.randn(inner, outer), torch.randn(rows, outer)
-        work += [(x, w, torch.empty(rows, outer)), (g, w.T, torch.empty_like(x)), (x.T, g, torch.empty_like(w))]
+    if name == "ours":
+        return contestants.ours(size).step
+    if name != "radd":
+        return contestants.products(size, unique=name == "floor_merged")
+    if folder is None:
+        raise ImportError("no --radd DIR")
+    return contestants.radd(folder, size)
 
-    def step() -> None:
-        for left, right, out in work:
-            torch.mm(left, right, out=out)
 
-    return step
+def taking_part(size: Size, names: list[str], folder: Path | None) -> tuple[dict[str, Step], dict[str, float]]:
+    """The steps of all who take part, and seconds until ours and the general ones were warm; says who does not."""
+    start = time.perf_counter()
+    reference = contestants.trace(contestants.ours(size), CHECKED)
+    steps, warm = {}, {"ours": time.perf_counter() - start}
+    for name in names:
+        try:
+            if name in GENERAL:
+                steps[name], warm[name] = checked(name, size, reference)
+            else:
+                steps[name] = step_of(name, size, folder)
+        except ImportError as error:
+            print(f"{name} skipped ({error})", flush=True)
+    return steps, warm
 
 
 def seconds(step: Step, steps: int) -> float:
+    """Processor time of one of that many steps."""
     start = time.process_time()
     for _ in range(steps):
         step()
     return (time.process_time() - start) / steps
 
 
-def rounds(contestants: dict[str, Step], count: int, steps: int) -> list[dict[str, float]]:
-    """Seconds a step of every contestant in every round; the order turns round by round."""
-    for step in contestants.values():
-        seconds(step, steps)
-    names, found = list(contestants), []
-    for turn in range(count):
-        order = names[turn % len(names) :] + names[: turn % len(names)]
-        found.append({name: seconds(contestants[name], steps) for name in order})
+def timed(steps: dict[str, Step], rounds: int, members: int) -> Values:
+    """Milliseconds a member's step of every contestant in every round; the order turns round by round."""
+    names, spent = list(steps), {name: [] for name in steps}
+    for turn in range(-1, rounds):  # the first warms up
+        at = turn % len(names)
+        for name in names[at:] + names[:at]:
+            spent[name].append(1000 * seconds(steps[name], steps_of(name, members)) / members)
+    return {name: each[1:] for name, each in spent.items()}
+
+
+def report(name: str, spent: list[float], ratios: list[float], warm: float | None) -> None:
+    low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
+    last = "" if warm is None else f"{warm:8.1f}"
+    print(f"{name:22}{statistics.median(spent):9.3f}{middle:8.2f}{low:8.2f}{high:8.2f}{last}", flush=True)
+
+
+def measured(given: argparse.Namespace, length: int) -> Values:
+    """All contestants at one length, one value a round: ``NAME_L10_m8`` for the time over ours and ``NAME_L10_m8_ms``
+    for milliseconds a member's step; and one value ``NAME_L10_m8_warm``, seconds until it was warm."""
+    config, training, found = ModelConfig(length=length, width=given.width), TrainingConfig(batch=given.batch), {}
+    largest = Size(config, training, max(given.members), STEPS)
+    rows = contestants.most_rows(largest, CHECKED + (given.rounds + 1) * STEPS)
+    for members in given.members:
+        print(f"length {length}, members {members}")
+        steps, warm = taking_part(largest._replace(members=members, rows=rows), given.only, given.radd)
+        spent = timed(steps, given.rounds, members)
+        for name, each in spent.items():
+            ratios = [one / ours for one, ours in zip(each, spent["ours"], strict=True)]
+            report(name, each, ratios, warm.get(name))
+            key = f"{name}_L{length}_m{members}"
+            found |= {key: ratios, f"{key}_ms": each} | ({f"{key}_warm": [warm[name]]} if name in warm else {})
     return found
 
 
-def ratios_of(times: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Every comparison, one ratio a round."""
-    pairs = {"radd": ("radd", "ours", 1), "plain": ("plain", "ours", 1), "floor": ("ours", "floor", 1),
-             "floor_merged": ("ours", "floor_merged", 1), "seeds": ("four", "ours", 4)}
-    return {name: [one[above] / (count * one[below]) for one in times] for name, (above, below, count) in pairs.items()
-            if above in times[0]}
-
-
-def report(name: str, ratios: list[float]) -> None:
-    low, *_, high = statistics.quantiles(ratios, n=10)
-    print(f"{name} {statistics.median(ratios):.2f} {low:.2f} {high:.2f}", flush=True)
-
-
-def contestants_of(given: types.SimpleNamespace) -> tuple[dict[str, Step], str]:
-    """Everyone who takes part, and why RADD does not (empty if it does)."""
-    settings, recipe = ModelConfig(length=given.length, width=given.width), TrainingConfig(batch=given.batch)
-    found = {"ours": ours(settings, recipe), "plain": plain(settings, recipe), "floor": floor(settings, recipe),
-             "floor_merged": floor(settings, recipe, merged=True), "four": ours(settings, recipe, 4)}
-    if given.radd is None:
-        return found, "no --radd DIR"
-    try:
-        found["radd"] = radd(given.radd, settings, recipe)
-    except ImportError as error:
-        return found, f"{given.radd}: {error}"
-    return found, ""
+def parsed() -> argparse.Namespace:
+    command = argparse.ArgumentParser(prog="python -m benchmarks.one_layer", description=__doc__.split("\n")[0])
+    command.add_argument("--radd", type=Path, help="a checkout of RADD")
+    command.add_argument("--quick", action="store_true", help="length 10, 1 and 8 members, 3 rounds")
+    command.add_argument("--lengths", type=int, nargs="+", default=[10, 40], help="default 10 40")
+    command.add_argument("--members", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
+    for name, default in (("width", 64), ("batch", 120), ("rounds", 9)):
+        command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    command.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="who takes part beside ours")
+    command.add_argument("--out", type=Path, help="JSON file to record all rounds in; default none")
+    given = command.parse_args()
+    if given.quick:
+        given.lengths, given.members, given.rounds = [10], [1, 8], 3
+    given.only = list(dict.fromkeys(("ours", *given.only)))
+    return given
 
 
 def main() -> None:
-    command = argparse.ArgumentParser(prog="python -m benchmarks.one_layer", description=__doc__.split("\n")[0])
-    command.add_argument("--radd", type=Path, help="a checkout of RADD")
-    for name, default in (("length", 10), ("width", 64), ("batch", 120), ("rounds", 15), ("steps", 10)):
-        command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    command.add_argument("--out", type=Path, help="JSON file to record the ratios in; default none")
-    given = command.parse_args()
-    run = provenance.Run("cpu")
+    given, run = parsed(), provenance.Run("cpu")
     torch.set_num_threads(1)
+    torch._dynamo.config.recompile_limit = 64  # by default a function is compiled for eight sizes at most
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*autocast.*")
-    found, missing = contestants_of(types.SimpleNamespace(**vars(given)))
-    ratios = ratios_of(rounds(found, given.rounds, given.steps))
-    if missing:
-        print(f"radd skipped ({missing})")
-    for name, each in ratios.items():
-        report(name, each)
+    print(f"{'':22}{'ms':>9}{'ratio':>8}{'10 %':>8}{'90 %':>8}{'warm':>8}")
+    found = {name: values for length in given.lengths for name, values in measured(given, length).items()}
     if given.out is not None:
-        sizes = {name: getattr(given, name) for name in ("length", "width", "batch", "rounds", "steps")}
-        provenance.save(given.out, experiment="speed", parameters=sizes, seeds=[0], curves=ratios, run=run,
-                        metrics={name: [statistics.median(each)] for name, each in ratios.items()})
+        sizes = {name: getattr(given, name) for name in ("lengths", "members", "width", "batch", "rounds")}
+        provenance.save(given.out, experiment="speed", parameters=sizes | provenance.versions("jax", "jaxlib"),
+                        seeds=list(range(max(given.members))), metrics=found, curves={}, run=run)
 
 
 if __name__ == "__main__":
