@@ -1,6 +1,6 @@
 """How fast a one-layer training step is, beside what general frameworks make of the same step.
 
-    python -m benchmarks.one_layer [--quick] [--radd DIR] [--lengths 10 40] [--members 1 8 32] [--rounds 9] \\
+    python -m benchmarks.one_layer [--quick] [--radd DIR] [--lengths 10 40] [--members 1 8 32] [--rounds 7] \\
         [--only NAME ...] [--out FILE]
 
 One thread, in interleaved rounds: in each round every contestant takes some steps, in an order that turns, and a ratio
@@ -51,7 +51,7 @@ Values = dict[str, list[float]]
 
 def steps_of(name: str, members: int) -> int:
     """Steps a round: the slow take fewer of many members."""
-    if name in ("ours", "floor", "floor_merged"):
+    if name == "ours":
         return STEPS
     return max(4 if name.startswith("tables") else 1, STEPS // members)
 
@@ -148,7 +148,7 @@ def parsed() -> argparse.Namespace:
     command.add_argument("--quick", action="store_true", help="length 10, 1 and 8 members, 3 rounds")
     command.add_argument("--lengths", type=int, nargs="+", default=[10, 40], help="default 10 40")
     command.add_argument("--members", type=int, nargs="+", default=[1, 8, 32], help="default 1 8 32")
-    for name, default in (("width", 64), ("batch", 120), ("rounds", 9)):
+    for name, default in (("width", 64), ("batch", 120), ("rounds", 7)):
         command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     command.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="who takes part beside ours")
     command.add_argument("--out", type=Path, help="JSON file to record all rounds in; default none")
