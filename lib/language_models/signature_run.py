@@ -113,7 +113,7 @@ def measure(
     )
 
 
-def _alignment(model: nn.Module, forward: signatures.Batch, reverse: signatures.Batch) -> dict[str, signatures.GradientCosine]:
+def _alignment(model: nn.Module, forward: queries.Batch, reverse: queries.Batch) -> dict[str, signatures.GradientCosine]:
     """Gradient cosines of the model's own weights, adapters aside: W in W + BA has the gradient of the merged weight,
     so that a model before and after fine-tuning is compared over the same parameters."""
     parts = signatures.gradient_alignment(model, forward, reverse)
@@ -122,7 +122,7 @@ def _alignment(model: nn.Module, forward: signatures.Batch, reverse: signatures.
 
 def encoded_pair(
     data: Dataset, fact: Fact, tokenizer: Any, *, lead: str = LEAD, gap: str = ""
-) -> tuple[queries.Prompt, queries.Prompt]:
+) -> tuple[queries.EncodedQuery, queries.EncodedQuery]:
     """The forward and the reverse query of a fact, in tokens; the target's are the same in both.
 
     :raises ValueError: if they are not, as happens where a name begins the sentence
@@ -133,24 +133,23 @@ def encoded_pair(
     return forward, reverse
 
 
-def _routes(model: nn.Module, prompt: queries.Prompt) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _routes(model: nn.Module, prompt: queries.EncodedQuery) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Scores pooled over sub-tokens, attention mass on the evidence, and the layers that have them.
 
     A masked model looks from the masks; a causal one from the rows that predict the target.
     """
     device = next(model.parameters()).device
-    causal = getattr(getattr(model, "config", None), "is_causal", True) is not False
-    rows = [position - causal for position in prompt.target]
+    rows = [position - queries.is_causal(model) for position in prompt.target]
     routes = attention_scores.attention_routes(model, prompt.input_ids.to(device), rows, prompt.evidence)
     return attention_scores.pooled(routes.scores).numpy(), routes.weights.sum(-1).mean(-1).numpy(), routes.layers
 
 
-def evidence_attention(model: Any, prompt: queries.Prompt) -> float:
+def evidence_attention(model: Any, prompt: queries.EncodedQuery) -> float:
     """Largest attention mass that any head of any layer puts on the evidence from where the target is predicted."""
     return float(_routes(model, prompt)[1].max())
 
 
-def evidence_gradient(model: Any, prompt: queries.Prompt) -> float:
+def evidence_gradient(model: Any, prompt: queries.EncodedQuery) -> float:
     """Norm of the loss gradient at the evidence's embeddings: zero where the model cannot see the evidence.
 
     Every parameter's gradient is a sum over positions; this is the door through which the evidence enters it.

@@ -74,7 +74,7 @@ def stored_gradients(model, asked):
     model.eval()
     logits = model(**{key: value for key, value in asked.items() if key != "labels"}).logits
     loss, count = 0.0, 0
-    shifted = signatures.logits_shift(model)
+    shifted = queries.logits_shift(model)
     for row, position in (asked["labels"] != -100).nonzero().tolist():
         loss = loss - logits[row, position - shifted].log_softmax(-1)[asked["labels"][row, position]]
         count += 1
@@ -226,7 +226,7 @@ def test_dreams_shift_is_inside_and_its_first_row_predicts_itself(loaded):
     tokens = torch.tensor([[5, 9, 2, 7]])
     logits = model(tokens).logits[0]
     asked = {"input_ids": tokens, "labels": torch.tensor([[8, -100, -100, 6]])}
-    assert torch.equal(signatures.asked_logits(model, asked), logits[[0, 2]])
+    assert torch.equal(queries.asked_logits(model, asked), logits[[0, 2]])
     expected = -(logits[0].log_softmax(-1)[8] + logits[2].log_softmax(-1)[6]) / 2
     assert signatures.mean_cross_entropy(model, asked).item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -242,12 +242,12 @@ def test_a_causal_model_predicts_no_first_token(loaded):
 
 def test_what_a_model_says_of_its_shift_counts():
     toy = Toy()
-    assert signatures.logits_shift(toy) == 0
+    assert queries.logits_shift(toy) == 0
     toy.logits_shift = 1
-    assert signatures.logits_shift(toy) == 1
+    assert queries.logits_shift(toy) == 1
     toy.logits_shift = 2
     with pytest.raises(ValueError, match="logits_shift must be 0 or 1, not 2"):
-        signatures.logits_shift(toy)
+        queries.logits_shift(toy)
 
 
 @pytest.mark.parametrize(("change", "message"), [
