@@ -22,7 +22,7 @@ def test_rotary_map_is_the_librarys_rope():
     """q^T R(j - i) k from rotating query and key at their own positions."""
     rope = Rope(length=6, width=8)
     q, k = RNG.normal(size=(2, 8))
-    place = lambda x, at: rope.turned(torch.tensor(np.tile(x, (6, 1))))[at].numpy()
+    place = lambda x, at: rope.rotate(torch.tensor(np.tile(x, (6, 1))))[at].numpy()
     for i, j in ((1, 4), (5, 0)):
         assert q @ other_encodings.rotary_map(j - i, 8) @ k == pytest.approx(place(q, i) @ place(k, j), rel=1e-5)
 
@@ -107,7 +107,7 @@ def test_storage_transfer_is_what_a_step_on_the_values_does():
 
 
 def test_sinusoidal_transfer_from_the_librarys_table():
-    table = Sinusoidal(length=30, width=64).added(None).double().numpy()
+    table = Sinusoidal(length=30, width=64).position_embedding(None).double().numpy()
     unit = table / np.linalg.norm(table[0])
     for ratio in (1.0, 0.25):
         x = np.zeros((1, 65))
