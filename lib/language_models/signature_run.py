@@ -27,17 +27,15 @@ from torch import Tensor, nn
 
 from lib.encodings import rope_frequencies
 from lib.language_models import (
-    adapters,
     attention_scores,
     checkpoints,
+    finetuning,
+    published_facts,
     queries,
     signatures,
     synthetic_facts,
 )
-from lib.language_models import (
-    facts as facts_module,
-)
-from lib.language_models.facts import Dataset, Fact
+from lib.language_models.facts import DATASETS, Dataset, Fact
 from lib.record import provenance
 from lib.record.options import at_least, device_named, json_file, writable
 
@@ -117,7 +115,7 @@ def _alignment(model: nn.Module, forward: queries.Batch, reverse: queries.Batch)
     """Gradient cosines of the model's own weights, adapters aside: W in W + BA has the gradient of the merged weight,
     so that a model before and after fine-tuning is compared over the same parameters."""
     parts = signatures.gradient_alignment(model, forward, reverse)
-    return {name: part for name, part in parts.items() if not adapters.is_adapter(name)}
+    return {name: part for name, part in parts.items() if not finetuning.is_adapter(name)}
 
 
 def encoded_pair(
@@ -224,9 +222,9 @@ def facts_of(dataset: str, data: str, count: int, seed: int = 0) -> Dataset:
     """A dataset of the generated world or as published, cut to ``count`` facts drawn with ``seed``."""
     if data not in ("generated", "published"):
         raise ValueError(f"data must be 'generated' or 'published', not {data!r}")
-    if dataset not in facts_module.DATASETS:
-        raise ValueError(f"no dataset {dataset!r}; one of {', '.join(facts_module.DATASETS)}")
-    whole = facts_module.published(dataset) if data == "published" else getattr(synthetic_facts.world(count, seed), dataset)
+    if dataset not in DATASETS:
+        raise ValueError(f"no dataset {dataset!r}; one of {', '.join(DATASETS)}")
+    whole = published_facts.load(dataset) if data == "published" else getattr(synthetic_facts.world(count, seed), dataset)
     chosen = np.random.default_rng(seed).permutation(len(whole.facts))[:count]
     return dataclasses.replace(whole, facts=tuple(whole.facts[i] for i in sorted(chosen)))
 
@@ -247,7 +245,7 @@ def summary(found: Signatures) -> dict[str, float]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lib.language_models.signature_run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="hub id, folder, or tiny:ARCHITECTURE")
-    parser.add_argument("--dataset", default="p2c", choices=facts_module.DATASETS)
+    parser.add_argument("--dataset", default="p2c", choices=DATASETS)
     parser.add_argument("--data", default="published", choices=("published", "generated"))
     parser.add_argument("--facts", type=int, default=50, help="facts drawn from the dataset")
     parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16", "float16"), help="of the weights")
@@ -276,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, options.device)
     try:
         if options.adapter:
-            adapters.put_on(model, options.adapter)
+            finetuning.load_adapters(model, options.adapter)
     except (ValueError, OSError) as error:
         sys.exit(f"python -m lib.language_models.signature_run: --adapter {error}")
     found = measure(model, tokenizer, data, data.facts)
