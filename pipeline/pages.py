@@ -14,10 +14,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 
+from lib.record import verdicts
 from lib.record.claims import METADATA_KEY
 from pipeline import chapters
 
@@ -25,8 +27,11 @@ STAGE = chapters.ROOT / "_build" / "stage"
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 
 
-def stage(notebooks: Path, records: Path, folder: Path) -> None:
-    """Lay out what Jupyter Book reads: its two settings files, the bibliography, and the executed chapters."""
+def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
+    """Lay out what Jupyter Book reads: its two settings files, the bibliography, and the executed chapters.
+
+    :return: the recorded results that the pages link
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "book").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
@@ -36,12 +41,11 @@ def stage(notebooks: Path, records: Path, folder: Path) -> None:
             shutil.copytree(path, folder / "_static")
         elif path.suffix in {".bib"} or path.stem == "references":
             shutil.copy2(path, folder / "book" / path.name)
-    for chapter in chapters.chapters():
-        stage_chapter(chapter, notebooks, records, folder)
+    return set().union(*(stage_chapter(chapter, notebooks, records, folder) for chapter in chapters.chapters()))
 
 
-def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> None:
-    """One chapter, with a last line that says which run its numbers come from."""
+def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> set[str]:
+    """One chapter, with a last line that says which run its numbers come from; returns the results that it links."""
     path = notebooks / f"{chapter}.ipynb"
     if not path.exists():
         sys.exit(f"{path}: this chapter has not been executed; `make book` executes it, `make record` records it")
@@ -49,15 +53,36 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) ->
     cell = nbformat.v4.new_markdown_cell(provenance_line(json.loads((records / f"{chapter}.json").read_text())))
     cell["id"] = f"{chapter}-provenance"
     book.cells.append(cell)
-    fold_checks(book)
+    linked = gather_checks(book)
     nbformat.write(book, folder / "book" / path.name)
+    return linked
 
 
-def fold_checks(book: nbformat.NotebookNode) -> None:
-    """Fold the code of every cell that displays a verdict: the verdict is for all readers, the code for some."""
+def gather_checks(book: nbformat.NotebookNode) -> set[str]:
+    """Show the checks of one claim as one box, where the last of them ran; their code stays in the notebook alone.
+
+    :return: the recorded results that the boxes link, as paths below the repository
+    """
+    records: dict[str, list[dict]] = {}
     for cell in book.cells:
-        if any(METADATA_KEY in output.get("metadata", {}) for output in cell.get("outputs", [])):
-            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+        kept = []
+        for output in cell.get("outputs", []):
+            record = output.get("metadata", {}).get(METADATA_KEY)
+            if record is None:
+                kept.append(output)
+            else:
+                records.setdefault(record["claim"], []).append(record)
+                cell.setdefault("claims", []).append(record["claim"])
+        if "claims" in cell:
+            cell.outputs = kept
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "remove-input"} - {"hide-input"})
+    last = {claim: cell for cell in book.cells for claim in cell.get("claims", [])}
+    for claim, cell in last.items():
+        anchor = f'<div id="claim-box-{claim}">{verdicts.box(records[claim])}</div>'
+        cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": anchor}))
+    for cell in book.cells:
+        cell.pop("claims", None)
+    return {run["file"] for found in records.values() for record in found for run in record.get("runs", ())}
 
 
 def provenance_line(run: dict) -> str:
@@ -69,15 +94,23 @@ def provenance_line(run: dict) -> str:
             f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n:::")
 
 
-def render(folder: Path, output: Path) -> None:
-    """Build the HTML with every warning an error, and put it in place of the old pages."""
+def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
+    """Build the HTML with every warning an error, and put it in place of the old pages.
+
+    :param linked: files below the repository that pages link; copied beside them
+    """
     built = folder.with_name("rendered")
     shutil.rmtree(built, ignore_errors=True)
     command = ["jupyter-book", "build", str(folder), "--path-output", str(built),
                "-W", "-n", "--keep-going", "--quiet"]
-    failed = subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode
-    if failed or objects_shown(built / "_build" / "html"):
+    # what it prints where nothing is wrong names the draft's place, which is gone in a moment
+    done = subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+                          stdout=subprocess.PIPE, text=True)
+    if done.returncode or objects_shown(built / "_build" / "html"):
+        print(done.stdout)
         sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
+    for name in linked:
+        copy_result(name, built / "_build" / "html" / name)
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -86,6 +119,14 @@ def render(folder: Path, output: Path) -> None:
     (built / "_build" / "html").rename(output)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(built, ignore_errors=True)
+
+
+def copy_result(name: str, to: Path) -> None:
+    """A recorded result beside the pages that link it."""
+    source = chapters.ROOT / name
+    if source.exists():  # a run of another machine's build may be gone since
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, to)
 
 
 def objects_shown(pages: Path) -> bool:
@@ -103,8 +144,7 @@ def main() -> None:
     parser.add_argument("notebooks", type=Path)
     parser.add_argument("records", type=Path)
     asked = parser.parse_args()
-    stage(asked.notebooks, asked.records, STAGE)
-    render(STAGE, asked.output)
+    render(STAGE, asked.output, stage(asked.notebooks, asked.records, STAGE))
 
 
 if __name__ == "__main__":
