@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lib.record import claims, claims_file
 from lib.record.provenance import Result
 
-ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [], "depends": [],
-         "evidence": "symbolic", "chapter": "c"}
+ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [],
+         "depends": [], "evidence": "symbolic", "chapter": "c"}
 CHECKS = {
     "positive": {"says": "x is positive", "control": "a wrong sign", "breaks": "hypothesis"},
     "same": {"says": "it is", "control": "c"},
@@ -102,8 +102,8 @@ def test_named_values_are_told_apart():
 
 def test_compare_over_cells_of_different_seeds():
     def compare(seeds):
-        return claims.compare("a", "number", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]}, given={"c": 0},
-                              broken={"c": 9}, paper=[2.0, 5.0], seeds=seeds)
+        return claims.compare("a", "number", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]},
+                              given={"c": 0}, broken={"c": 9}, paper=[2.0, 5.0], seeds=seeds)
     found = compare([0, 1, 2])
     assert (found.holds, found.ours, found.spread) == (True, {"x": 2.0, "y": 5.0}, {"x": 1.0, "y": math.sqrt(2)})
     assert found.seeds == ((0, 1, 2), (0, 1)) and "; 3, 2 seeds" in str(found)
@@ -131,7 +131,7 @@ def test_texts_come_from_the_file_filled_with_words():
 def test_unknown_claims_and_checks_are_refused_with_those_that_exist():
     with pytest.raises(claims_file.LedgerError, match="no claim 'z'"):
         claims.skip("z", "why")
-    with pytest.raises(claims_file.LedgerError, match="a has no check 'other'.*number, positive, same, sized"):
+    with pytest.raises(claims_file.LedgerError, match=r"a has no check 'other'.*number, positive, same, sized"):
         verify("other")
     with pytest.raises(claims_file.LedgerError, match="needs `paper` and `tolerance`"):
         claims.compare("a", "same", lambda: 1.0, given={}, broken={})

@@ -8,8 +8,8 @@ import yaml
 from lib.record import claims_file
 from lib.record.claims_file import LedgerError
 
-ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [], "depends": [],
-         "evidence": "numeric", "chapter": "c", "checks": {"one": {"says": "s", "control": "c"}}}
+ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [],
+         "depends": [], "evidence": "numeric", "chapter": "c", "checks": {"one": {"says": "s", "control": "c"}}}
 
 
 def without(field):

@@ -15,8 +15,8 @@ def claim(name, depends=(), evidence="numeric", **more):
 
 
 def check(name, holds=True, kind="numeric", **more):
-    return {"claim": name, "check": "k", "kind": kind, "says": "says", "holds": holds, "control": "broken", "chapter": "c",
-            "cell": 1, "covers": "claim", **more}
+    return {"claim": name, "check": "k", "kind": kind, "says": "says", "holds": holds, "control": "broken",
+            "chapter": "c", "cell": 1, "covers": "claim", **more}
 
 
 def rows(entries, checks, proofs=(), digests=None):
@@ -31,7 +31,8 @@ def test_status_follows_the_kind_of_evidence(evidence, status):
 
 
 @pytest.mark.parametrize(("covers", "proofs", "reason"), [
-    ("claim", [], "no labelled proof"), ("cases", ["a"], "no check covers every case"), ("cases", [], "no labelled proof")])
+    ("claim", [], "no labelled proof"), ("cases", [], "no labelled proof"),
+    ("cases", ["a"], "no check covers every case")])
 def test_proved_needs_a_proof_on_the_page_and_a_check_that_covers_the_claim(covers, proofs, reason):
     row = rows([claim("a", evidence="symbolic")], [check("a", kind="symbolic", covers=covers)], proofs)["a"]
     assert row["status"] == "checked" and row["reason"].startswith(reason) and row["established"]
@@ -43,8 +44,8 @@ def test_a_numeric_check_does_not_cover_a_proof():
 
 
 def test_an_assumption_is_never_proved():
-    found = rows([claim("a", evidence="symbolic", assumed=True), claim("b", ["a"])], [check("a", kind="symbolic"), check("b")],
-                 proofs=["a"])
+    entries = [claim("a", evidence="symbolic", assumed=True), claim("b", ["a"])]
+    found = rows(entries, [check("a", kind="symbolic"), check("b")], proofs=["a"])
     assert found["a"]["status"] == "assumed" and found["b"]["established"]
     assert rows([claim("a", assumed=True)], [check("a", holds=False)])["a"]["status"] == "deviates"
 
@@ -138,7 +139,8 @@ def test_equal_ledgers_do_not_differ_whatever_names_the_values_have():
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"ours": [1.0, 2.1]}, "a: one: ours [1.0, 2.0] -> [1.0, 2.1]"), ({"ours": [1.0]}, "a: one: ours [1.0, 2.0] -> [1.0]"),
+    ({"ours": [1.0, 2.1]}, "a: one: ours [1.0, 2.0] -> [1.0, 2.1]"),
+    ({"ours": [1.0]}, "a: one: ours [1.0, 2.0] -> [1.0]"),
     ({"holds": False}, "a: one: holds -> fails"), ({"paper": None}, "a: one: paper [1.0] -> []")])
 def test_what_differs_is_named(fields, words):
     assert ledger.differences(LEDGER, changed(**fields)) == [words]
