@@ -86,7 +86,7 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
         parser.error(_named(str(error), leaves))
 
 
-def command(kind: type[Options], work: Callable[[Options], object]) -> Callable[[Sequence[str] | None], None]:
+def command(kind: type[Options], work: Callable[[Options], object]) -> Callable[..., None]:
     """The ``main`` of a module: parses its options, and gives them to ``work``; failures end it as `one_line` says."""
 
     def main(argv: Sequence[str] | None = None) -> None:

@@ -32,7 +32,8 @@ def test_a_later_checkpoint_replaces_the_earlier(path):
 def test_another_runs_checkpoint_is_refused_by_what_differs(path):
     before = path.read_bytes()
     other = {**IDENTITY, "width": 32, "depth": 2}
-    with pytest.raises(training_state.CheckpointError, match=r"checkpoint of another run \(depth None there, 2 here; width 64"):
+    told = r"checkpoint of another run \(depth None there, 2 here; width 64"
+    with pytest.raises(training_state.CheckpointError, match=told):
         training_state.load(path, other)
     assert path.read_bytes() == before
 
