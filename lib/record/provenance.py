@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "results"
 MANIFEST = "MANIFEST.json"
 _CONTENT = ("experiment", "parameters", "seeds", "metrics", "curves")
+_ORIGIN = {"checksum", "commit", "device", "seconds", "started", "versions"}  # what every provenance holds
 
 
 def results_folder() -> Path:
@@ -196,7 +197,7 @@ def check_finite(content: Any, path: Path) -> None:
 def _not_finite(content: Any, place: str) -> str | None:
     """The first number within the content that is none, such as ``metrics.loss[2] nan``."""
     if isinstance(content, float):
-        return None if math.isfinite(content) else f"{place} {content}"
+        return None if math.isfinite(content) else f"{place} {content}".lstrip()
     inner: Iterator[tuple[str, Any]] = iter(())
     if isinstance(content, Mapping):
         inner = ((f"{place}.{name}".removeprefix("."), each) for name, each in content.items())
@@ -278,7 +279,10 @@ def load(path: Path) -> Result:
     origin = result["provenance"]
     if not isinstance(origin, dict) or checksum(result) != origin.get("checksum"):
         raise ValueError(f"{path}: content does not match its checksum; it was altered after the run that made it")
-    if "digest" not in origin:
+    odd = origin.keys() ^ _ORIGIN if "digest" not in origin else set()
+    if odd - {"together", "processes"}:
+        raise ValueError(f"{path}: provenance field {min(odd)!r} is missing or unknown; it was altered")
+    if "digest" not in origin:  # it is older
         _check_manifest(path, whole)
     elif digest(result) != origin["digest"]:
         raise ValueError(f"{path}: provenance does not match its digest; it was altered after the run that made it")
