@@ -14,7 +14,7 @@ def test_correlation_against_sampled_keys():
     query, maps, root = RNG.normal(size=4), RNG.normal(size=(2, 4, 4)), RNG.normal(size=(4, 4))
     keys = RNG.normal(size=(200_000, 4)) @ root.T + 3
     scores = [keys @ m.T @ query for m in maps]
-    found = other_encodings.correlation(query, root @ root.T, *maps)
+    found = other_encodings.map_correlation(query, root @ root.T, *maps)
     assert found == pytest.approx(np.corrcoef(*scores)[0, 1], abs=0.01)
 
 
@@ -41,7 +41,7 @@ def test_partial_bound_is_the_mean_correlation(rotated):
     trace = np.trace(maps[0].T @ maps[1]) / 16
     assert other_encodings.partial_rope_bound(11.0, 16, rotated) == pytest.approx(trace)
     query = RNG.normal(size=(40_000, 16))
-    mean = other_encodings.correlation(query, np.eye(16), *maps).mean()
+    mean = other_encodings.map_correlation(query, np.eye(16), *maps).mean()
     assert mean == pytest.approx(trace, abs=0.01)
     assert other_encodings.partial_rope_bound(np.arange(1.0, 400), 16, rotated).min() >= 1 - 2 * rotated
     assert np.shape(other_encodings.partial_rope_bound(np.arange(3.0), 16, rotated)) == (3,)
@@ -49,7 +49,8 @@ def test_partial_bound_is_the_mean_correlation(rotated):
 
 def test_partial_bound_passes_its_base_on():
     assert other_encodings.partial_rope_bound(5.0, 8, 1.0, 100.0) == pytest.approx(bounds.trace_bound(5.0, 8, 100.0))
-    assert other_encodings.partial_rope_bound(5.0, 8, 0.5, 100.0) == pytest.approx(0.5 + bounds.trace_bound(5.0, 4, 100.0) / 2)
+    half = other_encodings.partial_rope_bound(5.0, 8, 0.5, 100.0)
+    assert half == pytest.approx(0.5 + bounds.trace_bound(5.0, 4, 100.0) / 2)
 
 
 @pytest.mark.parametrize("rotated", [-0.25, 1.25, 0.3])
@@ -71,14 +72,15 @@ def test_xpos_map_is_scaled_rotation():
     decay = other_encodings.xpos_decay(6)
     found = other_encodings.xpos_map(2.0, 5.0, decay)
     assert found == pytest.approx(np.diag(np.repeat(decay**5, 2)) @ other_encodings.rotary_map(2.0, 6))
-    assert other_encodings.xpos_map(2.0, 0.0, decay, 50.0) == pytest.approx(other_encodings.rotary_map(2.0, 6, base=50.0))
+    unscaled = other_encodings.xpos_map(2.0, 0.0, decay, 50.0)
+    assert unscaled == pytest.approx(other_encodings.rotary_map(2.0, 6, base=50.0))
 
 
 @pytest.mark.parametrize("base", [10_000.0, 20.0])
 def test_signed_xpos_formula(base):
     query, decay, x = RNG.normal(size=(5, 8)), other_encodings.xpos_decay(8, scale_base=8.0), 6.0
     maps = other_encodings.xpos_map(x, -x, decay, base), other_encodings.xpos_map(-x, x, decay, base)
-    exact = other_encodings.correlation(query, np.eye(8), *maps)
+    exact = other_encodings.map_correlation(query, np.eye(8), *maps)
     weights = routing.plane_weights(query)
     found = other_encodings.xpos_correlation(weights, x, decay, base)
     assert found == pytest.approx(exact, abs=1e-12)
