@@ -1,8 +1,8 @@
 """Checkpoints with random weights, in the layouts that the hub's have: small ones by `tiny`, any size by `shaped`.
 
 Same files, tensor names, configuration fields (``auto_map`` included) and tokenizer kinds as the published
-models, so that `lib.language_models.checkpoints.load` meets here what it would meet there. The weights mean nothing: such a model
-tests the plumbing, not the paper.
+models, so that `lib.language_models.checkpoints.load` meets here what it would meet there. The weights mean nothing:
+such a model tests the plumbing, not the paper.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenizers.models import BPE
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from lib.language_models import synthetic_facts
-from lib.language_models.architectures import ARCHITECTURES, original_name
+from lib.language_models.architectures import ARCHITECTURES
 
 #: how Llama 3 and Qwen 2 cut text before merging: contractions, words with their space, single digits, the rest
 _SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -114,10 +114,8 @@ def shaped(
 def _shapes(architecture: str, config: dict[str, Any]) -> dict[str, torch.Size]:
     """Original name and shape of every tensor, from a model that takes no memory."""
     kind = ARCHITECTURES[architecture]
-    with torch.device("meta"):
-        model = kind.model_class(kind.configure(config))
-    return {original_name(name) if architecture == "llada" else name: weight.shape
-            for name, weight in model.named_parameters()}
+    model = kind.without_memory(kind.configure(config))
+    return {kind.original_name(name): weight.shape for name, weight in model.named_parameters()}
 
 
 def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, torch.Size]]:
@@ -135,7 +133,7 @@ def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, t
 def rename_tensor(folder: str | os.PathLike[str], old: str, new: str) -> None:
     """Spoil a checkpoint: one tensor under another name, in its file and in the index."""
     index = Path(folder) / "model.safetensors.index.json"
-    content = json.loads(index.read_text())
+    content = json.loads(index.read_text(encoding="utf-8"))
     content["weight_map"][new] = content["weight_map"].pop(old)
     shard = Path(folder) / content["weight_map"][new]
     tensors = load_file(shard)
@@ -317,11 +315,11 @@ def _random_tensors(architecture: str, config: dict[str, Any], seed: int, scale:
             continue
         noise = torch.randn(tensor.shape, generator=draw) * scale
         centred = tensor.dim() == 1 and not name.endswith("bias")  # norms and the like stay near their start
-        tensors[original_name(name) if architecture == "llada" else name] = tensor + noise if centred else noise
+        tensors[kind.original_name(name)] = tensor + noise if centred else noise
     if architecture == "qwen3_5":
         tensors["mtp.fc.weight"] = torch.randn(4, 8, generator=draw) * scale  # a head for drafting, left out too
     return tensors
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -64,7 +64,7 @@ def test_every_architecture_loads_into_native_classes(made, name):
     kind = ARCHITECTURES[name]
     assert isinstance(model, kind.model_class) and not model.training
     assert model.architecture == name and model.config.is_causal is kind.causal
-    change = checkpoints.self_test(model, causal=kind.causal)
+    change = checkpoints.check_attention_direction(model, causal=kind.causal)
     assert change == 0 if kind.causal else change > 1e-3
     if not kind.causal:
         fields = checkpoints.read_config(made[name])
@@ -160,6 +160,36 @@ def test_other_architectures_are_refused(llada):
 def test_a_renamed_tensor_is_missing_and_left_over(llada):
     random_checkpoints.rename_tensor(llada, "model.transformer.ln_f.weight", "model.transformer.ln_f.scale")
     with pytest.raises(ValueError, match=r"1 missing tensors: model\.norm\.weight"):
+        checkpoints.load(llada)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_no_short_prompt_reads_must_be_finite(llada, value):
+    shard = next(path for path in llada.glob("*.safetensors") if "model.transformer.wte.weight" in load_file(path))
+    stored = load_file(shard)
+    stored["model.transformer.wte.weight"][-1, -1] = value
+    save_file(stored, shard, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{llada.name}: tensor 'model\.transformer\.wte\.weight' is not finite; fetch"):
+        checkpoints.load(llada)
+
+
+@pytest.mark.parametrize(("name", "holder", "field"), [
+    ("llada", None, "n_layers"), ("dream", None, "num_hidden_layers"), ("llama", None, "num_hidden_layers"),
+    ("qwen3_5", "text_config", "num_hidden_layers")])
+def test_a_billion_layers_are_refused_before_they_are_built(made, tmp_path, name, holder, field):
+    folder = Path(shutil.copytree(made[name], tmp_path / "x"))
+    nested = {holder: checkpoints.read_config(folder)[holder] | {field: 10**9}} if holder else {field: 10**9}
+    edit_config(folder, **nested)
+    with pytest.raises(ValueError, match=rf"config\.json: {field}=1000000000: models of up to 1000 layers are read"):
+        checkpoints.load(folder)
+
+
+def test_weights_of_whole_numbers_and_unknown_precisions_are_refused(llada):
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8 is none of"):
+        checkpoints.load(llada, torch.int8)
+    shard = sorted(llada.glob("*.safetensors"))[0]
+    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(shard).items()}, shard)
+    with pytest.raises(ValueError, match=rf"{shard.name}: tensor '.*' is of type I8; weights are F64, F32, BF16, F16"):
         checkpoints.load(llada)
 
 
@@ -320,18 +350,18 @@ def test_the_self_test_sees_a_causal_mask_and_its_absence(made):
         model, _ = checkpoints.load(made[name])
         model.config.is_causal = not kind.causal
         with pytest.raises(ValueError, match="sees tokens to its right" if kind.causal else "does not see tokens"):
-            checkpoints.self_test(model, causal=kind.causal)
+            checkpoints.check_attention_direction(model, causal=kind.causal)
 
 
 def test_the_self_test_sees_wrong_frequencies_and_broken_numbers(made):
     dream, _ = checkpoints.load(made["dream"])
     dream.model.rotary_emb.inv_freq[1] *= 1.01
     with pytest.raises(ValueError, match="rotary frequencies"):
-        checkpoints.self_test(dream, causal=False)
+        checkpoints.check_attention_direction(dream, causal=False)
     llada, _ = checkpoints.load(made["llada"])
     llada.model.norm.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
-        checkpoints.self_test(llada, causal=False)
+        checkpoints.check_attention_direction(llada, causal=False)
 
 
 # Memory and the hub ------------------------------------------------------------------------------------------
