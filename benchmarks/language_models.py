@@ -74,7 +74,7 @@ class Meter:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
         start = self.clock()
         result = work()
         if self.device.type == "cuda":
@@ -88,7 +88,7 @@ class Meter:
 
 
 def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text()
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", text)[1])  # type: ignore[index]
 
 
@@ -142,7 +142,7 @@ def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> 
 def decode(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], length: int) -> None:
     """Tokens a second, one a step, for two prompts at once."""
     asked = [example.prompt for example in synthetic_facts.world(4).p2c.forward[:2]]
-    _, seconds, peak = meter(lambda: decoding.complete(model, tokenizer, asked, length=length))
+    _, seconds, peak = meter(lambda: decoding.generate_text(model, tokenizer, asked, length=length))
     found |= {"decode_tokens_per_second": len(asked) * length / seconds, "decode_peak": peak / _bytes(model)}
 
 
@@ -151,10 +151,10 @@ def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], 
     examples = synthetic_facts.world(batch * (steps + 1)).p2c.train[: batch * (steps + 1)]
     protocol = FineTuningConfig(epochs=1, batch=batch, masking="any")
     weights = _bytes(model)
-    adapted = finetuning.adapt(model, protocol)
+    adapted = finetuning.add_adapters(model, protocol)
     times: list[float] = []
     _, _, peak = meter(lambda: finetuning.finetune(
-        adapted, tokenizer, examples, protocol, watch=lambda step, loss: times.append(meter.clock())))
+        adapted, tokenizer, examples, protocol, on_step=lambda step, loss: times.append(meter.clock())))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
     tokens = sum(len(sentence.ids) for sentence in finetuning.sentences(examples, tokenizer)) / (steps + 1)
     found |= {"lora_step_seconds": seconds, "lora_tokens_per_second": tokens / seconds, "lora_peak": peak / weights}

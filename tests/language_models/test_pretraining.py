@@ -140,12 +140,12 @@ def test_a_model_learns_what_it_is_told():
 
 
 def test_the_schedule_and_the_clipping_reach_the_optimiser(monkeypatch):
-    run = pretraining._Run(BEGUN, text_of(BEGUN), words_of())
-    loss = run._loss
-    monkeypatch.setattr(run, "_loss", lambda *given: 1e4 * loss(*given))
+    run = pretraining.new_run(BEGUN, text_of(BEGUN), words_of())
+    loss = pretraining._loss
+    monkeypatch.setattr(pretraining, "_loss", lambda *given: 1e4 * loss(*given))
     for step in range(13):
-        run.advance(step)
-        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(BEGUN.learning_rate * run._rate(step))
+        run.step()
+        assert run.optimiser.param_groups[0]["lr"] == pretraining.learning_rate(BEGUN, step)
         if not step:  # 1 - beta1 of a gradient of norm 1
             moments = torch.cat([state["exp_avg"].flatten() for state in run.optimiser.state.values()])
             assert float(moments.norm()) == pytest.approx(0.1, rel=1e-2)
@@ -164,12 +164,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
     whole, losses = pretraining.pretrain(settings, text, words)
     path = tmp_path / "run.safetensors"
     with pytest.raises(Killed):
-        pretraining.pretrain(settings, text, words, checkpoint=path, every=5, watch=kill)
+        pretraining.pretrain(settings, text, words, checkpoint=path, every=5, on_step=kill)
     resumed, again = pretraining.pretrain(settings, text, words, checkpoint=path)
     assert again == losses
     for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=path, watch=kill)  # done: no step is made
+    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=path, on_step=kill)  # done: no step is made
     assert torch.equal(next(stored.parameters()), next(whole.parameters()))
     with pytest.raises(training_state.CheckpointError, match="learning_rate"):
         pretraining.pretrain(dataclasses.replace(settings, learning_rate=1e-3), text, words, checkpoint=path)
@@ -183,7 +183,7 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
 
     def spied(causal, loss):
         def spy(model, *given):
-            checkpoints.self_test(model, causal=causal)
+            checkpoints.check_attention_direction(model, causal=causal)
             seen.append(causal)
             return loss(model, *given)
         return spy
@@ -192,15 +192,17 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
     monkeypatch.setattr(pretraining, "masked_loss", spied(False, pretraining.masked_loss))
     model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
     assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
-    checkpoints.self_test(model, causal=False)
-    rates = [pretraining._Run(BEGUN, text_of(BEGUN), words_of())._rate(step) for step in range(13)]
-    alone = pretraining._Run(dataclasses.replace(BEGUN, causal_steps=0), text_of(BEGUN), words_of())
-    assert rates[7:] == [alone._rate(step) for step in range(6)] and rates[0] == rates[7] < rates[2]
-    assert rates[6] < rates[4] and rates[-1] < 1
+    checkpoints.check_attention_direction(model, causal=False)
+    rates = [pretraining.learning_rate(BEGUN, step) for step in range(13)]
+    alone = dataclasses.replace(BEGUN, causal_steps=0)
+    assert rates[7:] == [pretraining.learning_rate(alone, step) for step in range(6)]
+    assert rates[0] == rates[7] == BEGUN.learning_rate / 3 < rates[2]
+    assert rates[6] < rates[4] and rates[-1] < BEGUN.learning_rate
 
 
 @pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0),
-                                          ("causal_steps", -1)])
+                                          ("causal_steps", -1), ("seed", -1),
+                                          ("learning_rate", 0.0), ("learning_rate", float("inf"))])
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         PretrainingConfig(**{field: value})

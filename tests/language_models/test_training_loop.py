@@ -42,7 +42,8 @@ def test_processes_without_work_are_refused(tmp_path):
     four = Processes()
     four.count = 4
     with pytest.raises(ValueError, match="accumulation=2 leaves some of 4 processes without work"):
-        finetuning.finetune(model, tokenizer, synthetic_facts.world(2).p2c.train, FineTuningConfig(accumulation=2), processes=four)
+        finetuning.finetune(model, tokenizer, synthetic_facts.world(2).p2c.train, FineTuningConfig(accumulation=2),
+                            processes=four)
 
 
 def test_one_process_alone_shares_with_nobody():
