@@ -70,6 +70,7 @@ def recording(
     identity: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
+    folders: Mapping[str, Path] | None = None,
     device: Any = "cpu",
     processes: int = 1,
     writes: bool = True,
@@ -81,6 +82,7 @@ def recording(
     :param identity: what else changes the results, so that a checkpoint fits only if it agrees
     :param defaults: parameters that an older result may not hold, and what they were
     :param checkpoint: where it is kept; beside the first result where not said
+    :param folders: option -> folder that the run writes to as well; one that is new and stays empty goes if it fails
     :param device: that the run computes on
     :param processes: that share it
     :param writes: whether this is the process that writes
@@ -93,8 +95,10 @@ def recording(
     for out, parameters in results.items():
         finished(out, experiment=experiment, parameters=parameters, seeds=seeds, defaults=defaults)
     path = checkpoint or first.with_name(f".{first.name}.checkpoint")
-    made = options.writable("--out", first.parent)
-    made += options.writable("--work", path.parent) if path.parent != first.parent else []
+    places = {"--out": first.parent, "--work": path.parent, **(folders or {})}
+    made: list[Path] = []  # the innermost first
+    for name, folder in places.items():
+        made = [*options.writable(name, folder), *made]
     runs = [{**parameters, "out": out.name} for out, parameters in results.items()]
     told = {**(results[first] if len(runs) == 1 else {"runs": runs}), "seeds": list(seeds), **(identity or {})}
     run = provenance.Run(device, together=len(results), processes=processes)

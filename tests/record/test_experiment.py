@@ -119,6 +119,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file" / "a.json", "--out: .*file cannot be written to")
     refused(tmp_path / "a.json", "--work: .*file cannot be written to", checkpoint=tmp_path / "file" / "checkpoint")
+    refused(tmp_path / "a.json", "--keep: .*file cannot be written to", folders={"--keep": tmp_path / "file"})
 
 
 # Interrupted -----------------------------------------------------------------------------------------------------
@@ -163,6 +164,15 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(out):
         raise KeyError("a defect")
     assert raised.value.__notes__ == ["nothing is kept yet, and the same command begins anew"]
     assert not out.parent.exists()
+
+
+def test_folders_that_stay_empty_go_with_a_run_that_fails(tmp_path):
+    empty, filled = tmp_path / "a" / "b", tmp_path / "c" / "d"
+    with pytest.raises(KeyError), started(tmp_path / "x.json", folders={"--one": empty, "--two": filled}):
+        assert empty.is_dir()
+        (filled / "weights").write_text("")
+        raise KeyError("a defect")
+    assert not (tmp_path / "a").exists() and (filled / "weights").exists()
 
 
 def test_a_number_that_is_none_leaves_the_checkpoint(out):
