@@ -20,24 +20,9 @@ from scipy.special import sici
 
 from lib.encodings import rope_frequencies
 from lib.theory import dirichlet
-from lib.theory.certificates import certified_minimum, first_zero
-from lib.theory.validation import Count, Number, Numbers, Reals, as_scalar_or_array, distances, within
-
-__all__ = [
-    "asymmetric",
-    "cantelli",
-    "certified_minimum",
-    "dinkelbach",
-    "exact_tail",
-    "first_zero",
-    "surrogate_minimum",
-    "trace_bound",
-    "trace_bound_limit",
-    "trace_bound_limit_error",
-    "unequal_correlation_floor",
-    "unequal_distance_floor",
-    "unequal_distance_planes",
-]
+from lib.theory.certificates import certified_minimum as certified_minimum
+from lib.theory.certificates import first_zero as first_zero
+from lib.theory.validation import Count, Number, Numbers, Reals, as_scalar_or_array, distances, strictly_between
 
 _NEAR = 1e-8  # below this distance the limit is 1 - O(x^2), 1 in float64
 
@@ -104,7 +89,7 @@ def exact_tail(distance: Reals, threshold: Reals, head_dim: Count, base: Number 
 def _surplus(distance: Reals, threshold: Reals, head_dim: Count, base: Number) -> np.ndarray:
     """(*batch, planes) cos(2 Delta theta_i) - t, without the cancellation of cosines near 1."""
     sines = np.sin(_angles("distance", distance, head_dim, base))
-    margin = 1 - within("threshold", threshold, -1, 1)
+    margin = 1 - strictly_between("threshold", threshold, -1, 1)
     try:
         return margin[..., None] - 2 * sines**2
     except ValueError:
@@ -177,11 +162,7 @@ def unequal_correlation_floor(
 
 
 def surrogate_minimum(
-    weights: Float[np.ndarray, "*batch planes"],
-    delta1: Number,
-    delta2: Number,
-    head_dim: Count,
-    base: Number = 10_000.0,
+    weights: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count, base: Number = 1e4
 ) -> Numbers:
     """inf_kappa of the surrogate for given weights (*batch, planes), in closed form."""
     numerators, denominators = unequal_distance_planes(delta1, delta2, head_dim, base)
@@ -189,11 +170,7 @@ def surrogate_minimum(
 
 
 def dinkelbach(
-    weights: Float[np.ndarray, "*batch planes"],
-    delta1: Number,
-    delta2: Number,
-    head_dim: Count,
-    base: Number = 10_000.0,
+    weights: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count, base: Number = 1e4
 ) -> tuple[Numbers, int]:
     """inf_kappa of the surrogate by the paper's fractional programming (Dinkelbach 1967).
 

@@ -22,7 +22,7 @@ from numbers import Integral
 from flint import acb, arb, arb_mat, ctx
 
 from lib.encodings import rope_frequencies
-from lib.theory.validation import Count, Number, one_distance, within
+from lib.theory.validation import Count, Number, one_distance, strictly_between
 
 _BITS = 64  # working precision, where it need not rise
 _RISING_BITS = [_BITS << doublings for doublings in range(9)]
@@ -241,7 +241,7 @@ def tail_enclosure(
     :raises ArithmeticError: if two lambdas, or one of them and 0, cannot be told apart
     """
     delta = one_distance("distance", distance)
-    level = float(within("threshold", threshold, -1, 1))
+    level = float(strictly_between("threshold", threshold, -1, 1))
     for bits in _RISING_BITS:
         with ctx.workprec(bits):
             cosines = [(2 * delta * theta).cos() for theta in _Trace(head_dim, base).theta]

@@ -145,7 +145,7 @@ def learned_key_score(margin: Any, s_f0: Number, vocab: Count, q_norm2: Number) 
 
 def _log_kappa(vocab: Any, q_norm2: Any) -> float:
     """Logarithm of kappa = c (n - 1)/(2 n), c = |q|^2: late in the flow, ``e^{s_f} ~ kappa m^2``."""
-    n = validation.whole("vocab", vocab, 2)
+    n = validation.whole_number("vocab", vocab, 2)
     return float(np.log(validation.positive("q_norm2", q_norm2)) + np.log((n - 1) / (2 * n)))
 
 

@@ -106,16 +106,6 @@ def added_score_correlation(
     return np.asarray((one * other).sum(-1) / lengths)
 
 
-def storage_transfer(
-    embedding: Float[np.ndarray, "*batch width"],
-    at_forward: Float[np.ndarray, "*#batch width"],
-    at_reverse: Float[np.ndarray, "*#batch width"],
-) -> Float[np.ndarray, "*batch"]:
-    """<x + p_j, x + p_j'> / |x + p_j|^2: what a forward step on U or W_V gives the evidence at its new position."""
-    seen, moved = embedding + at_forward, embedding + at_reverse
-    return np.asarray((seen * moved).sum(-1) / (seen * seen).sum(-1))
-
-
 def sinusoidal_transfer(move: Reals, width: Count, ratio: float = 1.0) -> float | np.ndarray:
     """(1 + ratio T(move)) / (1 + ratio): mean transfer of storage with sines and cosines added to the embedding.
 

@@ -154,7 +154,7 @@ def closed_form_gradient(parameters: Parameters, prompt: PromptSpec) -> Paramete
     )
 
 
-def inner_products(parameters: Parameters, forward: PromptSpec, reverse: PromptSpec) -> dict[str, Any]:
+def matrix_inner_products(parameters: Parameters, forward: PromptSpec, reverse: PromptSpec) -> dict[str, Any]:
     """Prop. C.1: <grad_X loss_f, grad_X loss_r> for each matrix X of the truncated model, in closed form.
 
     Keys ``unembedding``, ``value``, ``query``, ``key`` and ``embedding``, and the four parts of the last:
@@ -193,12 +193,7 @@ def symbolic_parameters(embedding: int, head: int, value: int, vocabulary: int) 
     """Parameters that are sympy symbols, for sizes D, d, d_v and n."""
     shapes = {"E": (embedding, vocabulary + 1), "Q": (head, embedding), "K": (head, embedding),
               "V": (value, embedding), "U": (vocabulary, value)}
-    return Parameters(*(symbol_matrix(name, *shape) for name, shape in shapes.items()))
-
-
-def symbol_matrix(name: str, rows: int, columns: int) -> Shaped[Array, "rows columns"]:
-    """A matrix of real symbols name_ij."""
-    return np.array([[sp.Symbol(f"{name}_{i}{j}", real=True) for j in range(columns)] for i in range(rows)])
+    return Parameters(*(sp.symarray(name, shape, real=True) for name, shape in shapes.items()))
 
 
 def derived_gradient(loss: PromptLoss, parameters: Parameters, prompt: PromptSpec) -> Parameters:
@@ -251,8 +246,3 @@ def _partials(loss: PromptLoss, parameters: Parameters, prompt: PromptSpec, name
         value = loss(dataclasses.replace(parameters, **{name: moved}), prompt)
         partials[place] = value[1] if isinstance(value, flint.arb_series) else flint.arb(0)  # entry not used
     return partials
-
-
-def frobenius(one: Array, other: Array) -> Any:
-    """Inner product of two matrices."""
-    return (one * other).sum()

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
-from lib.theory.routing import bilinear_form, plane_weights, rotate, score_correlation
+from lib.theory.routing import bilinear_form, plane_weights, rope_score_correlation, rotate
 from lib.theory.validation import Number
 
 #: the rungs of `ladder`, from the theorem's bound to the keys as they are
@@ -96,7 +96,7 @@ def ladder(
         shared, own = (weight * (c + seen.alignment)).sum(-1), (weight * (1 + seen.alignment * c)).sum(-1)
         apart = (weight * seen.tilt * s).sum(-1)
         rungs.append([seen.share @ c, weight @ c, shared / own, shared / np.sqrt(own**2 - apart**2),
-                      score_correlation(query, covariance, distance, distance, base)])
+                      rope_score_correlation(query, covariance, distance, distance, base)])
     return np.moveaxis(np.asarray(rungs), (0, 1), (-1, -2))
 
 

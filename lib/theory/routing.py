@@ -77,8 +77,7 @@ def key_covariance(
 
 
 def linear_correlation(
-    there: Float[np.ndarray, "*batch dim"],
-    back: Float[np.ndarray, "*batch dim"],
+    there: Float[np.ndarray, "*batch dim"], back: Float[np.ndarray, "*batch dim"],
     covariance: Float[np.ndarray, "*#batch dim dim"],
 ) -> Float[np.ndarray, "*batch"]:
     """Corr(there . k, back . k) of two linear functions of a key with this covariance; nothing is assumed of it."""
@@ -87,20 +86,16 @@ def linear_correlation(
 
 
 def bilinear_form(
-    left: Float[np.ndarray, "*batch dim"],
-    matrix: Float[np.ndarray, "*#batch dim dim"],
+    left: Float[np.ndarray, "*batch dim"], matrix: Float[np.ndarray, "*#batch dim dim"],
     right: Float[np.ndarray, "*batch dim"],
 ) -> Float[np.ndarray, "*batch"]:
     """left^T M right, for each entry of the batch."""
     return np.asarray(np.einsum("...i,...ij,...j->...", left, matrix, right))
 
 
-def score_correlation(
-    query: Float[np.ndarray, "*batch dim"],
-    covariance: Float[np.ndarray, "*batch dim dim"],
-    forward: Number,
-    reverse: Number,
-    base: Number = 10_000.0,
+def rope_score_correlation(
+    query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"],
+    forward: Number, reverse: Number, base: Number = 10_000.0,
 ) -> Float[np.ndarray, "*batch"]:
     """Corr(s_f, s_r | q), evidence ``forward`` positions right and ``reverse`` positions left of the mask.
 
@@ -227,13 +222,8 @@ def gap_kernel(w: Any, c: Any, kappa: Any) -> tuple[Kernel, Kernel]:
 
     With sum w = 1, N = sum_ij w_i w_j (c_i + kappa_i) and C D = sum_ij w_i w_j c_i (1 + kappa_j c_j).
     """
-
-    def defined(i: Any, j: Any) -> Any:
-        return w[i] * w[j] * ((c[i] + kappa[i]) - c[i] * (1 + kappa[j] * c[j]))
-
-    def claimed(i: Any, j: Any) -> Any:
-        return w[i] * w[j] * kappa[j] * (1 - c[i] * c[j])
-
+    defined = lambda i, j: w[i] * w[j] * ((c[i] + kappa[i]) - c[i] * (1 + kappa[j] * c[j]))
+    claimed = lambda i, j: w[i] * w[j] * kappa[j] * (1 - c[i] * c[j])
     return defined, claimed
 
 

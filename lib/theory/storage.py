@@ -15,9 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import sympy as sp
+import torch
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 from sympy.simplify.simplify import factor_sum
+from torch import Tensor
 
 from lib.theory import symbolic
 from lib.theory.validation import Count, Number
@@ -74,6 +76,35 @@ def storage_model(tokens: Sequence[int], vocabulary: int, target: int) -> Storag
     return StorageModel(tuple(tokens), target, weights, attention, logits)
 
 
+def gradient_is_mass_times_error(
+    tokens: Sequence[int], vocabulary: int, target: int, evidence: int, *, one_weight: bool = False,
+    error_at: int | None = None,
+) -> bool:
+    """Whether dl/dW_{v,B} = mass (p(v) - 1[v = A]) for every v, whatever W and the attention (Prop. 4.1).
+
+    :param one_weight: the control: the attention weight of position 1 in place of the total mass on the evidence
+    :param error_at: the control: a token that takes the target's place in the error
+    """
+    model = storage_model(tokens, vocabulary, target)
+    mass = model.attention[1] if one_weight else model.mass(evidence)
+    asked = target if error_at is None else error_at
+    claimed = [mass * (p - int(v == asked)) for v, p in enumerate(model.probabilities)]
+    return all(symbolic.vanishes(g - c) for g, c in zip(model.gradient(evidence), claimed, strict=True))
+
+
+def step_pushes_apart(
+    tokens: Sequence[int], vocabulary: int, target: int, evidence: int, *, share: int = 0
+) -> bool:
+    """Whether dl/dW_{A,B} < -share a (1 - p(A)) and dl/dW_{v,B} > share a p(v) elsewhere, whatever W and the attention.
+
+    ``a`` is the attention weight of position 1, where the evidence stands first.
+    """
+    model = storage_model(tokens, vocabulary, target)
+    rest = [g - share * model.attention[1] * (p - int(v == target))
+            for v, (g, p) in enumerate(zip(model.gradient(evidence), model.probabilities, strict=True))]
+    return [symbolic.sign(r) for r in rest] == [-1 if v == target else 1 for v in range(vocabulary)]
+
+
 # Proposition 4.1 for every sequence ---------------------------------------------------------------------------
 
 
@@ -98,6 +129,11 @@ class GeneralStorage:
         place = self.position
         present = sp.KroneckerDelta(self.evidence, self.x[place])
         return sp.Sum(present * self.alpha[place], (place, 1, self.length))
+
+    def derivative_is(self, mass: sp.Expr) -> bool:
+        """Whether the derivative is ``mass`` times the error p(v) - 1[v = A]."""
+        error = self.probability - sp.KroneckerDelta(self.v, self.target)
+        return symbolic.vanishes(self.derivative - mass * error)
 
 
 def general_storage() -> GeneralStorage:
@@ -176,7 +212,8 @@ def descend(
     masses, targets = np.atleast_2d(masses), np.atleast_1d(targets)
     path = [storage]
     for _ in range(steps):
-        errors = prediction_errors(_logit_map(path[-1], unembedding), masses, targets)  # p - e_A
+        logit_map = path[-1] if unembedding is None else unembedding @ path[-1]
+        errors = prediction_errors(logit_map, masses, targets)  # p - e_A
         if weights is not None:
             errors = weights[:, None] * errors
         if unembedding is not None:
@@ -188,5 +225,36 @@ def descend(
     return np.stack(path)
 
 
-def _logit_map(storage: np.ndarray, unembedding: np.ndarray | None) -> np.ndarray:
-    return storage if unembedding is None else unembedding @ storage
+# One step, by automatic differentiation -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleStep:
+    """One gradient step on W from a random start: what changes in which column."""
+
+    tokens: Int[Tensor, " length"]  # one mask, one B, placeholders
+    attention: Float[Tensor, " length"]
+    storage: Float[Tensor, "vocab tokens"]  # W before the step
+    change: Float[Tensor, "vocab tokens"]  # of W, by automatic differentiation
+    step_size: float
+    target: int  # A
+    evidence: int  # B
+
+    def agrees(self, column: int, limit: float) -> bool:
+        """Whether the change of the column of B is that of Prop. 4.1, with the attention mass on the token ``column``."""
+        mass = self.attention[self.tokens == column].sum()
+        error = torch.softmax(self.storage[:, self.tokens] @ self.attention, 0)
+        error[self.target] -= 1
+        return bool((self.change[:, self.evidence] + self.step_size * mass * error).abs().max() < limit)
+
+
+def example_step(vocabulary: int, length: int, step_size: float, seed: int) -> ExampleStep:
+    """A random W and random attention weights, and one step on the loss of A (token 1) where B (the last) is visible."""
+    rng = torch.Generator().manual_seed(seed)
+    target, evidence, mask = 1, vocabulary - 1, vocabulary
+    tokens = torch.tensor([mask, 0, evidence] + [0] * (length - 3))
+    start = torch.randn(vocabulary, vocabulary + 1, generator=rng, dtype=torch.float64).mul_(0.3).requires_grad_()
+    attention = torch.softmax(torch.randn(length, generator=rng, dtype=torch.float64), 0)
+    loss = -torch.log_softmax(start[:, tokens] @ attention, 0)[target]  # -log p(A)
+    change = -step_size * torch.autograd.grad(loss, start)[0]
+    return ExampleStep(tokens, attention, start.detach(), change, step_size, target, evidence)

@@ -12,7 +12,7 @@ import numpy as np
 from lib.encodings import rope_frequencies
 from lib.theory import dirichlet
 from lib.theory.bounds import trace_bound
-from lib.theory.validation import Count, Number, Reals, array, as_scalar_or_array, distances, within
+from lib.theory.validation import Count, Number, Reals, array, as_scalar_or_array, distances, strictly_between
 
 
 def shifted(correlation: Reals, kappa: Number) -> float | np.ndarray:
@@ -26,7 +26,7 @@ def shifted(correlation: Reals, kappa: Number) -> float | np.ndarray:
     level = array("correlation", correlation)
     if (np.abs(level) > 1).any():
         raise ValueError(f"correlation must lie in [-1, 1], not {correlation!r}")
-    alignment = within("kappa", kappa, -1, 1)
+    alignment = strictly_between("kappa", kappa, -1, 1)
     return as_scalar_or_array((level + alignment) / (1 + alignment * level))
 
 
@@ -36,7 +36,7 @@ def aligned_mean(distance: Reals, kappa: Number, head_dim: Count, base: Number =
     :param distance: Delta, of the evidence on either side
     :param kappa: strictly between -1 and 1; 0 gives the trace bound
     """
-    alignment = within("kappa", kappa, -1, 1)
+    alignment = strictly_between("kappa", kappa, -1, 1)
     cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(head_dim, base)))
     mean, _ = dirichlet.ratio_moments(cosines + alignment, 1 + alignment * cosines)
     return as_scalar_or_array(mean)

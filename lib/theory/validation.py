@@ -42,7 +42,7 @@ def distances(name: str, value: Reals) -> np.ndarray:
     return numbers
 
 
-def within(name: str, value: Reals, low: Number, high: Number) -> np.ndarray:
+def strictly_between(name: str, value: Reals, low: Number, high: Number) -> np.ndarray:
     """Numbers strictly between ``low`` and ``high``."""
     numbers = array(name, value)
     if ((numbers <= low) | (numbers >= high)).any():
@@ -81,7 +81,7 @@ def attention_mass(name: str, value: Any) -> float:
     return number
 
 
-def whole(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int) -> int:
     """A whole number, at least ``least``."""
     try:
         number = operator.index(value)
@@ -94,7 +94,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 def token(name: str, value: Any, vocab: int) -> int:
     """The index of a token, below the vocabulary size."""
-    index = whole(name, value, 0)
+    index = whole_number(name, value, 0)
     if index >= vocab:
         raise ValueError(f"{name} must be an index below the vocabulary size {vocab}, not {index}")
     return index

@@ -25,7 +25,7 @@ def test_evidence_keys_give_the_networks_scores_and_correlations(norm):
     measured = metrics.score_correlations(ensemble).numpy()
     covariance = premises.item_covariance(keys)
     for place in np.ndindex(5, 5):
-        implied = routing.score_correlation(queries, covariance, float(place[0] + 1), float(place[1] + 1))
+        implied = routing.rope_score_correlation(queries, covariance, float(place[0] + 1), float(place[1] + 1))
         assert implied == pytest.approx(measured[:, *place], abs=1e-4)
 
 

@@ -96,6 +96,12 @@ def test_added_score_correlation_against_sampling():
     assert found == pytest.approx(np.corrcoef(*scores)[0, 1], abs=0.01)
 
 
+def storage_transfer(embedding, at_forward, at_reverse):
+    """<x + p_j, x + p_j'> / |x + p_j|^2: what a forward step on U or W_V gives the evidence at its new position."""
+    seen, moved = embedding + at_forward, embedding + at_reverse
+    return (seen * moved).sum(-1) / (seen * seen).sum(-1)
+
+
 def test_storage_transfer_is_what_a_step_on_the_values_does():
     width, vocabulary = 6, 4
     x, here, there = (torch.tensor(v) for v in RNG.normal(size=(3, width)))
@@ -104,7 +110,7 @@ def test_storage_transfer_is_what_a_step_on_the_values_does():
     loss = torch.nn.functional.cross_entropy((0.3 * unembed @ value @ (x + here))[None], torch.tensor([1]))
     change = unembed @ torch.autograd.grad(loss, value)[0]
     fraction = (change @ (x + there)) / (change @ (x + here))
-    found = other_encodings.storage_transfer(*(v.numpy() for v in (x, here, there)))
+    found = storage_transfer(*(v.numpy() for v in (x, here, there)))
     assert fraction.numpy() == pytest.approx(np.full(vocabulary, found))
 
 
@@ -115,6 +121,6 @@ def test_sinusoidal_transfer_from_the_librarys_table():
         x = np.zeros((1, 65))
         x[0, -1] = 1                                     # an embedding at right angles to all positions, length 1
         padded = np.pad(unit * ratio**0.5, ((0, 0), (0, 1)))
-        found = other_encodings.storage_transfer(x, padded[3][None], padded[17][None])[0]
+        found = storage_transfer(x, padded[3][None], padded[17][None])[0]
         assert other_encodings.sinusoidal_transfer(14, 64, ratio) == pytest.approx(found, abs=1e-6)
     assert other_encodings.sinusoidal_transfer(0, 64) == 1

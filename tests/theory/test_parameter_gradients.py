@@ -16,11 +16,9 @@ from lib.theory.parameter_gradients import (
     closed_form_gradient,
     derived_gradient,
     enclosed_gradient,
-    frobenius,
-    inner_products,
+    matrix_inner_products,
     parameters_as_balls,
     prompt_as_balls,
-    symbol_matrix,
     symbolic_parameters,
     truncated_loss,
     whole_loss,
@@ -71,7 +69,7 @@ def test_closed_gradients_against_torch(seed):
 def test_inner_products_against_torch_to_twelve_digits(seed, sizes):
     model = model_of(seed, *sizes).mapped(lambda matrix: matrix / np.sqrt(matrix.shape[1]))
     pair = prompts_of(seed, head=sizes[2])
-    stated = inner_products(model, *pair)
+    stated = matrix_inner_products(model, *pair)
     one, other = (torch_gradient(model, prompt, 0)[1] for prompt in pair)
     for name in NAMES:
         size = one[name].norm() * other[name].norm()
@@ -106,7 +104,7 @@ def test_precision_is_restored_after_an_error():
 
 def test_symbolic_gradient_of_the_unembedding():
     model = symbolic_parameters(1, 1, 1, 2)
-    prompt = PromptSpec(symbol_matrix("P", 1, 1), sp.Symbol("b", real=True), 0, 1)
+    prompt = PromptSpec(sp.symarray("P", (1, 1), real=True), sp.Symbol("b", real=True), 0, 1)
     derived, stated = derived_gradient(truncated_loss, model, prompt), closed_form_gradient(model, prompt)
     for name in NAMES:
         for one, other in zip(getattr(derived, name).flat, getattr(stated, name).flat, strict=True):
@@ -129,17 +127,13 @@ def test_exact_prompt_keeps_the_tokens():
     assert exact.bias == flint.arb("0.25") and exact.position[1, 1] == 1 and exact.position[0, 1] == 0
 
 
-def test_frobenius():
-    assert frobenius(np.array([[1, 2], [3, 4]]), np.array([[5, 6], [7, 8]])) == 70
-
-
 def test_bad_arguments_are_refused():
     model = model_of(0)
     with pytest.raises(ValueError, match="embedding must have one column more than unembedding has rows, 6, not 5"):
         dataclasses.replace(model, unembedding=np.zeros((5, 5)))
     forward, reverse = prompts_of(0)
     with pytest.raises(ValueError, match="both prompts must show one evidence, not 1 and 0"):
-        inner_products(model, forward, dataclasses.replace(reverse, evidence=0))
+        matrix_inner_products(model, forward, dataclasses.replace(reverse, evidence=0))
 
 
 @pytest.mark.parametrize("result", [model_of(0), prompts_of(0)[0], backpropagate(model_of(0), prompts_of(0)[0])])

@@ -73,7 +73,7 @@ def rungs_from_matrices(query, covariance, distance):
     turned = frame.T @ cut @ frame
     traces = np.repeat(np.diag(turned).reshape(-1, 2).sum(1) / 2, 2)
     matrices = [np.eye(size), np.diag(traces), frame @ np.diag(np.diag(turned)) @ frame.T, cut, covariance]
-    return [float(routing.score_correlation(query, matrix, distance, distance)) for matrix in matrices]
+    return [float(routing.rope_score_correlation(query, matrix, distance, distance)) for matrix in matrices]
 
 
 def test_every_rung_is_the_correlation_of_a_changed_matrix():

@@ -71,7 +71,7 @@ def test_score_correlation_against_sampled_keys():
     frequencies = rope_frequencies(6, 500.0)
     forward = routing.rotate(keys, 3.0 * frequencies) @ query            # q^T R(Delta_1) k
     reverse = routing.rotate(keys, -1.5 * frequencies) @ query           # q^T R(-Delta_2) k
-    exact = routing.score_correlation(query, factor @ factor.T, 3.0, 1.5, 500.0)
+    exact = routing.rope_score_correlation(query, factor @ factor.T, 3.0, 1.5, 500.0)
     assert np.corrcoef(forward, reverse)[0, 1] == pytest.approx(exact, abs=0.01)
 
 
@@ -81,7 +81,7 @@ def test_isotropic_keys_meet_the_weighted_cosine(distance, seed):
     query = np.random.default_rng(seed).normal(size=8)
     weights = routing.plane_weights(query)
     assert weights.sum() == pytest.approx(1)
-    exact = routing.score_correlation(query, np.eye(8), float(distance), float(distance))
+    exact = routing.rope_score_correlation(query, np.eye(8), float(distance), float(distance))
     assert exact == pytest.approx(weights @ np.cos(2 * distance * rope_frequencies(8)), abs=1e-10)
 
 
@@ -120,7 +120,7 @@ def test_coupled_correlation_by_complex_numbers(distance):
     query = RNG.normal(size=4)
     lengths = np.hypot(query[0], query[1]), np.hypot(query[2], query[3])
     f = lengths[0] * np.exp(1j * distance) - lengths[1] * np.exp(0.01j * distance)
-    found = routing.score_correlation(query, routing.coupled_covariance(query), distance, distance)
+    found = routing.rope_score_correlation(query, routing.coupled_covariance(query), distance, distance)
     assert found == pytest.approx(np.cos(2 * np.angle(f)), abs=1e-9)
 
 
@@ -204,8 +204,8 @@ def test_correlation_against_matrices():
     query, kappa, distance = rng.normal(size=8), rng.uniform(-1, 1, size=4), 5.0
     cosines = np.cos(2 * distance * rope_frequencies(8))
     ours = routing.correlation_over_planes(routing.plane_weights(query), cosines, kappa)
-    assert ours == pytest.approx(
-        float(routing.score_correlation(query, routing.key_covariance(query, kappa), distance, distance)), abs=1e-12)
+    exact = routing.rope_score_correlation(query, routing.key_covariance(query, kappa), distance, distance)
+    assert ours == pytest.approx(float(exact), abs=1e-12)
 
 
 @pytest.mark.parametrize("function", [routing.correlation_over_planes, routing.mediant_bound])
