@@ -13,7 +13,8 @@ PACKAGES = ("lib", "pipeline", "benchmarks")
 
 
 def closure(modules: Iterable[str]) -> list[Path]:
-    """Files of the modules and of all that they import, at module level or inside functions, packages included."""
+    """Files of the modules and of all that they import, at module level or inside functions; packages are included,
+    with the files beside them that are not Python, such as templates."""
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
@@ -22,7 +23,7 @@ def closure(modules: Iterable[str]) -> list[Path]:
         if path is not None:
             found[name] = path
             waiting += [*_parents(name), *_imported_by(path, name)]
-    return sorted(set(found.values()))
+    return sorted({*found.values(), *(file for path in found.values() for file in _beside(path))})
 
 
 def module_file(name: str) -> Path | None:
@@ -47,6 +48,16 @@ def imports(text: str, package: str = "") -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    if path.name != "__init__.py":
+        return
+    for entry in path.parent.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__" and not (entry / "__init__.py").exists():
+            yield from (file for file in entry.rglob("*") if file.is_file())
+        elif entry.is_file() and entry.suffix != ".py":
+            yield entry
 
 
 @functools.cache

@@ -21,8 +21,9 @@ def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
     pairs = [(path, root / "book" / path.name) for path in sorted((build / "chapters").glob("[!.]*.ipynb"))
              if path.stem in names]
     pairs += [(path, root / "results" / path.relative_to(build / "results"))
-              for path in sorted((build / "results").rglob("[!.]*.json"))
-              if path.parent.name != "chapters" or path.stem in names]
+              for path in sorted((build / "results").rglob("*.json"))
+              if not any(part.startswith(".") for part in path.relative_to(build).parts)  # a draft
+              and (path.parent.name != "chapters" or path.stem in names)]
     for made, kept in pairs:
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f".{kept.name}.{os.getpid()}")
