@@ -241,7 +241,7 @@ class ExampleStep:
     evidence: int  # B
 
     def agrees(self, column: int, limit: float) -> bool:
-        """Whether the change of the column of B is that of Prop. 4.1, with the attention mass on the token ``column``."""
+        """Whether the column of B changes as Prop. 4.1 says, with the attention mass on the token ``column``."""
         mass = self.attention[self.tokens == column].sum()
         error = torch.softmax(self.storage[:, self.tokens] @ self.attention, 0)
         error[self.target] -= 1
@@ -249,7 +249,7 @@ class ExampleStep:
 
 
 def example_step(vocabulary: int, length: int, step_size: float, seed: int) -> ExampleStep:
-    """A random W and random attention weights, and one step on the loss of A (token 1) where B (the last) is visible."""
+    """A random W, random attention weights, and one step on the loss of A (token 1) where B (the last) is visible."""
     rng = torch.Generator().manual_seed(seed)
     target, evidence, mask = 1, vocabulary - 1, vocabulary
     tokens = torch.tensor([mask, 0, evidence] + [0] * (length - 3))
