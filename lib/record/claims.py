@@ -32,6 +32,10 @@ Shown = TypeVar("Shown", "Check", "Skip")
 Lazy = Any  # a value, or a function of no arguments that gives it, called only if the check is run
 
 
+class OurFault(AssertionError):
+    """What this book computes itself is wrong or disagrees with its record: no finding about a claim, the build stops."""
+
+
 class ControlPassed(AssertionError):
     """A negative control came out true: the check cannot tell the claim from its negation."""
 
@@ -155,6 +159,21 @@ def compare(
         interval=_plain(_value(interval)),
         seeds=_by_cell([seeds[: len(cell)] for cell in measured.values()] if by_cell and seeds else seeds),
         runs=_runs(needs), **found.filled()))
+
+
+def require(says: str, test: Callable[..., Any], *, given: Mapping[str, Any], broken: Mapping[str, Any],
+            control: str) -> None:
+    """Demand something of our own implementation or record; where it fails the build stops, and no claim deviates.
+
+    :param says: what must hold, in one sentence
+    :param control: what ``broken`` breaks, in words
+    :raises OurFault: if ``test(**given)`` is false
+    :raises ControlPassed: if ``test(**broken)`` is true
+    """
+    if not _truth(test(**given), says):
+        raise OurFault(f"{says}: it does not")
+    if _truth(test(**broken), says):
+        raise ControlPassed(f"{says}: so does the control ({control})")
 
 
 def skip(claim: str, reason: str, check: str = "") -> Skip:
