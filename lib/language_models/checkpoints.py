@@ -57,6 +57,7 @@ def load(
     with _naming(folder / "config.json"):
         architecture = recognise(fields)
         config = architecture.configure(copy.deepcopy(fields))  # transformers writes into nested fields
+        _check_rotated_share(config)
         chosen = _precision(fields, dtype)
         _check_memory(architecture, config, chosen, device)
     if not Path(source).is_dir():
@@ -196,6 +197,13 @@ def _precision(fields: dict[str, Any], chosen: torch.dtype | None) -> torch.dtyp
     if not isinstance(found, torch.dtype) or found not in _BYTES:
         raise ValueError(f"config.json: torch_dtype={named!r} is no precision; pass dtype=")
     return found
+
+
+def _check_rotated_share(config: Any) -> None:
+    """No more than the whole of a head is rotated: the table of frequencies has that length."""
+    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"config.json: partial_rotary_factor={share!r} must lie in (0, 1]")
 
 
 # Weights -----------------------------------------------------------------------------------------------------

@@ -31,14 +31,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lib.language_models import decoding, miniature_world, queries, reversal_run, signature_run, signatures
+from lib.language_models import decoding, queries, reversal_run, signature_run, signatures, synthetic_facts
 from lib.language_models import facts as facts_module
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example, Fact
 from lib.language_models.finetuning import MASKING, FineTuningConfig
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import provenance
-from lib.record.options import at_least, command, json_file, one_of, option
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, json_file, one_of, option, writable
+from lib.record.training_state import Checkpoint
 
 TUNINGS = ("full", "lora")
 #: which dataset's facts are told in pretraining; the other order of the same facts needs no other text
@@ -54,7 +56,7 @@ class MiniatureConfig:
 
     architecture: str = option("llada", choices=tuple(ARCHITECTURES))  # whose classes and configuration
     dataset: str = option("p2c", choices=facts_module.DATASETS)  # what is fine-tuned on and asked
-    orders: str = option("both", choices=miniature_world.ORDERS)  # in which pretraining tells its facts
+    orders: str = option("both", choices=synthetic_facts.ORDERS)  # in which pretraining tells its facts
     tuning: str = option("full", choices=TUNINGS)  # every weight, or adapters
     replay: float = 0.5  # share of each fine-tuning batch taken from the pretraining text
     masking: str = option("any", choices=MASKING)  # what fine-tuning may mask
@@ -69,7 +71,7 @@ class MiniatureConfig:
 
     def __post_init__(self) -> None:
         one_of(self, architecture=tuple(ARCHITECTURES), dataset=facts_module.DATASETS, tuning=TUNINGS,
-               orders=miniature_world.ORDERS, masking=MASKING)
+               orders=synthetic_facts.ORDERS, masking=MASKING)
         at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1)
         self.pretraining()
         self.finetuning()  # these refuse what cannot be, before anything is pretrained
@@ -88,7 +90,7 @@ class MiniatureConfig:
 
 
 def run(
-    config: MiniatureConfig, work: Path = _WORK, *, checkpoint: Path | None = None, log: bool = False
+    config: MiniatureConfig, work: Path = _WORK, *, checkpoint: Checkpoint | None = None, log: bool = False
 ) -> dict[str, Any]:
     """Pretrain, probe, fine-tune and evaluate; metrics, curves and the size of the model.
 
@@ -98,11 +100,13 @@ def run(
     :raises ArithmeticError: if a run diverges
     """
     pretraining = config.pretraining()
-    split = miniature_world.worlds({"told": config.facts, "held": config.held}, pretraining.stock, config.seed)
-    text = miniature_world.told(split["told"], config.orders, pretraining.kinds)
-    tokenizer = miniature_world.tokenizer(not ARCHITECTURES[config.architecture].causal, pretraining.stock)
+    sizes = {"told": config.facts, "held": config.held}
+    split = synthetic_facts.recombined_worlds(sizes, pretraining.stock, config.seed)
+    text = synthetic_facts.pretraining_examples(split["told"], config.orders, pretraining.kinds)
+    tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[config.architecture].causal, pretraining.stock)
     # pretrain, or take the model that another cell has pretrained
-    model, losses = pretrain(pretraining, text, tokenizer, checkpoint=work / f"{_digest(pretraining)}.safetensors",
+    kept = Checkpoint(work / f"{_digest(pretraining)}.safetensors", {})
+    model, losses = pretrain(pretraining, text, tokenizer, checkpoint=kept,
                              on_step=_progress("pretraining", pretraining.causal_steps + config.steps) if log else None)
     data = getattr(split["held"], config.dataset)
     metrics = _before(model, tokenizer, data, text)
@@ -197,10 +201,10 @@ def followed(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8
     """
     pretraining = PretrainingConfig(architecture, facts=facts, stock=18, width=96, steps=steps, warmup=50,
                                     learning_rate=4e-3, seed=seed)
-    split = miniature_world.worlds({"told": facts, "held": held}, pretraining.stock, seed)
-    text, data = _led(miniature_world.told(split["told"], "both", pretraining.kinds)), split["held"].p2c
+    split = synthetic_facts.recombined_worlds({"told": facts, "held": held}, pretraining.stock, seed)
+    text, data = _led(synthetic_facts.pretraining_examples(split["told"], "both", pretraining.kinds)), split["held"].p2c
     data = dataclasses.replace(data, train=_led(data.train), forward=_led(data.forward), reverse=_led(data.reverse))
-    tokenizer = miniature_world.tokenizer(not ARCHITECTURES[architecture].causal, pretraining.stock)
+    tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[architecture].causal, pretraining.stock)
     model, _ = pretrain(pretraining, text, tokenizer)
     config = FineTuningConfig(batch=2 * held, learning_rate=4e-3, epochs=epochs, masking=masking, replay=0.5, seed=seed)
     metrics, curves, tuned = reversal_run.run(model, tokenizer, data, config, replay=text, watched=held)
@@ -317,26 +321,17 @@ def record(config: MiniatureConfig, out: Path, work: Path = _WORK) -> dict[str, 
 
     :raises ValueError: if ``out`` holds the result of another cell
     """
-    if out.exists():
-        return _checked(provenance.load(out), config, out)
-    clock = provenance.Run()
-    unfinished = work / f"{out.stem}.tuning.safetensors"
-    found = run(config, work, checkpoint=unfinished, log=True)
-    result = provenance.save(
-        out, experiment="miniature", parameters=parameters_of(config) | {"size": found["size"]}, seeds=[config.seed],
-        metrics={name: [value] for name, value in found["metrics"].items()}, curves=found["curves"], run=clock)
-    unfinished.unlink(missing_ok=True)
+    parameters, defaults = parameters_of(config), parameters_of(MiniatureConfig())  # a result may be older than a field
+    there = finished(out, experiment="miniature", parameters=parameters, seeds=[config.seed], defaults=defaults)
+    if there is not None:
+        return there
+    with recording({out: parameters}, experiment="miniature", seeds=[config.seed],
+                   checkpoint=work / f"{out.stem}.tuning.safetensors") as recorded:
+        found = run(config, work, checkpoint=recorded.checkpoint, log=True)
+        metrics = found["metrics"]
+        result = recorded.save({name: [value] for name, value in metrics.items()}, found["curves"], size=found["size"])
     shown = "forward_accuracy", "reverse_accuracy", "cosine_matched", "cosine_mismatched"
-    print(out.stem, *(f"{name} {found['metrics'][name]:.2f}" for name in shown), flush=True)
-    return result
-
-
-def _checked(result: dict[str, Any], config: MiniatureConfig, path: Path) -> dict[str, Any]:
-    older = parameters_of(MiniatureConfig())  # the result may be older than a parameter
-    whole = {**result, "parameters": older | result["parameters"]}
-    provenance.check_same(whole, parameters_of(config), f"{path}: holds")
-    if result["seeds"] != [config.seed]:
-        raise ValueError(f"{path}: holds seeds {result['seeds']}, not {[config.seed]}; choose another file")
+    print(out.stem, *(f"{name} {metrics[name]:.2f}" for name in shown), flush=True)
     return result
 
 
@@ -364,12 +359,14 @@ def make(options: Options) -> None:
     with contextlib.ExitStack() as stack:
         kept = options.work != Path("none")
         work = options.work if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(reversal_run.prepared(("--out", options.folder or options.out.parent), ("--work", work)))
         if options.folder:
             record_table(options.folder, options.seeds, work)
         elif kept:
             record(options.cell, options.out, work)
-        else:  # nothing is kept, so what an earlier call wrote is made anew
+        else:  # nothing is kept, so a result that an earlier call wrote is made anew
+            writable("--out", options.out.parent)
+            if options.out.exists():
+                provenance.load(options.out)  # and nothing else is written over
             record(options.cell, work / options.out.name, work)
             provenance.write_json(options.out, provenance.load(work / options.out.name))
 

@@ -1,4 +1,4 @@
-"""Pretraining of a small model of one architecture on a world told to it (`lib.language_models.miniature_world`).
+"""Pretraining of a small model of one architecture on a world told to it (`lib.language_models.synthetic_facts`).
 
 The classes, and the configuration fields but for size, are those of the published models
 (`lib.language_models.architectures`); weights start as those classes start them. Every model of one seed sees the same
@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib.language_models import checkpoints, finetuning, miniature_world, queries
+from lib.language_models import checkpoints, finetuning, queries, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Example
 from lib.language_models.finetuning import PaddedBatch, TokenisedExample
 from lib.language_models.random_checkpoints import Size, config_fields
 from lib.language_models.training_loop import Pass, TrainingRun, train
 from lib.record import options
+from lib.record.training_state import Checkpoint
 
 SECOND, FIRST = 0.5, 0.25  # shares of rows that ask for the second and for the first entity
 _COOLING = 0.3  # last part of the steps, over which the learning rate falls
@@ -63,8 +63,8 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
-        if self.orders not in miniature_world.ORDERS:
-            raise ValueError(f"orders must be one of {', '.join(miniature_world.ORDERS)}, not {self.orders!r}")
+        if self.orders not in synthetic_facts.ORDERS:
+            raise ValueError(f"orders must be one of {', '.join(synthetic_facts.ORDERS)}, not {self.orders!r}")
         options.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1, seed=0)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate}")
@@ -79,7 +79,7 @@ def new_model(config: PretrainingConfig, tokenizer: Any) -> Any:
     kind = ARCHITECTURES[config.architecture]
     size = Size(config.width, config.layers, config.heads, config.heads, 3 * config.width,
                 -(-len(tokenizer) // 32) * 32)
-    ids = tokenizer.convert_tokens_to_ids([miniature_world.END, miniature_world.MASK])
+    ids = tokenizer.convert_tokens_to_ids([synthetic_facts.END, synthetic_facts.MASK])
     fields: Any = kind.configure(config_fields(config.architecture, size, ids))
     fields.is_causal, fields.logits_shift = kind.causal, kind.logits_shift
     torch.manual_seed(config.seed)
@@ -133,12 +133,12 @@ def first_entity(sentence: TokenisedExample, names: frozenset[int]) -> list[bool
 
 
 def pretrain(
-    config: PretrainingConfig, text: Sequence[Example], tokenizer: Any, *, checkpoint: Path | None = None,
+    config: PretrainingConfig, text: Sequence[Example], tokenizer: Any, *, checkpoint: Checkpoint | None = None,
     every: int = 200, on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[Any, list[float]]:
     """A pretrained model in evaluation mode, and the loss of every step.
 
-    :param checkpoint: written every so many steps and at the end, and gone on from if it is there; a finished one is
+    :param checkpoint: saved every so many steps and at the end, and gone on from if it is there; a finished one is
         returned as it is
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
     :raises ArithmeticError: if the run diverges
@@ -153,7 +153,7 @@ def new_run(config: PretrainingConfig, text: Sequence[Example], tokenizer: Any) 
     """The run that `pretrain` makes, before its first step: one pass a step, every draw a function of seed and step."""
     model = new_model(config, tokenizer)
     sentences = finetuning.sentences(text, tokenizer)
-    names = frozenset(tokenizer.convert_tokens_to_ids(miniature_world.name_words(config.stock)))
+    names = frozenset(tokenizer.convert_tokens_to_ids(synthetic_facts.name_words(config.stock)))
     told = json.dumps([sentence.ids for sentence in sentences])
 
     def passes(step: int) -> list[Pass]:

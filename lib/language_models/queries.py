@@ -135,7 +135,7 @@ def logits_shift(model: nn.Module) -> int:
 def aligned_logits(
     model: nn.Module, logits: Float[Tensor, "batch length vocab"]
 ) -> Float[Tensor, "batch length vocab"]:
-    """Logits with row i for position i. Where there is a shift, row 0 predicts position 0 too, as in Dream's sampler."""
+    """Logits with row i for position i. With a shift, row 0 predicts position 0 too, as in Dream's own sampler."""
     return torch.cat([logits[:, :1], logits[:, :-1]], 1) if logits_shift(model) else logits
 
 

@@ -4,8 +4,8 @@
 * `gradient_cosine`: cosine of the forward and reverse loss gradients over all parameters (middle);
 * `target_probability`: probability of the whole target entity (right).
 
-A batch holds ``input_ids``, ``labels`` and maybe ``attention_mask`` (`lib.language_models.queries`). Any module works whose call ``model(input_ids=..., attention_mask=...)`` returns an object with ``.logits``
-(batch, length, vocabulary).
+A batch holds ``input_ids``, ``labels`` and maybe ``attention_mask`` (`lib.language_models.queries`). Any module works
+whose call ``model(input_ids=..., attention_mask=...)`` returns an object with ``.logits`` (batch, length, vocabulary).
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def test_a_weight_that_no_short_prompt_reads_must_be_finite(llada, value):
     stored = load_file(shard)
     stored["model.transformer.wte.weight"][-1, -1] = value
     save_file(stored, shard, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"{llada.name}: tensor 'model\.transformer\.wte\.weight' is not finite; fetch"):
+    with pytest.raises(ValueError, match=r"llada: tensor 'model\.transformer\.wte\.weight' is not finite; fetch"):
         checkpoints.load(llada)
 
 
@@ -181,6 +181,16 @@ def test_a_billion_layers_are_refused_before_they_are_built(made, tmp_path, name
     nested = {holder: checkpoints.read_config(folder)[holder] | {field: 10**9}} if holder else {field: 10**9}
     edit_config(folder, **nested)
     with pytest.raises(ValueError, match=rf"config\.json: {field}=1000000000: models of up to 1000 layers are read"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("share", [10**9, 0, -1, "x", True])
+def test_no_more_than_a_head_is_rotated(made, tmp_path, share):
+    folder = Path(shutil.copytree(made["qwen3_5"], tmp_path / "x"))
+    text = checkpoints.read_config(folder)["text_config"]
+    rope = text["rope_parameters"] | {"partial_rotary_factor": share}
+    edit_config(folder, text_config=text | {"rope_parameters": rope})
+    with pytest.raises(ValueError, match=r"config\.json: .*partial_rotary_factor"):
         checkpoints.load(folder)
 
 

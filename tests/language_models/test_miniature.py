@@ -11,16 +11,17 @@ import torch
 from lib.language_models import (
     finetuning,
     miniature,
-    miniature_world,
     pretraining,
     queries,
     reversal_run,
     signature_run,
     signatures,
+    synthetic_facts,
 )
 from lib.language_models.facts import DATASETS
 from lib.language_models.miniature import MiniatureConfig
 from lib.record import provenance
+from lib.record.training_state import Checkpoint
 
 torch.set_num_threads(1)
 SMALL = MiniatureConfig(steps=4, facts=4, held=3, epochs=2, seed=1)
@@ -84,9 +85,9 @@ def test_held_facts_are_never_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["llada", "llama"])
 def test_alignment_is_the_cosine_of_stored_gradients(name):
     cell = dataclasses.replace(SMALL, architecture=name)
-    tokenizer = miniature_world.tokenizer(name == "llada")
+    tokenizer = synthetic_facts.word_tokenizer(name == "llada")
     model = pretraining.new_model(cell.pretraining(), tokenizer)
-    data = miniature_world.worlds({"held": 3})["held"].p2c
+    data = synthetic_facts.recombined_worlds({"held": 3})["held"].p2c
     found = miniature.alignment(model, tokenizer, data)
     rows = [[queries.batch([queries.encode(query, tokenizer)]) for query in data.queries(fact)] for fact in data.facts]
     matched = [signatures.cosine_by_autograd(model, *pair).cosine for pair in rows]
@@ -139,10 +140,10 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(tmp_path, work, monkeypa
     checkpoint = tmp_path / "tuning.safetensors"
     monkeypatch.setattr(miniature.reversal_run, "answer_length", None)  # killed after fine-tuning, before the answers
     with pytest.raises(TypeError):
-        miniature.run(cell, work, checkpoint=checkpoint)
+        miniature.run(cell, work, checkpoint=Checkpoint(checkpoint, {}))
     assert checkpoint.exists()
     monkeypatch.undo()
-    assert miniature.run(cell, work, checkpoint=checkpoint) == whole
+    assert miniature.run(cell, work, checkpoint=Checkpoint(checkpoint, {})) == whole
 
 
 def test_from_the_command_line(tmp_path, work, capsys):
@@ -158,7 +159,7 @@ def test_from_the_command_line(tmp_path, work, capsys):
     assert provenance.load(out)["provenance"]["commit"] and sorted(work.iterdir()) == kept
     with pytest.raises(SystemExit):
         miniature.main([*small, "--epochs", "2", "--work", str(work)])
-    assert "holds epochs=1, not 2" in capsys.readouterr().err
+    assert "holds a result with epochs=1, not 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -176,7 +177,7 @@ def test_what_cannot_be_is_refused_before_anything_is_pretrained(tmp_path, monke
     monkeypatch.setattr(miniature, "pretrain", lambda *_, **__: pytest.fail("a model was pretrained"))
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        miniature.main(["--out", "new/x.json", "--work", "work", *options])
+        miniature.main(["--out", "x.json", "--work", "work", *options])
     said = capsys.readouterr().err.strip()
     assert ended.value.code == 2 and len(said.splitlines()) == 1 and message in said, said
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,6 +1,7 @@
 """The probes from the command line: what they accept, and a model with adapters."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -20,8 +21,37 @@ def test_the_command_line_probes_a_tuned_model(tmp_path, capsys):
     signature_run.main([*command, "--output", str(output)])
     assert "gradient_cosine" in capsys.readouterr().out
     assert json.loads(output.read_text())["parameters"]["adapter"] == str(kept)
-    with pytest.raises(SystemExit, match=r"--adapter .*nowhere/adapter_config\.json: missing"):
+    with pytest.raises(SystemExit):
         signature_run.main([*command, "--adapter", str(tmp_path / "nowhere")])
+    assert re.search(r"--adapter .*nowhere/adapter_config\.json: missing", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("nowhere", "nowhere: no such folder, and no hub id"), ("tiny:gpt2", "no architecture 'gpt2'"),
+    ("", "--model must be a hub id, a folder or tiny:ARCHITECTURE"),
+    ("{folder}", r"config\.json: missing, so this is no checkpoint")])
+def test_a_model_that_is_none_is_refused_in_one_line_and_leaves_nothing(tmp_path, capsys, model, message):
+    (tmp_path / "empty").mkdir()
+    output = tmp_path / "new" / "results" / "x.json"
+    with pytest.raises(SystemExit):
+        signature_run.main(["--model", model.format(folder=tmp_path / "empty"), "--data", "generated", "--facts", "2",
+                            "--output", str(output)])
+    said = capsys.readouterr().err
+    assert re.search(message, said) and len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_result_that_is_there_stays_and_another_runs_is_not_overwritten(tmp_path, capsys):
+    output = tmp_path / "x.json"
+    command = ["--model", "tiny:llama", "--data", "generated", "--facts", "2", "--output", str(output)]
+    signature_run.main(command)
+    written = output.read_bytes()
+    signature_run.main(command)
+    assert "this run is done" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        signature_run.main([*command, "--facts", "3"])
+    assert "--output" in capsys.readouterr().err and output.read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -133,7 +133,8 @@ def test_raw_parameters_shared_matrices_and_work_in_place():
 @pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_books_own_model(encoding, causal):
-    model = initialise(Transformer(ModelConfig(length=6 - causal, encoding=encoding, heads=2, depth=2, causal=causal)), 1)
+    settings = ModelConfig(length=6 - causal, encoding=encoding, heads=2, depth=2, causal=causal)
+    model = initialise(Transformer(settings), 1)
     nn.init.normal_(model.head.weight)
     forward = batch([[1, 9, 3, 4, 5, 2]], [[-100, 7, -100, -100, -100, -100]])
     reverse = batch([[1, 3, 4, 5, 9, 2]], [[-100, -100, -100, -100, 7, -100]])
@@ -291,7 +292,8 @@ def test_correlation_is_numpys_and_ignores_units(seed, count, factor, shift):
     first, second = np.random.default_rng(seed).normal(size=(2, count))
     expected = np.corrcoef(first, second)[0, 1]
     assert signatures.score_correlation(first, second) == pytest.approx(expected, abs=1e-9)
-    assert signatures.score_correlation(torch.tensor(factor * first + shift), second) == pytest.approx(expected, abs=1e-6)
+    other_units = torch.tensor(factor * first + shift)
+    assert signatures.score_correlation(other_units, second) == pytest.approx(expected, abs=1e-6)
     assert signatures.score_correlation(first, -first) == pytest.approx(-1)
 
 
