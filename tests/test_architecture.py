@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "one_layer": {"encodings", "record", "theory"},
     "language_models": {"encodings", "record", "theory", "one_layer"},
 }
-#: what trains: the theory imports none of it, nor torch, by whose gradients a model could be trained
-TRAINERS = ("torch", "transformers", "peft", "accelerate", "lib.one_layer", "lib.language_models")
+#: what trains models: the theory imports none of it
+TRAINERS = ("torch.optim", "transformers", "peft", "accelerate", "lib.one_layer", "lib.language_models")
 #: public names that several modules define on purpose -> why
 SHARED_NAMES = {
     "main": "the entry point of a command line",
