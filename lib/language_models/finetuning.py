@@ -39,6 +39,7 @@ from lib.language_models import checkpoints, queries
 from lib.language_models.facts import Example
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
 from lib.record import options
+from lib.record.training_state import Checkpoint
 
 EPSILON = 1e-3  # LLaDA's masking probability never falls below this
 MASKING = ("response", "any")
@@ -183,7 +184,7 @@ def next_token_loss(model: nn.Module, given: PaddedBatch, masking: str) -> Float
 
 def finetune(
     model: Any, tokenizer: Any, examples: Sequence[Example], config: FineTuningConfig, *,
-    replay: Sequence[Example] = (), checkpoint: Path | None = None, every: int = 50, keep: bool = False,
+    replay: Sequence[Example] = (), checkpoint: Checkpoint | None = None, every: int = 50, keep: bool = False,
     on_step: Callable[[int, float], None] | None = None, curves: Mapping[str, list] | None = None,
     processes: Processes | None = None,
 ) -> list[float]:

@@ -13,7 +13,6 @@ pass, so it is a run of its own.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +21,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,15 +41,17 @@ from lib.language_models import facts as facts_module
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.training_loop import Processes, diverged
-from lib.record import provenance
-from lib.record.options import at_least, command, device_named, json_file, option, parse, writable
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, device_named, json_file, option, parse
+from lib.record.training_state import Checkpoint
 
+EXPERIMENT = "language_models"  # the folder of its results
 _DIRECTIONS = ("forward", "reverse")
 
 
 def run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
-    checkpoint: Path | None = None, processes: Processes | None = None, evaluated: int = 300, watched: int = 8,
+    checkpoint: Checkpoint | None = None, processes: Processes | None = None, evaluated: int = 300, watched: int = 8,
     watches: int = 10, every: int = 50, report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, float], dict[str, list], Any]:
     """Fine-tune on the forward direction and evaluate both.
@@ -150,9 +151,8 @@ class Options:
     training: FineTuningConfig = option(FineTuningConfig())
 
     def __post_init__(self) -> None:
-        json_file("--output", self.out)
+        json_file("--out", self.out)
         at_least(self, facts=0, evaluated=1, every=1)
-        device_named(self.device)
         if not self.model:
             raise ValueError("model must be a hub id, a folder or tiny:ARCHITECTURE, not empty")
 
@@ -183,24 +183,6 @@ class OutputPaths(NamedTuple):
             raise ValueError(f"--rank 0: {self.weights} is there already, from another run; move it away")
 
 
-@contextlib.contextmanager
-def prepared(*folders: tuple[str, Path]) -> Iterator[None]:
-    """Make folders, each with the option that it is for; where the work fails, new ones that stay empty go again.
-
-    :raises ValueError: for a folder that cannot be written to, by its option
-    """
-    made: list[Path] = []
-    try:
-        for name, folder in folders:
-            made = [*writable(name, folder), *made]
-        yield
-    except BaseException:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it holds something
-                folder.rmdir()
-        raise
-
-
 def make(options: Options) -> None:
     """Run one cell, print its accuracies, and write result and adapters; a result that is there already stays.
 
@@ -211,37 +193,32 @@ def make(options: Options) -> None:
     config = options.training
     data = dataset_of(options.dataset, options.data, options.facts, config.seed)
     replay = replay_examples(options.text, config.seed) if config.replay else []
-    if options.out.exists():
-        provenance.check_same(provenance.load(options.out), parameters_before_loading(options, data, replay),
-                              f"--output {options.out}: holds a run with")
+    parameters = parameters_before_loading(options, data, replay)
+    if finished(options.out, experiment=EXPERIMENT, parameters=parameters, seeds=[config.seed]):
         print(f"{options.out}: this run is done, and its result stays")
         return
-    files = OutputPaths.of(options)
+    files, processes = OutputPaths.of(options), Processes(device_named(options.device))
     files.check_free(options)
-    with prepared(("--output", options.out.parent), ("--work" if options.work else "--output", files.adapters)):
-        _run_and_record(options, data, replay, files)
-
-
-def _run_and_record(options: Options, data: Dataset, replay: Sequence[Example], files: OutputPaths) -> None:
-    processes = Processes(device_named(options.device))
-    clock = provenance.Run(processes.device, processes=processes.count)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    with tempfile.TemporaryDirectory() as folder:
-        source = signature_run.source_of(options.model, folder, options.training.seed)
-        model, tokenizer = checkpoints.load(source, dtype, processes.device)
-    metrics, curves, adapted = run(
-        model, tokenizer, data, options.training, replay=replay, checkpoint=files.checkpoint, processes=processes,
-        evaluated=options.evaluated, every=options.every,
-        report=lambda line: print(line, file=sys.stderr, flush=True) if processes.first else None)
-    if processes.first:
-        save_trained(adapted, tokenizer, options.training, files)
-        for name, value in metrics.items():
-            print(f"{name:20s}{value:7.1f}")
-        provenance.save(
-            options.out, experiment="language_models", seeds=[options.training.seed],
-            parameters=parameters_before_loading(options, data, replay) | parameters_after_loading(model),
-            metrics={name: [value] for name, value in metrics.items()}, curves=curves, run=clock)
-        files.checkpoint.unlink(missing_ok=True)
+    with recording(
+        {options.out: parameters}, experiment=EXPERIMENT, seeds=[config.seed], checkpoint=files.checkpoint,
+        folders={"--work" if options.work else "--out": files.adapters}, device=processes.device,
+        processes=processes.count, writes=processes.first,
+    ) as recorded:
+        # the model, as published or made for a test
+        dtype = getattr(torch, options.dtype) if options.dtype else None
+        with tempfile.TemporaryDirectory() as folder:
+            source = signature_run.source_of(options.model, folder, config.seed)
+            model, tokenizer = checkpoints.load(source, dtype, processes.device)
+        # forward-only fine-tuning, answers in both directions
+        metrics, curves, adapted = run(
+            model, tokenizer, data, config, replay=replay, checkpoint=recorded.checkpoint, processes=processes,
+            evaluated=options.evaluated, every=options.every,
+            report=lambda line: print(line, file=sys.stderr, flush=True) if processes.first else None)
+        # what is kept
+        if processes.first:
+            save_trained(adapted, tokenizer, config, files)
+            recorded.save({name: [value] for name, value in metrics.items()}, curves, **parameters_after_loading(model))
+            print(*(f"{name:20s}{value:7.1f}" for name, value in metrics.items()), sep="\n")
     processes.close()
 
 

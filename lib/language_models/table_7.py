@@ -110,7 +110,7 @@ def _check_choices(chosen: Mapping[str, Any]) -> None:
     _check_list("seeds", chosen["seeds"], "[0, 1]")
     for seed in chosen["seeds"]:
         if not str(seed).isdecimal() or int(seed) >= SEEDS:  # Snakemake hands numbers on as text
-            raise ValueError(f"seeds must be integers from 0 on, below 2^63, not {seed!r}")
+            raise ValueError(f"seeds must be integers from 0 on, not {seed!r} (and below 2^63)")
 
 
 def _check_words(chosen: Mapping[str, Any]) -> None:

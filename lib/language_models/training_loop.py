@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -23,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.record import training_state
+from lib.record.training_state import Checkpoint
 
 Item = TypeVar("Item")
 
@@ -138,20 +138,25 @@ class TrainingRun:
         (loss * one.share).backward()
         return float(loss.detach()) * one.share
 
-    def store(self, path: Path) -> None:
-        """Write weights, both moments, losses and curves so far; the first process does it for all."""
+    def store(self, checkpoint: Checkpoint) -> None:
+        """Save weights, both moments, losses and curves so far; the first process does it for all."""
         if not self.processes.first:
             return
         tensors = training_state.training_state(self.weights, self.optimiser)
         exact = {name: tensor.cpu().float() for name, tensor in tensors.items()}  # bfloat16 fits into float32
-        training_state.save(path, exact, self.identity, {"losses": self.losses, "curves": dict(self.curves)})
+        checkpoint.identity.update(self.identity)
+        checkpoint.save(exact, {"losses": self.losses, "curves": dict(self.curves)})
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of this very run.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint if it has been saved.
 
         :raises lib.record.training_state.CheckpointError: for a checkpoint of another run, or a damaged one
         """
-        tensors, progress = training_state.load(path, self.identity)
+        checkpoint.identity.update(self.identity)
+        found = checkpoint.load()
+        if found is None:
+            return
+        tensors, progress = found
         training_state.restore_training(self.weights, self.optimiser, tensors)
         self.losses = list(progress["losses"])
         for name, values in self.curves.items():
@@ -159,12 +164,12 @@ class TrainingRun:
 
 
 def train(
-    run: TrainingRun, step_count: int, *, checkpoint: Path | None = None, every: int = 50, keep: bool = False,
+    run: TrainingRun, step_count: int, *, checkpoint: Checkpoint | None = None, every: int = 50, keep: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Make a run's steps, from its checkpoint on if there is one; the model is left in evaluation mode.
 
-    :param checkpoint: written every so many steps, resumed from if it is there, and removed at the end
+    :param checkpoint: saved every so many steps, resumed from if it is there, and removed at the end
     :param keep: leave the checkpoint, then of the finished run, for the caller to remove
     :param on_step: called after each step with its number, from 0, and its loss
     :return: the loss of every step
@@ -172,7 +177,7 @@ def train(
     :raises ArithmeticError: at the first step whose loss, gradient or, at the end, weights are not finite; the last
         checkpoint stays
     """
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None:
         run.restore(checkpoint)
     for number in range(len(run.losses), step_count):
         loss, last = run.step(), number + 1 == step_count
@@ -183,7 +188,7 @@ def train(
         if checkpoint is not None and ((number + 1) % every == 0 or (keep and last)):
             run.store(checkpoint)
     if checkpoint is not None and not keep and run.processes.first:
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
     run.model.eval()
     return run.losses
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.language_models import checkpoints, decoding, signature_run, synthetic_facts
+from lib.language_models import checkpoints, decoding, random_checkpoints, signature_run, synthetic_facts
 from lib.language_models.facts import Example
 
 torch.set_num_threads(1)
@@ -186,7 +186,7 @@ GAP = 1e-4  # of logits and of log-probabilities: what lies closer together may 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     base = tmp_path_factory.mktemp("decoding")
-    return {name: checkpoints.load(checkpoints.tiny(base / name, name, width=32, scale=0.2))
+    return {name: checkpoints.load(random_checkpoints.tiny(base / name, name, width=32, scale=0.2))
             for name in ("llada", "dream", "qwen2")}
 
 
@@ -314,7 +314,7 @@ def test_greedy_takes_the_most_likely_token_each_time(loaded):
 
 def test_greedy_leaves_the_checkpoints_own_generation_settings_aside(tmp_path):
     """With what Qwen2.5-7B-Instruct ships, a penalty on repeated tokens among it."""
-    folder = checkpoints.tiny(tmp_path / "x", "qwen2", scale=0.3)
+    folder = random_checkpoints.tiny(tmp_path / "x", "qwen2", scale=0.3)
     shipped = {"do_sample": True, "eos_token_id": [5, 7], "repetition_penalty": 1.5, "temperature": 0.7,
                "top_p": 0.8, "top_k": 20, "no_repeat_ngram_size": 2, "min_new_tokens": 3}
     (folder / "generation_config.json").write_text(json.dumps(shipped))

@@ -7,11 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.language_models import checkpoints, decoding, facts, finetuning, reversal_run, signature_run, synthetic_facts
+from lib.language_models import (
+    checkpoints,
+    decoding,
+    facts,
+    finetuning,
+    random_checkpoints,
+    reversal_run,
+    signature_run,
+    synthetic_facts,
+)
 from lib.language_models.facts import Example, Fact
 from lib.language_models.finetuning import FineTuningConfig, TokenisedExample
 from lib.language_models.training_loop import TrainingRun
-from lib.record import training_state
+from lib.record.training_state import Checkpoint, CheckpointError
 
 torch.set_num_threads(1)
 DATA = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
@@ -20,7 +29,7 @@ DATA = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact(
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("finetuning")
-    return {name: checkpoints.tiny(base / name, name, width=32, scale=0.1)
+    return {name: random_checkpoints.tiny(base / name, name, width=32, scale=0.1)
             for name in ("llada", "dream", "llama", "qwen3_5")}
 
 
@@ -166,10 +175,11 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, 
             raise Killed
 
     with pytest.raises(Killed):
-        finetuning.finetune(fresh()[0], tokenizer, DATA.train, config, checkpoint=path, every=2, on_step=kill)
+        finetuning.finetune(fresh()[0], tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=2,
+                            on_step=kill)
     again, _ = fresh()
     seen = []
-    resumed = finetuning.finetune(again, tokenizer, DATA.train, config, checkpoint=path, every=2,
+    resumed = finetuning.finetune(again, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=2,
                                   on_step=lambda step, loss: seen.append(step))
     assert resumed == losses and seen == [4, 5] and not path.exists()
     for (key, first), (_, second) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
@@ -179,9 +189,10 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, 
 def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, tmp_path, monkeypatch):
     config = FineTuningConfig(rank=2, epochs=6, batch=2, masking="any", learning_rate=1e-2)
 
-    def cell(checkpoint):
+    def cell(path):
         model, tokenizer = checkpoints.load(folders["llada"])
-        metrics, curves, tuned = reversal_run.run(model, tokenizer, DATA, config, checkpoint=checkpoint, every=2)
+        metrics, curves, tuned = reversal_run.run(
+            model, tokenizer, DATA, config, checkpoint=path and Checkpoint(path, {}), every=2)
         return metrics, curves, {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
 
     path = tmp_path / "cell.safetensors"
@@ -303,19 +314,19 @@ def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
     path = tmp_path / "run.safetensors"
     run = finetuning.new_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     run.step()
-    run.store(path)
+    run.store(Checkpoint(path, {}))
     other = dataclasses.replace(config, learning_rate=2e-4)
-    with pytest.raises(training_state.CheckpointError, match="protocol"):
-        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=path)
-    with pytest.raises(training_state.CheckpointError, match="data"):
-        finetuning.finetune(adapted, tokenizer, DATA.train[:1], config, checkpoint=path)
+    with pytest.raises(CheckpointError, match="protocol"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=Checkpoint(path, {}))
+    with pytest.raises(CheckpointError, match="data"):
+        finetuning.finetune(adapted, tokenizer, DATA.train[:1], config, checkpoint=Checkpoint(path, {}))
     assert path.exists()
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
     config, path = FineTuningConfig(rank=rank, epochs=3, batch=2), tmp_path / "run.safetensors"
-    other = checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
+    other = random_checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
 
     def run(folder, dtype=None):
         model, tokenizer = checkpoints.load(folder, dtype)
@@ -324,14 +335,14 @@ def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
 
     first = run(folders["llada"])
     first.step()
-    first.store(path)
+    first.store(Checkpoint(path, {}))
     again = run(folders["llada"])
-    again.restore(path)
+    again.restore(Checkpoint(path, {}))
     assert again.losses == first.losses
-    with pytest.raises(training_state.CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
-        run(other).restore(path)
-    with pytest.raises(training_state.CheckpointError, match=r"another run \(dtype .*bfloat16"):
-        run(folders["llada"], torch.bfloat16).restore(path)
+    with pytest.raises(CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
+        run(other).restore(Checkpoint(path, {}))
+    with pytest.raises(CheckpointError, match=r"another run \(dtype .*bfloat16"):
+        run(folders["llada"], torch.bfloat16).restore(Checkpoint(path, {}))
 
 
 def test_one_changed_row_of_one_matrix_is_another_model(folders):
@@ -355,10 +366,11 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_pa
 
     adapted = finetuning.add_adapters(model, config)
     with pytest.raises(ArithmeticError, match=r"step 4: the run has diverged \(loss nan.*lower learning_rate"):
-        finetuning.finetune(adapted, tokenizer, DATA.train, config, checkpoint=path, every=1, on_step=spoil)
+        finetuning.finetune(adapted, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=1,
+                            on_step=spoil)
     run = finetuning.new_run(finetuning.add_adapters(checkpoints.load(folders["llama"])[0], config), tokenizer, config,
                           finetuning.sentences(DATA.train, tokenizer))
-    run.restore(path)
+    run.restore(Checkpoint(path, {}))
     assert len(run.losses) == 3
 
 
@@ -406,7 +418,7 @@ def test_a_world_can_be_trained_on(folders):
 def tuned(tmp_path_factory):
     """A checkpoint, its adapters after fine-tuning, and the tuned model itself with merged weights."""
     base = tmp_path_factory.mktemp("adapters")
-    folder = checkpoints.tiny(base / "model", "llada", width=32, scale=0.15)
+    folder = random_checkpoints.tiny(base / "model", "llada", width=32, scale=0.15)
     model, tokenizer = checkpoints.load(folder)
     config = FineTuningConfig(rank=2, epochs=10, batch=2, masking="any", learning_rate=1e-2, warmup=0)
     adapted = finetuning.add_adapters(model, config)
@@ -461,6 +473,6 @@ def test_damaged_adapters_are_refused_by_file(tuned, tmp_path, spoil, message):
 
 
 def test_adapters_of_a_model_of_another_size_are_refused(tuned, tmp_path):
-    other, _ = checkpoints.load(checkpoints.tiny(tmp_path / "other", "llada", width=64))
+    other, _ = checkpoints.load(random_checkpoints.tiny(tmp_path / "other", "llada", width=64))
     with pytest.raises(ValueError, match=r"_model\.safetensors: adapters of another model: .* is \(2, 96\) there,"):
         finetuning.load_adapters(other, tuned[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.language_models import checkpoints, reversal_run, synthetic_facts
+from lib.language_models import checkpoints, random_checkpoints, reversal_run, synthetic_facts
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_three_hundred_rows_of_parent_child_from_end_to_end(tmp_path, monkeypatc
     for path in PUBLISHED.rglob("*.*"):
         shutil.copy(path, tmp_path / path.name)
     monkeypatch.setenv("REVERSAL_CURSE_CACHE", str(tmp_path))
-    folder = checkpoints.tiny(tmp_path / "model", "llada", width=16, heads=2)
+    folder = random_checkpoints.tiny(tmp_path / "model", "llada", width=16, heads=2)
     output = tmp_path / "cell.json"
     reversal_run.main(["--model", str(folder), "--data", data, "--facts", "300", "--epochs", "1", "--batch", "30",
                        "--rank", "2", "--masking", "any", "--replay", "0.5", "--evaluated", "40",
@@ -77,7 +77,7 @@ def test_text_to_replay_is_read_from_a_file_or_generated_apart(tmp_path):
     (["--output", "result"], "name one that ends in .json"),
     (["--device", "gpu"], "--device 'gpu' is none of auto, cpu, cuda"),
     (["--device", "cuda:99"], "--device 'cuda:99': torch sees"), (["--text", "nowhere", "--replay", "0.5"], "nowhere"),
-    (["--output", "file/x.json"], "--output: .*file cannot be written to"),
+    (["--output", "file/x.json"], "--out: file/x cannot be written to"),
     (["--output", "folder.json"], "folder.json is a folder"), (["--work", "file"], "--work: file cannot be written"),
     (["--clip", "inf"], r"--clip must lie in"), (["--seed", str(2**64)], "seeds must be different integers from 0 to"),
     (["--batch", "10000000"], "--batch: 10000000 examples a step"), (["word"], "'word' belongs to no option"),
@@ -107,7 +107,7 @@ def test_a_finished_run_is_left_alone_and_never_overwritten(tmp_path, monkeypatc
                             (["--facts", "3"], "facts=2, not 3"), (["--evaluated", "1"], "evaluated=300, not 1")):
         with pytest.raises(SystemExit):
             reversal_run.main([*command, *change])
-        assert f"holds a run with {message}" in capsys.readouterr().err
+        assert f"holds a result with {message}" in capsys.readouterr().err
     (tmp_path / "cell_0.5.json").write_text("{")
     with pytest.raises(SystemExit):
         reversal_run.main(command)
@@ -124,7 +124,7 @@ def test_names_with_a_dot_keep_checkpoints_apart(tmp_path):
 
 
 def test_a_model_trained_as_a_whole_is_kept_as_a_checkpoint(tmp_path, capsys):
-    folder = checkpoints.tiny(tmp_path / "model", "llada", width=32)
+    folder = random_checkpoints.tiny(tmp_path / "model", "llada", width=32)
     command = ["--model", str(folder), *SHORT[2:], "--rank", "0", "--learning-rate", "0.01",
                "--output", str(tmp_path / "cell.json")]
     reversal_run.main(command)
