@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.language_models import checkpoints, decoding, signatures
+from lib.language_models import checkpoints, decoding, random_checkpoints, signatures
 from lib.language_models.architectures import ARCHITECTURES
 
 FOLDER = os.environ.get("PUBLISHED_MODELS")
@@ -69,7 +69,7 @@ def theirs(folder, kind):
 @pytest.fixture(scope="module", params=range(len(SIZES)), ids=[f"{case[0]}-{case[1]['width']}" for case in SIZES])
 def both(request, tmp_path_factory):
     kind, size, fields = SIZES[request.param]
-    folder = checkpoints.tiny(tmp_path_factory.mktemp("published") / "x", kind, **size, **fields)
+    folder = random_checkpoints.tiny(tmp_path_factory.mktemp("published") / "x", kind, **size, **fields)
     model, tokenizer = checkpoints.load(folder)
     return kind, model, tokenizer, theirs(folder, kind)
 

@@ -24,9 +24,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lib.language_models.architectures import Architecture, recognise
-from lib.language_models.random_checkpoints import tiny
 
-__all__ = ["check_attention_direction", "load", "parameter_count", "read_config", "save", "tensors_of", "tiny"]
+__all__ = ["check_attention_direction", "load", "parameter_count", "read_config", "save", "tensors_of"]
 
 _METADATA = ("*.json", "*.txt", "*.model", "*.jinja")
 _TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")

@@ -64,10 +64,7 @@ def tiny(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {architecture!r}; one of {', '.join(ARCHITECTURES)}")
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: not empty; choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(folder)
     texts = synthetic_facts.world(40).sentences() if texts is None else texts
     special = _write_tokenizer(folder, architecture, texts, vocabulary)
     tokens = -(-(max(special) + 1) // 64) * 64
@@ -92,22 +89,27 @@ def shaped(
     """
     if architecture not in ("llada", "dream", "llama", "qwen2"):
         raise ValueError(f"architecture {architecture!r}: one of llada, dream, llama, qwen2 can be made in any size")
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: not empty; choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(folder)
     special = _write_tokenizer(folder, architecture, synthetic_facts.world(40).sentences(), 512)
     config = config_fields(architecture, size, special) | {"torch_dtype": str(dtype).removeprefix("torch.")}
     _write_json(folder / "config.json", config)
     placed: dict[str, str] = {}
     for number, shapes in enumerate(_shards(_shapes(architecture, config), shard // dtype.itemsize)):
         file = f"model-{number:05d}.safetensors"
-        draw = torch.Generator().manual_seed(seed + number)
+        rng = torch.Generator().manual_seed(seed + number)
         tensors = {name: torch.ones(shape, dtype=dtype) if len(shape) == 1 and not name.endswith("bias")
-                   else torch.randn(shape, generator=draw, dtype=dtype) * scale for name, shape in shapes.items()}
+                   else torch.randn(shape, generator=rng, dtype=dtype) * scale for name, shape in shapes.items()}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         placed |= dict.fromkeys(tensors, file)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": placed})
+    return folder
+
+
+def _new_folder(folder: str | os.PathLike[str]) -> Path:
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -308,16 +310,16 @@ def _random_tensors(architecture: str, config: dict[str, Any], seed: int, scale:
     kind = ARCHITECTURES[architecture]
     model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config)) if architecture == "qwen3_5" else (
         kind.model_class(kind.configure(config)))
-    draw = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        noise = torch.randn(tensor.shape, generator=draw) * scale
+        noise = torch.randn(tensor.shape, generator=rng) * scale
         centred = tensor.dim() == 1 and not name.endswith("bias")  # norms and the like stay near their start
         tensors[kind.original_name(name)] = tensor + noise if centred else noise
     if architecture == "qwen3_5":
-        tensors["mtp.fc.weight"] = torch.randn(4, 8, generator=draw) * scale  # a head for drafting, left out too
+        tensors["mtp.fc.weight"] = torch.randn(4, 8, generator=rng) * scale  # a head for drafting, left out too
     return tensors
 
 

@@ -98,7 +98,7 @@ def measure(
     pairs = [encoded_pair(data, fact, tokenizer, lead=lead) for fact in facts]
     batches = [tuple(queries.batch([prompt], device) for prompt in pair) for pair in pairs]
     placed = [encoded_pair(data, fact, tokenizer, lead=lead, gap=gap) for fact in facts for gap in gaps]
-    found = [[_routes(model, prompt) for prompt in pair] for pair in placed]
+    found = [[_evidence_attention(model, prompt) for prompt in pair] for pair in placed]
     scores, weights = ([np.stack([pair[side][i] for pair in found]) for side in (0, 1)] for i in (0, 1))
     probability = [np.array([float(signatures.target_probability(model, pair[side])) for pair in batches])
                    for side in (0, 1)]
@@ -137,20 +137,20 @@ def encoded_pair(
     return forward, reverse
 
 
-def _routes(model: nn.Module, prompt: EncodedQuery) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _evidence_attention(model: nn.Module, prompt: EncodedQuery) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Scores pooled over sub-tokens, attention mass on the evidence, and the layers that have them.
 
     A masked model looks from the masks; a causal one from the rows that predict the target.
     """
     device = next(model.parameters()).device
     rows = [position - queries.is_causal(model) for position in prompt.target]
-    routes = attention_scores.attention_routes(model, prompt.input_ids.to(device), rows, prompt.evidence)
-    return attention_scores.pooled(routes.scores).numpy(), routes.weights.sum(-1).mean(-1).numpy(), routes.layers
+    found = attention_scores.scores_and_weights(model, prompt.input_ids.to(device), rows, prompt.evidence)
+    return attention_scores.pooled(found.scores).numpy(), found.weights.sum(-1).mean(-1).numpy(), found.layers
 
 
 def evidence_attention(model: Any, prompt: EncodedQuery) -> float:
     """Largest attention mass that any head of any layer puts on the evidence from where the target is predicted."""
-    return float(_routes(model, prompt)[1].max())
+    return float(_evidence_attention(model, prompt)[1].max())
 
 
 def evidence_gradient(model: Any, prompt: EncodedQuery) -> float:
@@ -178,7 +178,7 @@ def first_layer_correlation(
         tokens = torch.full((len(evidence), distance + 1), filler)
         tokens[:, mask_at], tokens[:, evidence_at] = mask, torch.tensor(evidence)
         with _first_layer_only(model.model) as shallow:
-            parts = [attention_scores.attention_routes(shallow, part.to(model.device), [mask_at], [evidence_at])
+            parts = [attention_scores.scores_and_weights(shallow, part.to(model.device), [mask_at], [evidence_at])
                      for part in tokens.split(64)]
         found.append(torch.cat([part.scores[:, 0, :, 0, 0] for part in parts]).numpy())
     return np.array([signatures.score_correlation(f, r) for f, r in zip(found[0].T, found[1].T, strict=True)])

@@ -111,13 +111,13 @@ def gradient_cosine(
 def gradient_alignment(
     model: nn.Module, forward_batch: Batch, reverse_batch: Batch, *, scope: str = "all"
 ) -> dict[str, GradientCosine]:
-    """The same for each parameter by itself; inner products and squared norms add up to the whole's."""
+    """`gradient_cosine` of each parameter by itself; inner products and squared norms add up to the whole's."""
     names = _scope(model, scope)
     losses = [functools.partial(mean_cross_entropy, model, batch) for batch in (forward_batch, reverse_batch)]
     with evaluating(model):
-        caught = gradient_products.catchable(model, losses, names)
+        recorded = gradient_products.recordable(model, losses, names)
         forward, reverse = (
-            gradient_products.gradient(model, loss_of, caught, names - caught) for loss_of in losses
+            gradient_products.gradient(model, loss_of, recorded, names - recorded) for loss_of in losses
         )
     inner, square_f, square_r = (
         gradient_products.inner_products(a, b)
@@ -168,7 +168,7 @@ def _grouped(parts: Mapping[str, GradientCosine], group_of: Callable) -> dict[An
 
 
 def cosine_by_autograd(model: nn.Module, forward_batch: Batch, reverse_batch: Batch) -> GradientCosine:
-    """The same from two stored gradients: twice the weights in memory, and the reference for the hooks."""
+    """`gradient_cosine` from two stored gradients: twice the weights in memory, and the reference for the products."""
     forward, reverse = (_gradient(model, batch) for batch in (forward_batch, reverse_batch))
     inner, square_f, square_r = (
         sum(float((left.double() * right.double()).sum()) for left, right in zip(a, b, strict=True))
@@ -185,16 +185,9 @@ def cosine_of(inner: float, square_f: float, square_r: float) -> GradientCosine:
 
 def _gradient(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
     parameters = list(model.parameters())
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        with evaluating(model), torch.enable_grad():
-            loss = mean_cross_entropy(model, batch)
-            return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    with evaluating(model), gradient_products.requiring_only(model, set(parameters)), torch.enable_grad():
+        loss = mean_cross_entropy(model, batch)
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()

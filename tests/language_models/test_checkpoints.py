@@ -33,12 +33,13 @@ def edit_config(folder, **fields):
 def made(tmp_path_factory):
     """One checkpoint of each architecture; not to be changed."""
     base = tmp_path_factory.mktemp("made")
-    return {name: checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=2) for name in NAMES}
+    size = {"width": 32, "heads": 4, "key_heads": 2, "layers": 2}
+    return {name: random_checkpoints.tiny(base / name, name, **size) for name in NAMES}
 
 
 @pytest.fixture
 def llada(tmp_path):
-    return checkpoints.tiny(tmp_path / "llada", "llada", width=32, layers=2)
+    return random_checkpoints.tiny(tmp_path / "llada", "llada", width=32, layers=2)
 
 
 def test_padding_rows_are_as_published(made):
@@ -141,7 +142,7 @@ def test_a_missing_field_is_named(llada, field):
 @pytest.mark.parametrize(("field", "value"), [
     ("use_sliding_window", True), ("rope_scaling", {"type": "linear", "factor": 2.0}), ("hidden_act", "gelu")])
 def test_other_dreams_are_refused(tmp_path, field, value):
-    folder = checkpoints.tiny(tmp_path / "x", "dream", width=16, heads=2)
+    folder = random_checkpoints.tiny(tmp_path / "x", "dream", width=16, heads=2)
     edit_config(folder, **{field: value})
     with pytest.raises(ValueError, match=field):
         checkpoints.load(folder)
@@ -152,9 +153,9 @@ def test_other_architectures_are_refused(llada):
     with pytest.raises(ValueError, match="model_type='llada_moe'; this book reads llada, Dream, llama, qwen2"):
         checkpoints.load(llada)
     with pytest.raises(ValueError, match="no architecture 'gpt2'"):
-        checkpoints.tiny(llada, "gpt2")
+        random_checkpoints.tiny(llada, "gpt2")
     with pytest.raises(FileExistsError, match="not empty"):
-        checkpoints.tiny(llada, "llada")
+        random_checkpoints.tiny(llada, "llada")
 
 
 def test_a_renamed_tensor_is_missing_and_left_over(llada):
@@ -301,7 +302,7 @@ def test_sizes_are_whole_numbers(made, tmp_path, name, field, value):
 
 @pytest.mark.parametrize("name", ["llada", "qwen2", "qwen3_5"])
 def test_a_checkpoint_read_in_another_precision_is_saved_in_that(tmp_path, name):
-    folder = checkpoints.tiny(tmp_path / "x", name, width=32, heads=4, dtype=torch.bfloat16)
+    folder = random_checkpoints.tiny(tmp_path / "x", name, width=32, heads=4, dtype=torch.bfloat16)
     model, tokenizer = checkpoints.load(folder, torch.float32)
     with torch.no_grad():
         for weight in model.parameters():

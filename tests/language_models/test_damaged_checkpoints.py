@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.language_models import checkpoints
+from lib.language_models import checkpoints, random_checkpoints
 
 torch.set_num_threads(1)
 NAMES = ("llada", "dream", "qwen2", "qwen3_5")
@@ -132,7 +132,7 @@ def too_long(*_):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name):
-    whole = checkpoints.tiny(tmp_path / "whole", name, width=16, heads=2, layers=1)
+    whole = random_checkpoints.tiny(tmp_path / "whole", name, width=16, heads=2, layers=1)
     every = list(mutations(whole))
     step = max(1, len(every) // SAMPLE) if SAMPLE else 1
     raw, counts = [], {"loads": 0, "refused": 0}

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.language_models import checkpoints, facts, queries, synthetic_facts
+from lib.language_models import checkpoints, facts, queries, random_checkpoints, synthetic_facts
 from lib.language_models.architectures import recognise
 from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Fact, Relation
 
@@ -20,7 +20,7 @@ def read_tokenizer(folder):
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     base = tmp_path_factory.mktemp("tokenizers")
-    return {name: read_tokenizer(checkpoints.tiny(base / name, name, width=16, heads=2, layers=1))
+    return {name: read_tokenizer(random_checkpoints.tiny(base / name, name, width=16, heads=2, layers=1))
             for name in ("llada", "dream", "llama", "qwen2")}
 
 

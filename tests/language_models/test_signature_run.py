@@ -6,14 +6,14 @@ import re
 import pytest
 import torch
 
-from lib.language_models import checkpoints, finetuning, signature_run
+from lib.language_models import checkpoints, finetuning, random_checkpoints, signature_run
 from lib.language_models.finetuning import FineTuningConfig
 
 torch.set_num_threads(1)
 
 
 def test_the_command_line_probes_a_tuned_model(tmp_path, capsys):
-    folder = checkpoints.tiny(tmp_path / "model", "llada", width=32)
+    folder = random_checkpoints.tiny(tmp_path / "model", "llada", width=32)
     kept, output = tmp_path / "kept", tmp_path / "x.json"
     adapted = finetuning.add_adapters(checkpoints.load(folder)[0], FineTuningConfig(rank=2))
     adapted.save_pretrained(kept, save_embedding_layers=False)

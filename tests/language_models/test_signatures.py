@@ -11,7 +11,15 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.language_models import attention_scores, checkpoints, queries, signature_run, signatures, synthetic_facts
+from lib.language_models import (
+    attention_scores,
+    checkpoints,
+    queries,
+    random_checkpoints,
+    signature_run,
+    signatures,
+    synthetic_facts,
+)
 from lib.language_models.architectures import ARCHITECTURES
 from lib.one_layer.model import ModelConfig, Output, Transformer, initialise
 
@@ -26,7 +34,7 @@ def loaded(tmp_path_factory):
     base = tmp_path_factory.mktemp("probes")
     found = {}
     for name in NAMES:
-        folder = checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
+        folder = random_checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
         model, tokenizer = checkpoints.load(folder)
         found[name] = model, tokenizer, signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     return found
@@ -117,7 +125,7 @@ def test_hooks_equal_stored_gradients_in_padded_batches(loaded, name):
 
 
 def test_tied_embeddings(tmp_path):
-    folder = checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15, weight_tying=True)
+    folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15, weight_tying=True)
     model, tokenizer = checkpoints.load(folder)
     pair = signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     assert "lm_head.weight" not in dict(model.named_parameters())
@@ -202,7 +210,7 @@ def test_no_weight_gradient_is_ever_made(loaded):
 def test_the_scope_of_adapters(tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    folder = checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15)
+    folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15)
     model, tokenizer = checkpoints.load(folder)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     asked = [queries.batch([prompt]) for prompt in signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)]
@@ -315,7 +323,7 @@ def test_correlation_refuses_what_has_none(forward, reverse, message):
 def test_recorded_weights_are_the_full_matrixs_and_logits_stay(loaded, name):
     model, _, (_, reverse) = loaded[name]
     before = model(reverse.input_ids[None]).logits
-    found = attention_scores.attention_routes(model, reverse.input_ids, reverse.target, reverse.evidence)
+    found = attention_scores.scores_and_weights(model, reverse.input_ids, reverse.target, reverse.evidence)
     assert torch.equal(model(reverse.input_ids[None]).logits, before)
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
@@ -331,10 +339,10 @@ def test_scores_become_the_weights():
     """With all columns recorded and no mask, the softmax of the scores is the weights."""
     model = initialise(Transformer(ModelConfig(length=5, heads=2, depth=2)), 0)
     tokens = torch.tensor([[1, 5, 3, 2, 4], [4, 3, 2, 1, 9]])
-    found = attention_scores.attention_routes(model, tokens, [1, 3], range(5))
+    found = attention_scores.scores_and_weights(model, tokens, [1, 3], range(5))
     assert found.scores.shape == (2, 2, 2, 2, 5)
     assert torch.allclose(found.scores.softmax(-1), found.weights)
-    single = attention_scores.attention_routes(model, tokens[1], [3], [0])
+    single = attention_scores.scores_and_weights(model, tokens[1], [3], [0])
     assert torch.allclose(single.scores, found.scores[1][:, :, 1:, :1])
     caught = []
     model.blocks[1].attention.weights.register_forward_hook(lambda module, given, out: caught.append(out))
@@ -345,7 +353,7 @@ def test_scores_become_the_weights():
 def test_the_first_layers_scores_by_hand(loaded):
     """q . k after rotation, from the weights and complex numbers; grouped heads."""
     model, _, (forward, _) = loaded["llada"]
-    found = attention_scores.attention_routes(model, forward.input_ids, forward.target, forward.evidence)
+    found = attention_scores.scores_and_weights(model, forward.input_ids, forward.target, forward.evidence)
     layer, size = model.model.layers[0], 8
     h = layer.input_layernorm(model.model.embed_tokens(forward.input_ids)).double()
     q, k = ((h @ linear.weight.double().T).unflatten(-1, (-1, size))
@@ -362,11 +370,11 @@ def test_the_first_layers_scores_by_hand(loaded):
 def test_routes_refuse_positions_outside_the_prompt(loaded):
     model = loaded["llada"][0]
     with pytest.raises(ValueError, match=r"columns \(9,\): need positions between 0 and 2"):
-        attention_scores.attention_routes(model, torch.tensor([1, 2, 3]), [0], [9])
+        attention_scores.scores_and_weights(model, torch.tensor([1, 2, 3]), [0], [9])
     with pytest.raises(ValueError, match=r"rows \(\): need positions"):
-        attention_scores.attention_routes(model, torch.tensor([1, 2, 3]), [], [1])
+        attention_scores.scores_and_weights(model, torch.tensor([1, 2, 3]), [], [1])
     with pytest.raises(ValueError, match="no layer offered"):
-        attention_scores.attention_routes(Toy(), torch.tensor([1, 2, 3]), [0], [1])
+        attention_scores.scores_and_weights(Toy(), torch.tensor([1, 2, 3]), [0], [1])
 
 
 def test_a_causal_forward_query_has_no_route(loaded):
@@ -392,7 +400,7 @@ def test_measure_collects_what_the_single_probes_say(loaded):
     mismatched = signatures.gradient_cosine(model, asked[0], queries.batch([other]))
     assert found.cosines(matched=False)[0] == pytest.approx(mismatched.cosine)
     assert found.probability_reverse[0] == pytest.approx(float(signatures.target_probability(model, asked[1])))
-    routes = attention_scores.attention_routes(model, pair[1].input_ids, pair[1].target, pair[1].evidence)
+    routes = attention_scores.scores_and_weights(model, pair[1].input_ids, pair[1].target, pair[1].evidence)
     assert found.scores_reverse[0] == pytest.approx(routes.scores.mean((-1, -2)).numpy())
     assert found.correlation()[2, 1] == pytest.approx(
         np.corrcoef(found.scores_forward[:, 2, 1], found.scores_reverse[:, 2, 1])[0, 1])
@@ -407,7 +415,7 @@ def test_a_target_with_other_tokens_in_reverse_is_refused(loaded):
 
 
 def test_the_first_layer_follows_the_theorem(tmp_path):
-    model, tokenizer = checkpoints.load(checkpoints.tiny(tmp_path / "x", "llada", width=128, heads=2, layers=2))
+    model, tokenizer = checkpoints.load(random_checkpoints.tiny(tmp_path / "x", "llada", width=128, heads=2, layers=2))
     mask = tokenizer.mask_token_id
     for distance in (1, 6):
         measured = signature_run.first_layer_correlation(model, mask, distance, range(500), 10)
