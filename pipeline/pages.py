@@ -21,9 +21,8 @@ import nbformat
 
 from lib.record import verdicts
 from lib.record.claims import METADATA_KEY
-from pipeline import chapters
+from pipeline import chapters, ledger
 
-STAGE = chapters.ROOT / "_build" / "stage"
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 
 
@@ -50,12 +49,29 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) ->
     if not path.exists():
         sys.exit(f"{path}: this chapter has not been executed; `make book` executes it, `make record` records it")
     book = nbformat.read(path, as_version=4)
-    cell = nbformat.v4.new_markdown_cell(provenance_line(json.loads((records / f"{chapter}.json").read_text())))
+    run = json.loads((records / f"{chapter}.json").read_text(encoding="utf-8"))
+    cell = nbformat.v4.new_markdown_cell(provenance_line(run))
     cell["id"] = f"{chapter}-provenance"
     book.cells.append(cell)
+    if chapter == "index":
+        book.cells[1:1] = differing(records.parent / "ledger.json")  # below the title
     linked = gather_checks(book)
     nbformat.write(book, folder / "book" / path.name)
     return linked
+
+
+def differing(built: Path) -> list[nbformat.NotebookNode]:
+    """A cell that says where this build's ledger differs from the recorded one; none where they agree."""
+    if not (built.exists() and ledger.RECORDED.exists()):
+        return []
+    found, recorded = (json.loads(path.read_text(encoding="utf-8")) for path in (built, ledger.RECORDED))
+    lines = ledger.against_record(found, recorded)
+    if len(lines) == 1:
+        return []
+    listed = [f"* {line.strip()}" for line in lines[1:]]
+    cell = nbformat.v4.new_markdown_cell("\n".join([":::{warning}", lines[0], "", *listed, ":::"]))
+    cell["id"] = "index-differs"
+    return [cell]
 
 
 def gather_checks(book: nbformat.NotebookNode) -> set[str]:
@@ -131,7 +147,8 @@ def copy_result(name: str, to: Path) -> None:
 
 def objects_shown(pages: Path) -> bool:
     """Whether a page shows a reader the name of a Python object in the place of its content; says which page does."""
-    shown = {page: found[0] for page in sorted(pages.rglob("*.html")) if (found := OBJECT.findall(page.read_text()))}
+    shown = {page: found[0] for page in sorted(pages.rglob("*.html"))
+             if (found := OBJECT.findall(page.read_text(encoding="utf-8")))}
     for page, words in shown.items():
         print(f"{page.name}: shows {html.unescape(words)!r}; text with marks needs {{glue:md}}, not {{glue:text}}",
               file=sys.stderr)
@@ -144,7 +161,8 @@ def main() -> None:
     parser.add_argument("notebooks", type=Path)
     parser.add_argument("records", type=Path)
     asked = parser.parse_args()
-    render(STAGE, asked.output, stage(asked.notebooks, asked.records, STAGE))
+    staged = asked.output.absolute().parent / f".{asked.output.name}" / "stage"
+    render(staged, asked.output, stage(asked.notebooks, asked.records, staged))
 
 
 if __name__ == "__main__":
