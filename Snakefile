@@ -63,7 +63,7 @@ rule experiment:
     message:
         "experiment {wildcards.experiment}/{wildcards.run}"
     shell:
-        "{params.command} --out {output}"
+        "{params.command} --out {output:q}"
 
 
 rule chapter:
