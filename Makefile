@@ -1,4 +1,5 @@
-# Thin: each target calls one tool. Settings: PROFILE=auto|quick|full, SET="chapter.parameter=value ...", CORES=n.
+# Thin: each target calls one tool; pipeline/build.py checks the settings and sees that one build runs at a time.
+# Settings: PROFILE=auto|quick|full, SET="chapter.parameter=value ...", CORES=n.
 PROFILE ?= auto
 SET ?=
 NAME ?=
@@ -9,37 +10,45 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # two threads on a busy two-core machine can be ten times slower than one
 export OMP_NUM_THREADS ?= 1
 
-SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=2 --quiet rules host --show-failed-logs --rerun-incomplete \
-            --config profile="$(PROFILE)" set="$(SET)"
+# typed settings reach pipeline/build.py as they are: neither make nor a shell expands what stands in them
+override PROFILE := $(value PROFILE)
+override SET := $(value SET)
+override NAME := $(value NAME)
+override CORES := $(value CORES)
+export PROFILE SET NAME CORES
+export PYTHONUTF8 := 1
+BUILD := $(VENV)/bin/python -m pipeline.build
+# targets that take no settings refuse them
+ifneq ($(strip $(SET)$(NAME)),)
+UNUSED := $(filter test test-processor lint bench clean,$(MAKECMDGOALS))
+ifneq ($(UNUSED),)
+$(error make $(UNUSED) takes neither SET nor NAME)
+endif
+endif
 
-.PHONY: book chapter experiments pages record test lint bench clean
+.PHONY: book chapter experiments pages record test test-processor lint bench clean
 
 book: $(VENV)/ready            ## execute what changed, compute the ledger, render the pages
-	@$(SNAKEMAKE)
-	@python -m pipeline.ledger --summary _build/results/ledger.json
-	@echo "Pages: $(CURDIR)/_build/html/index.html"
+	@$(BUILD) book
 
-chapter: $(VENV)/ready         ## one chapter: make chapter NAME=one_layer SET="length=20"
-	@test -n "$(NAME)" || { echo 'make chapter needs NAME=chapter, such as NAME=one_layer'; exit 2; }
-	@$(SNAKEMAKE) chapter="$(NAME)"
-	@echo "Notebook: $(CURDIR)/_build/chapters/$(NAME).ipynb"
+chapter: $(VENV)/ready         ## one chapter and its page: make chapter NAME=one_layer SET="length=20"
+	@$(BUILD) chapter
 
 experiments: $(VENV)/ready     ## the training runs alone: make experiments PROFILE=full NAME=one_layer
-	@$(SNAKEMAKE) chapter="$(NAME)" -- experiments
+	@$(BUILD) experiments
 
 pages: $(VENV)/ready           ## render the recorded chapters, executing nothing
-	@python -m pipeline.pages _build/pages book results/chapters
-	@python -m pipeline.ledger --summary results/ledger.json
-	@echo "Pages: $(CURDIR)/_build/pages/index.html"
+	@$(BUILD) pages
 
 record: $(VENV)/ready          ## promote the last build's notebooks and results into the repository
-	@test -z "$(SET)" || { echo 'make record takes no SET: what is recorded has the chapters'"'"' own parameters'; exit 2; }
-	@$(MAKE) --no-print-directory book
-	@python -m pipeline.record
+	@$(BUILD) record
 
 test: $(VENV)/ready lint       ## pytest, then nbval over the recorded chapters
 	@pytest -n 2 --dist loadfile
 	@pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
+
+test-processor: $(VENV)/ready  ## the recorded chapters again, on vector instructions other than this processor's
+	@python -m pipeline.processor
 
 lint: $(VENV)/ready
 	@ruff check

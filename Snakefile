@@ -1,21 +1,22 @@
 # The workflow: experiments -> executed chapters -> ledger -> pages.
 #
 # Sources are `ancient()` and stand in `params` as content digests: a touched file re-runs nothing, a changed one
-# everything that depends on it. Outputs are `update()`: the last good one stays until a new one is whole.
+# everything that depends on it: a chapter on what its code imports, directly or not. Outputs are `update()`: the last good one stays until a new one is whole.
 import json
+import os
 import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-from pipeline import chapters
+from pipeline import build, chapters, experiments, imports
 
 try:
-    PROFILE = chapters.profile(config.get("profile", "auto"))
-    ONLY = chapters.known(config["chapter"]) if config.get("chapter") else ""
-    ASKED = chapters.parse(str(config.get("set") or ""), ONLY)
-    VALUES = {name: chapters.parameters(name, PROFILE, ASKED.get(name, {})) for name in chapters.chapters()}
+    ONLY = os.environ.get("BOOK_NAME", "")
+    PROFILE, VALUES = build.resolve(os.environ.get("BOOK_PROFILE", "auto"), os.environ.get("BOOK_SET", ""), ONLY)
+    ENVIRONMENT = {name: chapters.environment(name) for name in chapters.chapters()}
+    RUNS_OF = {name: experiments.experiments(name, PROFILE) for name in chapters.chapters()}
 except chapters.Refused as error:
     raise WorkflowError(str(error))
 
@@ -24,7 +25,7 @@ RECORD = "_build/results/chapters/{chapter}.json"
 LEDGER = "_build/results/ledger.json"
 CONTENT = [name for name in chapters.chapters() if name not in chapters.SUMMARIES]
 RUNS = {(chapter, f"{PROFILE}_{name}"): run
-        for chapter in CONTENT for name, run in chapters.experiments(chapter, PROFILE).items()}
+        for chapter in CONTENT for name, run in RUNS_OF[chapter].items()}
 
 
 def runs_of(wildcards):
@@ -32,7 +33,7 @@ def runs_of(wildcards):
 
 
 def run_command(wildcards):
-    return chapters.command(RUNS[wildcards.experiment, wildcards.run], VALUES[wildcards.experiment])
+    return experiments.command(RUNS[wildcards.experiment, wildcards.run], VALUES[wildcards.experiment])
 
 
 wildcard_constraints:
@@ -56,13 +57,13 @@ rule experiment:
         experiment="|".join({chapter for chapter, _ in RUNS} or {"none"}),
     params:
         command=run_command,
-        environment=chapters.environment(),
+        environment=lambda wildcards: chapters.dependencies([RUNS[wildcards.experiment, wildcards.run]["module"]]),
     resources:
         gpu=1,
     message:
         "experiment {wildcards.experiment}/{wildcards.run}"
     shell:
-        "{params.command} --out {output}"
+        "{params.command} --out {output:q}"
 
 
 rule chapter:
@@ -76,8 +77,8 @@ rule chapter:
     params:
         values=lambda wildcards: shlex.quote(json.dumps(VALUES[wildcards.chapter], sort_keys=True)),
         source=lambda wildcards: chapters.digest(chapters.source(wildcards.chapter)),
-        recorded=lambda wildcards: chapters.recorded(wildcards.chapter, PROFILE),
-        environment=chapters.environment(),
+        recorded=lambda wildcards: experiments.recorded(wildcards.chapter, PROFILE),
+        environment=lambda wildcards: ENVIRONMENT[wildcards.chapter],
         profile=PROFILE,
     resources:
         gpu=1,
@@ -94,7 +95,7 @@ rule ledger:
     output:
         update(LEDGER),
     params:
-        claims=chapters.digest(chapters.ROOT / "book" / "claims.yml", chapters.ROOT / "pipeline" / "ledger.py"),
+        claims=chapters.digest(chapters.ROOT / "book" / "claims.yml", *imports.closure(["pipeline.ledger"])),
     message:
         "ledger"
     shell:
@@ -109,7 +110,7 @@ rule pages:
     params:
         settings=chapters.digest(*(chapters.ROOT / name for name in ("_config.yml", "_toc.yml", "book/references.bib")),
                                  *sorted((chapters.ROOT / "book" / "_static").glob("*"))),
-        pages=chapters.digest(chapters.ROOT / "pipeline" / "pages.py"),
+        pages=chapters.digest(*imports.closure(["pipeline.pages"])),
     message:
         "pages"
     shell:

@@ -4,9 +4,9 @@
 #   a SLURM cluster      snakemake -s sweep.smk --profile profiles/slurm --default-resources slurm_account=A slurm_partition=P
 #   part of it           ... --config models="[llada, llama]" datasets="[p2c]" seeds="[0]"
 #
-# `lib.language_models.table_7` lists every setting. A run that is interrupted or killed goes on from its checkpoint when it is started
-# again; one that fails leaves its log, and the others go on (--keep-going, in both profiles). Results land in
-# results/language_models/, where the chapter finds them. After a sweep that was killed itself, Snakemake finds its
+# `lib.language_models.table_7` lists every setting. A run that is interrupted or killed goes on from its checkpoint when
+# it is started again; one that fails leaves its log, and the others go on (--keep-going, in both profiles). Results land
+# in results/language_models/, where the chapter finds them. After a sweep that was killed itself, Snakemake finds its
 # lock: the same command with --unlock takes that away, and is then given again without.
 import sys
 
@@ -40,8 +40,8 @@ rule cell:
     wildcard_constraints:
         cell="|".join(CELLS),
     params:
-        command=lambda wildcards, output: table_7.command(SETTINGS, CELLS[wildcards.cell], output[0]),
+        command=lambda wildcards, output: table_7.command_line(SETTINGS, CELLS[wildcards.cell], output[0]),
     resources:
         gpu=1,
     shell:
-        "{params.command} >> {log} 2>&1"
+        "{params.command} >> {log:q} 2>&1"

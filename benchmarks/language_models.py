@@ -13,8 +13,8 @@ size in both ways, by hooks and from two stored gradients. Exits with 1 if the h
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
+import dataclasses
 import functools
 import gc
 import itertools
@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.random_checkpoints import PUBLISHED, Size, config_fields, shaped
 from lib.record import provenance
+from lib.record.options import at_least, command, device_named, option, writable
 
 #: LLaDA's shape in several sizes, the largest first; 3b and 1b keep its vocabulary
 SHAPES = {
@@ -74,7 +75,7 @@ class Meter:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
         start = self.clock()
         result = work()
         if self.device.type == "cuda":
@@ -88,7 +89,7 @@ class Meter:
 
 
 def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text()
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", text)[1])  # type: ignore[index]
 
 
@@ -130,7 +131,7 @@ def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> 
     forward = pair[0]
     work: dict[str, Callable[[], Any]] = {
         "cosine": lambda: signatures.gradient_cosine(model, *batches),
-        "scores": lambda: attention_scores.attention_routes(
+        "scores": lambda: attention_scores.scores_and_weights(
             model, forward.input_ids.to(meter.device), forward.target, forward.evidence),
         "probability": lambda: signatures.target_probability(model, batches[1]),
     }
@@ -142,19 +143,19 @@ def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> 
 def decode(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], length: int) -> None:
     """Tokens a second, one a step, for two prompts at once."""
     asked = [example.prompt for example in synthetic_facts.world(4).p2c.forward[:2]]
-    _, seconds, peak = meter(lambda: decoding.complete(model, tokenizer, asked, length=length))
+    _, seconds, peak = meter(lambda: decoding.generate_text(model, tokenizer, asked, length=length))
     found |= {"decode_tokens_per_second": len(asked) * length / seconds, "decode_peak": peak / _bytes(model)}
 
 
 def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], batch: int, steps: int) -> None:
     """Median seconds of a step after the first, with adapters; tokens are those of the sentences, without padding."""
     examples = synthetic_facts.world(batch * (steps + 1)).p2c.train[: batch * (steps + 1)]
-    protocol = FineTuningConfig(epochs=1, batch=batch, masking="any")
+    config = FineTuningConfig(epochs=1, batch=batch, masking="any")
     weights = _bytes(model)
-    adapted = finetuning.adapt(model, protocol)
+    adapted = finetuning.add_adapters(model, config)
     times: list[float] = []
     _, _, peak = meter(lambda: finetuning.finetune(
-        adapted, tokenizer, examples, protocol, watch=lambda step, loss: times.append(meter.clock())))
+        adapted, tokenizer, examples, config, on_step=lambda step, loss: times.append(meter.clock())))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
     tokens = sum(len(sentence.ids) for sentence in finetuning.sentences(examples, tokenizer)) / (steps + 1)
     found |= {"lora_step_seconds": seconds, "lora_tokens_per_second": tokens / seconds, "lora_peak": peak / weights}
@@ -177,7 +178,7 @@ def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, f
     return {**found, "control_parameters": signature_run.size_of(model), "control_difference": difference}
 
 
-def measure(given: argparse.Namespace) -> dict[str, float]:
+def measure(given: Options) -> dict[str, float]:
     """All of it, the large model first."""
     dtype, device = getattr(torch, given.dtype), torch.device(given.device)
     found = large(given, dtype, device)
@@ -187,11 +188,11 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
         return found | fresh.submit(compare, given.control, dtype, device).result()
 
 
-def large(given: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+def large(given: Options, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """Loading, probes, decoding and fine-tuning of the large model, which is gone afterwards."""
     found: dict[str, float] = {}
     meter = Meter(device)
-    model, tokenizer = loaded(given.shape, dtype, meter, found)
+    model, tokenizer = loaded(str(given.shape), dtype, meter, found)
     for work in (lambda: probe(model, tokenizer, meter, found),
                  lambda: decode(model, tokenizer, meter, found, given.length),
                  lambda: finetune(model, tokenizer, meter, found, given.batch, given.steps)):
@@ -200,37 +201,53 @@ def large(given: argparse.Namespace, dtype: torch.dtype, device: torch.device) -
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, record; fail if the gradient cosine takes too much."""
-    cuda = torch.cuda.is_available()
-    command = argparse.ArgumentParser(prog="python -m benchmarks.language_models",
-                                      description=(__doc__ or "").splitlines()[0])
-    command.add_argument("--shape", choices=SHAPES, help="default: the largest that fits in free memory")
-    command.add_argument("--control", choices=SHAPES, default="300m", help="where gradients are stored; %(default)s")
-    command.add_argument("--device", default="cuda" if cuda else "cpu", help="default: %(default)s")
-    command.add_argument("--dtype", default="bfloat16" if cuda else "float32", help="default: %(default)s")
-    command.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", provenance.RECORDED / "scale")),
-                         help="folder of the result; default: %(default)s")
-    for name, value in (("batch", 8 if cuda else 4), ("steps", 3), ("length", 32 if cuda else 8)):
-        command.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
-    given = command.parse_args(argv)
-    given.shape = given.shape or largest(getattr(torch, given.dtype), torch.device(given.device))
-    if given.device == "cpu":
+_CUDA = torch.cuda.is_available()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command can be told."""
+
+    shape: str | None = option(None, choices=SHAPES)  # the largest that fits in free memory if absent
+    control: str = option("300m", choices=SHAPES)  # where gradients are stored
+    device: str = "cuda" if _CUDA else "cpu"  # cpu, cuda, cuda:1, ...
+    dtype: str = option("bfloat16" if _CUDA else "float32", choices=("float32", "bfloat16", "float16"))  # weights
+    batch: int = 8 if _CUDA else 4  # sentences a step of fine-tuning
+    steps: int = 3  # of fine-tuning, that are timed
+    length: int = 32 if _CUDA else 8  # tokens that are decoded
+    out: Path = Path(os.environ.get("OUT", provenance.RECORDED / "scale"))  # folder of the result
+
+    def __post_init__(self) -> None:
+        at_least(self, batch=1, steps=1, length=1)
+        device_named(self.device)
+
+
+def work(given: Options) -> None:
+    """Measure, print, record.
+
+    :raises ArithmeticError: at the end, if the gradient cosine takes too much memory
+    """
+    device = device_named(given.device)
+    given = dataclasses.replace(given, shape=given.shape or largest(getattr(torch, given.dtype), device))
+    writable("--out", given.out)
+    if device.type == "cpu":
         torch.set_num_threads(1)
-    run = provenance.Run(given.device)
+    run = provenance.Run(device)
     found = measure(given)
     name = re.sub(r"\W+", "_", run.device.lower())
     provenance.save(
         given.out / f"{name}.json", experiment="scale", seeds=[0], curves={}, run=run,
         parameters={"architecture": "llada", "size": found["parameters"],
-                    "clock": "one thread" if given.device == "cpu" else "wall",
+                    "clock": "one thread" if device.type == "cpu" else "wall",
                     **{key: getattr(given, key) for key in _RECORDED}},
         metrics={key: [value] for key, value in found.items()})
     for key, number in found.items():
         print(f"{key:26s}{number:14.4g}")
     if found["cosine_peak"] >= LIMIT:
-        sys.exit(f"cosine_peak: {found['cosine_peak']:.2f} weights, more than {LIMIT}")
+        raise ArithmeticError(f"cosine_peak: {found['cosine_peak']:.2f} weights, more than {LIMIT}")
 
+
+main = command(Options, work)
 
 if __name__ == "__main__":
     main()

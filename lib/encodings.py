@@ -1,9 +1,9 @@
 """Positional encodings: what each adds to the embeddings, does to queries and keys, and adds to the scores.
 
-Sec. 3 needs one distinction only: a *relative* encoding touches the scores and leaves the value vectors
-free of position; an *absolute* one is added to the embeddings, so that values carry position too (App.
-E.2). An encoding is a small object without state of its own. Where it has something to learn, it names the
-shape (`weight_shape`) and is handed the tensor; leading axes of that tensor (an ensemble's) pass through.
+Sec. 3 needs one distinction only: a *relative* encoding changes the scores and leaves the value vectors independent of
+position; an *absolute* one is added to the embeddings, so that values carry position too (App. E.2). An encoding
+holds no parameters. Where something is learned, it names the shape (`weight_shape`) and is handed the tensor; leading
+axes of that tensor (an ensemble's) pass through. A new encoding is a subclass and an entry in `ENCODINGS`.
 
 Sources: rope (Su et al. 2024), alibi (Press et al. 2022), learned and sinusoidal (Vaswani et al. 2017), t5
 (Raffel et al. 2020).
@@ -59,33 +59,47 @@ class Encoding:
         """Shape of the learned tensor, or None."""
         return None
 
-    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
-        """What is added to the embedding at each position; None for relative encodings."""
+    def position_embedding(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+        """Position vectors p_i, added to the embeddings; None for relative encodings.
+
+        :param weight: the learned tensor, of `weight_shape`; None where nothing is learned
+        """
         return None
 
-    def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
-        """Queries or keys, one a position, as the scores see them."""
+    def rotate(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
+        """Queries or keys, one a position, as they enter the scores: R(p) x at position p for RoPE."""
         return x
 
-    def met(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
-        """A query as unturned keys at offsets 1 - length, ..., length - 1 (key minus query position) meet it."""
+    def relative_queries(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
+        """R(offset)^T q, whose product with an unrotated key is the score, at offsets 1 - length, ..., length - 1.
+
+        An offset is key minus query position.
+        """
         return q.expand(*q.shape[:-2], 2 * self.length - 1, -1)
 
-    def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
-        """Gradient in the query, given that in what `met` returned."""
+    def relative_queries_backward(
+        self, g: Float[Tensor, "*lead offsets head_dim"]
+    ) -> Float[Tensor, "*lead 1 head_dim"]:
+        """Gradient in the query, from the gradient in the result of `relative_queries`."""
         return g.sum(-2, keepdim=True)
 
-    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
-        """What is added to the scores, row = query position; None for nothing."""
+    def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+        """b added to the scores, row = query position; None where the encoding adds nothing.
+
+        :param weight: the learned tensor, of `weight_shape`; None where nothing is learned
+        """
         return None
 
-    def bias_by_offset(self, weight: Tensor | None) -> Float[Tensor, "*members heads offsets"] | None:
-        """The same for offsets 1 - length, ..., length - 1: it is a function of the offset alone."""
-        bias = self.bias(weight)
+    def score_bias_by_offset(self, weight: Tensor | None) -> Float[Tensor, "*members heads offsets"] | None:
+        """`score_bias` for offsets 1 - length, ..., length - 1: it is a function of the offset alone."""
+        bias = self.score_bias(weight)
         return None if bias is None else torch.cat((bias[..., -1, :-1], bias[..., 0, :]), -1)
 
-    def bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
-        """Gradient in the learned tensor, given that in `bias_by_offset`."""
+    def score_bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
+        """Gradient in the learned tensor, from the gradient in `score_bias_by_offset`.
+
+        :raises TypeError: for an encoding whose bias has nothing to learn
+        """
         raise TypeError(f"{type(self).__name__}: nothing of its bias is learned")
 
     @property
@@ -96,7 +110,7 @@ class Encoding:
 
 
 class Rope(Encoding):
-    """Query and key at position p turned by R(p), so that their product is q^T R(j - i) k (Sec. 4.2).
+    """Query and key at position p rotated by R(p), so that their product is q^T R(j - i) k (Sec. 4.2).
 
     A plane is a pair of neighbouring coordinates, as in the block form of the theory.
     """
@@ -110,14 +124,16 @@ class Rope(Encoding):
         self._towards = torch.cat((self._planes.flip(0), self._planes[1:].conj()))  # R(-offset)
         self._back = self._towards.conj().resolve_conj()
 
-    def turned(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
+    def rotate(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
         return _rotated(x, self._planes)
 
-    def met(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
+    def relative_queries(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
         # q^T R(offset) k = (R(-offset) q)^T k, and -offset falls from length - 1
         return _rotated(q, self._towards)
 
-    def met_backward(self, g: Float[Tensor, "*lead offsets head_dim"]) -> Float[Tensor, "*lead 1 head_dim"]:
+    def relative_queries_backward(
+        self, g: Float[Tensor, "*lead offsets head_dim"]
+    ) -> Float[Tensor, "*lead 1 head_dim"]:
         return _rotated(g, self._back).sum(-2, keepdim=True)
 
 
@@ -131,29 +147,30 @@ def _rotated(x: Tensor, planes: Tensor) -> Tensor:
 
 
 class Alibi(Encoding):
-    """Score minus mu |i - j|: the same on both sides; head h = 1, 2, ... has mu = 2**(-8 h / heads)."""
+    """Score minus mu |i - j|: equal on both sides; head h = 1, 2, ... has mu = 2**(-8 h / heads)."""
 
     def slopes(self) -> Float[Tensor, " heads"]:
+        """mu of each head, in units of score a position."""
         return 2.0 ** (-8.0 * torch.arange(1, self.heads + 1) / self.heads)
 
-    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+    def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         return -self.slopes()[:, None, None] * self.offsets.abs()
 
 
 class DirectionalAlibi(Alibi):
-    """ALiBi that knows left from right: a key to the left costs `LEFT` more, at whatever distance.
+    """ALiBi with a direction: the score of a key to the left is lowered by `LEFT` more, at every distance.
 
-    Still a function of position alone, so Prop. 4.5 holds for it word for word.
+    The bias is still a function of position alone, so Prop. 4.5 covers it.
     """
 
     LEFT = 1.0
 
-    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+    def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         return -self.slopes()[:, None, None] * self.offsets.abs() - self.LEFT * (self.offsets < 0)
 
 
 class T5(Encoding):
-    """A learned bias for each head and bucket of offsets: near offsets one by one, far ones by powers."""
+    """A learned bias for each head and bucket of offsets: one bucket an offset nearby, logarithmic ones far away."""
 
     def __init__(self, length: int, width: int, heads: int = 1) -> None:
         super().__init__(length, width, heads)
@@ -163,11 +180,11 @@ class T5(Encoding):
     def weight_shape(self) -> tuple[int, ...] | None:
         return (self.heads, T5_BUCKETS)
 
-    def bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
+    def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         assert weight is not None
         return weight[..., self.buckets()]
 
-    def bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
+    def score_bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
         buckets = self.buckets()
         by_offset = torch.cat((buckets[-1, :-1], buckets[0]))
         return g.new_zeros(*g.shape[:-1], T5_BUCKETS).index_add_(-1, by_offset, g)
@@ -193,7 +210,7 @@ class Learned(Encoding):
     def weight_shape(self) -> tuple[int, ...] | None:
         return (self.length, self.width)
 
-    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+    def position_embedding(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
         return weight
 
 
@@ -214,7 +231,7 @@ class Sinusoidal(Encoding):
         table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
         self._table = (table / math.sqrt(width)).float()
 
-    def added(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
+    def position_embedding(self, weight: Tensor | None) -> Float[Tensor, "*members length width"] | None:
         return self._table
 
 

@@ -1,7 +1,8 @@
 """Execute one chapter:  python -m pipeline.execute CHAPTER OUTPUT.ipynb PROVENANCE.json [--parameters JSON]
 
-The notebook is written whole or not at all. It holds nothing that changes from one run to the next on the same
-machine; times, commit and device go to the provenance file beside it.
+The notebook is written whole or not at all: only if every cell ran, and if it holds every check that
+``book/claims.yml`` gives to the chapter. It holds nothing that changes from one run to the next on the same machine;
+times, commit and device go to the provenance file beside it.
 """
 
 from __future__ import annotations
@@ -12,44 +13,77 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib.record import provenance
+from lib.record import claims_file, provenance
 from pipeline import chapters
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+KEPT = "The last good notebook is left as it was"
 
 
 def execute(chapter: str, output: Path, record: Path, values: dict[str, Any], profile: str) -> None:
     """Run a chapter with papermill and write the notebook and its provenance.
 
-    :raises SystemExit: with the chapter, the cell and the traceback, if a cell raises
+    :raises SystemExit: with the chapter and what is wrong: the cell and its traceback, the cell at which the chapter
+        ended early, the checks that are missing, or the file that could not be written
     """
     run = provenance.Run()
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters are checked before, and better, by `chapters`
     draft = output.with_name(f".{chapter}.running.ipynb")
-    draft.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        book = run_cells(chapter, draft, values)
+        seconds = take_times(book)
+        tidy(book, chapter)
+        provenance.write_json(record, {
+            "chapter": chapter, "profile": profile, "parameters": values, "cells": seconds, **run.provenance()})
+        provenance.write_json(output, book)
+    except OSError as error:
+        problem = error.strerror or error
+        sys.exit(f"\nchapter {chapter}: {error.filename or output} cannot be written: {problem}. {KEPT}.")
+    finally:
+        remove(draft)
+    print(f"{chapter}: {len(book.cells)} cells, {sum(seconds.values()):.0f} s", flush=True)
+
+
+def run_cells(chapter: str, draft: Path, values: dict[str, Any]) -> Any:
+    """The executed notebook, whole: every cell ran without an error, and no check is missing."""
     try:
         book = papermill.execute_notebook(
             chapters.notebook(chapter), str(draft), values, kernel_name="python3", cwd=str(chapters.ROOT / "book"),
             progress_bar=sys.stderr.isatty(), extra_arguments=["--log-level=50"],
         )
     except PapermillExecutionError as error:
-        failed = chapters.ROOT / "_build" / "failed" / f"{chapter}.ipynb"
-        failed.parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(failed)
-        sys.exit(failure(chapter, error, failed))
-    finally:
-        draft.unlink(missing_ok=True)
-    seconds = take_times(book)
-    provenance.write_json(record, {
-        "chapter": chapter, "profile": profile, "parameters": values, "cells": seconds, **run.provenance()})
-    provenance.write_json(output, tidy(book, chapter))
-    print(f"{chapter}: {len(book.cells)} cells, {sum(seconds.values()):.0f} s", flush=True)
+        sys.exit(failure(chapter, error, set_aside(chapter, draft)))
+    except DeadKernelError:
+        sys.exit(f"\nchapter {chapter} ({chapters.source(chapter)}): its kernel died: a cell ended the process, or it "
+                 f"was killed, for lack of memory perhaps. {KEPT}.")
+    for wrong in (ended_early(book), lost_checks(book, chapter)):
+        if wrong:
+            sys.exit(f"\nchapter {chapter} ({chapters.source(chapter)}): {wrong}. {KEPT}; what ran: "
+                     f"{set_aside(chapter, draft)}")
+    return book
+
+
+def set_aside(chapter: str, draft: Path) -> Path:
+    """Keep what ran of a chapter that failed."""
+    failed = chapters.ROOT / "_build" / "failed" / f"{chapter}.ipynb"
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    draft.replace(failed)
+    return failed
+
+
+def remove(draft: Path) -> None:
+    """Remove the draft and what papermill left of a write that failed."""
+    for path in (draft, *draft.parent.glob(f".{draft.name}.*")):
+        path.unlink(missing_ok=True)
 
 
 def failure(chapter: str, error: PapermillExecutionError, partial: Path) -> str:
@@ -57,7 +91,46 @@ def failure(chapter: str, error: PapermillExecutionError, partial: Path) -> str:
     traceback = ANSI.sub("", "\n".join(error.traceback))
     return (f"\nchapter {chapter} ({chapters.source(chapter)}), cell {error.cell_index} raised "
             f"{error.ename}: {error.evalue}\n\n{error.source}\n\n{traceback}\n"
-            f"The last good notebook is left as it was; what ran so far: {partial}\n")
+            f"{KEPT}; what ran so far: {partial}\n")
+
+
+def ended_early(book: Any) -> str:
+    """Which cell ended the chapter before its last one; empty if all cells ran.
+
+    ``sys.exit(0)`` in a cell is no error to papermill: the cells after it are left out without a word.
+    """
+    cells = [(place, cell) for place, cell in enumerate(book.cells) if cell.cell_type == "code" and cell.source.strip()]
+    for place, cell in cells:
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"cell {place} ended the chapter early:\n\n{cell.source}\n\n"
+    skipped = [place for place, cell in cells if cell.execution_count is None]
+    return f"cell {skipped[0]} and {len(skipped) - 1} more did not run" if skipped else ""
+
+
+def lost_checks(book: Any, chapter: str) -> str:
+    """Which checks that ``book/claims.yml`` gives to the chapter the notebook lacks, neither run nor skipped.
+
+    :raises SystemExit: if that file cannot be read
+    """
+    try:
+        claims = claims_file.of_chapter(chapter)
+    except claims_file.LedgerError as error:
+        sys.exit(f"\nchapter {chapter}: {error}")
+    assigned = {(name, check) for name, claim in claims.items() for check in claim.get("checks", {})}
+    made = set(checks_in(book))  # a skip without a name is one of all checks of its claim
+    lost = sorted(pair for pair in assigned if pair not in made and (pair[0], "") not in made)
+    return f"book/claims.yml gives it checks that it does not make: {', '.join(map(' '.join, lost))}" if lost else ""
+
+
+def checks_in(book: Any) -> Iterator[tuple[str, str]]:
+    """Claim and name of each check or skip that an executed notebook holds."""
+    from lib.record.claims import METADATA_KEY
+
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            found = output.get("metadata", {}).get(METADATA_KEY, [])
+            for record in found if isinstance(found, list) else [found]:
+                yield record["claim"], record.get("check", "")
 
 
 def take_times(book: Any) -> dict[str, float]:
@@ -71,14 +144,13 @@ def take_times(book: Any) -> dict[str, float]:
     return seconds
 
 
-def tidy(book: Any, chapter: str) -> Any:
-    """The notebook without what differs from run to run, the injected parameters folded like the default ones."""
+def tidy(book: Any, chapter: str) -> None:
+    """Take out of the notebook what differs from run to run; hide the injected parameters like the default ones."""
     chapters.number_cells(book, chapter)
     book.metadata["papermill"] = {"parameters": dict(book.metadata.get("papermill", {}).get("parameters", {}))}
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
-    return book
 
 
 def main() -> None:
@@ -92,7 +164,10 @@ def main() -> None:
     os.environ.setdefault("RESULTS_DIR", str(chapters.ROOT / "_build" / "results"))
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    execute(asked.chapter, asked.output, asked.record, asked.parameters, asked.profile)
+    try:
+        execute(asked.chapter, asked.output, asked.record, asked.parameters, asked.profile)
+    except chapters.Refused as error:
+        sys.exit(f"\n{error}")
 
 
 if __name__ == "__main__":

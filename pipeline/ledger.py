@@ -1,6 +1,7 @@
 """Compute the ledger from executed chapters:  python -m pipeline.ledger OUTPUT.json NOTEBOOK.ipynb ...
 
-With --summary LEDGER.json: say in a few lines how the claims stand.
+With --summary LEDGER.json: say in a few lines how the claims stand, and where they differ from the recorded ledger.
+With --compare OLD.json NEW.json: list every status, outcome and number in which two ledgers differ; exit 1 if any does.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.record import claims, provenance
+from lib.record import claims, claims_file, ledger, provenance
 from pipeline import chapters
 
-CLAIMS = chapters.ROOT / "book" / "claims.yml"
+RECORDED = provenance.RECORDED / "ledger.json"
+SHOWN = 12  # differences listed one by one
 
 
 def compute(notebooks: Sequence[Path], records: Path) -> dict[str, Any]:
     """Rows and counts; each check carries the provenance of the chapter and the seconds of the cell it ran in."""
-    run_of = {book.stem: json.loads((records / f"{book.stem}.json").read_text()) for book in notebooks}
+    run_of = {book.stem: _read(records / f"{book.stem}.json") for book in notebooks}
     checks = [{**check, **origin(run_of[book.stem], check["cell"])}
               for book in notebooks for check in claims.checks_of(book)]
-    rows = claims.ledger(claims.read_claims(CLAIMS), checks)
-    return {"rows": rows, "counts": claims.count(rows), "established": sum(row["established"] for row in rows),
+    known = claims_file.read_claims(claims_file.CLAIMS, [*chapters.chapters()])
+    rows = ledger.compute(known, checks, proofs(), {name: claims_file.digest(name) for name in known})
+    return {"rows": rows, "counts": ledger.count(rows), "established": sum(row["established"] for row in rows),
             "chapters": run_of}
+
+
+def proofs() -> dict[str, set[str]]:
+    """Claims with a labelled proof on a page, and what each proof refers to."""
+    return {claim: used for name in chapters.chapters()
+            for claim, used in ledger.proofs_in(chapters.source(name).read_text(encoding="utf-8")).items()}
 
 
 def origin(run: dict[str, Any], cell: int) -> dict[str, Any]:
@@ -34,28 +43,51 @@ def origin(run: dict[str, Any], cell: int) -> dict[str, Any]:
     return {**kept, "seconds": run["cells"].get(str(cell))}
 
 
-def summary(ledger: dict[str, Any]) -> str:
-    """How the claims stand, one line a status, and the deviations by name."""
-    lines = [f"Claims: {len(ledger['rows'])}, fully established {ledger['established']}"]
-    for status, (symbol, meaning) in claims.STATUSES.items():
-        lines.append(f"  {symbol} {ledger['counts'][status]:3d} {status:13s} {meaning}")
-    deviating = [row["id"] for row in ledger["rows"] if row["status"] == "deviates"]
-    return "\n".join([*lines, f"  deviating: {', '.join(deviating) or 'none'}"])
+def summary(found: dict[str, Any], recorded: dict[str, Any] | None = None) -> str:
+    """How the claims stand, one line a status, the deviations by name, and what differs from the recorded ledger."""
+    lines = [f"Claims: {len(found['rows'])}, fully established {found['established']}"]
+    for status, (symbol, meaning) in ledger.STATUSES.items():
+        lines.append(f"  {symbol} {found['counts'][status]:3d} {status:13s} {meaning}")
+    deviating = [row["id"] for row in found["rows"] if row["status"] == "deviates"]
+    lines.append(f"  deviating: {', '.join(deviating) or 'none'}")
+    return "\n".join([*lines, *against_record(found, recorded)])
+
+
+def against_record(found: dict[str, Any], recorded: dict[str, Any] | None) -> list[str]:
+    """Where this build differs from the recorded ledger, a line each; one line where it agrees."""
+    if recorded is None:
+        return ["No ledger is recorded to compare with."]
+    differing = ledger.differences(recorded["rows"], found["rows"])
+    if not differing:
+        return ["It agrees with the recorded ledger, in every status and number."]
+    more = [f"  ... and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+    return [f"It differs from the recorded ledger in {len(differing)} places:",
+            *(f"  {line}" for line in differing[:SHOWN]),
+            *more]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, nargs="?")
     parser.add_argument("notebooks", type=Path, nargs="*")
     parser.add_argument("--records", type=Path, default=chapters.ROOT / "_build" / "results" / "chapters")
     parser.add_argument("--summary", type=Path)
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     asked = parser.parse_args()
+    if asked.compare:
+        differing = ledger.differences(*(_read(path)["rows"] for path in asked.compare))
+        print("\n".join(differing) or "The two ledgers agree in every status, outcome and number.")
+        sys.exit(bool(differing))
     if asked.summary:
-        print(summary(json.loads(asked.summary.read_text())))
+        print(summary(_read(asked.summary), _read(RECORDED) if RECORDED.exists() else None))
         return
     try:
         provenance.write_json(asked.output, compute(asked.notebooks, asked.records))
-    except claims.LedgerError as error:
+    except claims_file.LedgerError as error:
         sys.exit(f"ledger: {error}")
 
 

@@ -14,19 +14,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 
+from lib.record import verdicts
 from lib.record.claims import METADATA_KEY
-from pipeline import chapters
+from pipeline import chapters, ledger
 
-STAGE = chapters.ROOT / "_build" / "stage"
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 
 
-def stage(notebooks: Path, records: Path, folder: Path) -> None:
-    """Lay out what Jupyter Book reads: its two settings files, the bibliography, and the executed chapters."""
+def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
+    """Lay out what Jupyter Book reads: its two settings files, the bibliography, and the executed chapters.
+
+    :return: the recorded results that the pages link
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "book").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
@@ -36,28 +40,65 @@ def stage(notebooks: Path, records: Path, folder: Path) -> None:
             shutil.copytree(path, folder / "_static")
         elif path.suffix in {".bib"} or path.stem == "references":
             shutil.copy2(path, folder / "book" / path.name)
-    for chapter in chapters.chapters():
-        stage_chapter(chapter, notebooks, records, folder)
+    return set().union(*(stage_chapter(chapter, notebooks, records, folder) for chapter in chapters.chapters()))
 
 
-def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> None:
-    """One chapter, with a last line that says which run its numbers come from."""
+def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> set[str]:
+    """One chapter, with a last line that says which run its numbers come from; returns the results that it links."""
     path = notebooks / f"{chapter}.ipynb"
     if not path.exists():
         sys.exit(f"{path}: this chapter has not been executed; `make book` executes it, `make record` records it")
     book = nbformat.read(path, as_version=4)
-    cell = nbformat.v4.new_markdown_cell(provenance_line(json.loads((records / f"{chapter}.json").read_text())))
+    run = json.loads((records / f"{chapter}.json").read_text(encoding="utf-8"))
+    cell = nbformat.v4.new_markdown_cell(provenance_line(run))
     cell["id"] = f"{chapter}-provenance"
     book.cells.append(cell)
-    fold_checks(book)
+    if chapter == "index":
+        book.cells[1:1] = differing(records.parent / "ledger.json")  # below the title
+    linked = gather_checks(book)
     nbformat.write(book, folder / "book" / path.name)
+    return linked
 
 
-def fold_checks(book: nbformat.NotebookNode) -> None:
-    """Fold the code of every cell that displays a verdict: the verdict is for all readers, the code for some."""
+def differing(built: Path) -> list[nbformat.NotebookNode]:
+    """A cell that says where this build's ledger differs from the recorded one; none where they agree."""
+    if not (built.exists() and ledger.RECORDED.exists()):
+        return []
+    found, recorded = (json.loads(path.read_text(encoding="utf-8")) for path in (built, ledger.RECORDED))
+    lines = ledger.against_record(found, recorded)
+    if len(lines) == 1:
+        return []
+    listed = [f"* {line.strip()}" for line in lines[1:]]
+    cell = nbformat.v4.new_markdown_cell("\n".join([":::{warning}", lines[0], "", *listed, ":::"]))
+    cell["id"] = "index-differs"
+    return [cell]
+
+
+def gather_checks(book: nbformat.NotebookNode) -> set[str]:
+    """Show the checks of one claim as one box, where the last of them ran; their code stays in the notebook alone.
+
+    :return: the recorded results that the boxes link, as paths below the repository
+    """
+    records: dict[str, list[dict]] = {}
     for cell in book.cells:
-        if any(METADATA_KEY in output.get("metadata", {}) for output in cell.get("outputs", [])):
-            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+        kept = []
+        for output in cell.get("outputs", []):
+            record = output.get("metadata", {}).get(METADATA_KEY)
+            if record is None:
+                kept.append(output)
+            else:
+                records.setdefault(record["claim"], []).append(record)
+                cell.setdefault("claims", []).append(record["claim"])
+        if "claims" in cell:
+            cell.outputs = kept
+            cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "remove-input"} - {"hide-input"})
+    last = {claim: cell for cell in book.cells for claim in cell.get("claims", [])}
+    for claim, cell in last.items():
+        anchor = f'<div id="claim-box-{claim}">{verdicts.box(records[claim])}</div>'
+        cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": anchor}))
+    for cell in book.cells:
+        cell.pop("claims", None)
+    return {run["file"] for found in records.values() for record in found for run in record.get("runs", ())}
 
 
 def provenance_line(run: dict) -> str:
@@ -69,15 +110,23 @@ def provenance_line(run: dict) -> str:
             f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n:::")
 
 
-def render(folder: Path, output: Path) -> None:
-    """Build the HTML with every warning an error, and put it in place of the old pages."""
+def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
+    """Build the HTML with every warning an error, and put it in place of the old pages.
+
+    :param linked: files below the repository that pages link; copied beside them
+    """
     built = folder.with_name("rendered")
     shutil.rmtree(built, ignore_errors=True)
     command = ["jupyter-book", "build", str(folder), "--path-output", str(built),
                "-W", "-n", "--keep-going", "--quiet"]
-    failed = subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode
-    if failed or objects_shown(built / "_build" / "html"):
+    # what it prints where nothing is wrong names the draft's place, which is gone in a moment
+    done = subprocess.run(command, check=False, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+                          stdout=subprocess.PIPE, text=True)
+    if done.returncode or objects_shown(built / "_build" / "html"):
+        print(done.stdout)
         sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
+    for name in linked:
+        copy_result(name, built / "_build" / "html" / name)
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -88,9 +137,18 @@ def render(folder: Path, output: Path) -> None:
     shutil.rmtree(built, ignore_errors=True)
 
 
+def copy_result(name: str, to: Path) -> None:
+    """A recorded result beside the pages that link it."""
+    source = chapters.ROOT / name
+    if source.exists():  # a run of another machine's build may be gone since
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, to)
+
+
 def objects_shown(pages: Path) -> bool:
     """Whether a page shows a reader the name of a Python object in the place of its content; says which page does."""
-    shown = {page: found[0] for page in sorted(pages.rglob("*.html")) if (found := OBJECT.findall(page.read_text()))}
+    shown = {page: found[0] for page in sorted(pages.rglob("*.html"))
+             if (found := OBJECT.findall(page.read_text(encoding="utf-8")))}
     for page, words in shown.items():
         print(f"{page.name}: shows {html.unescape(words)!r}; text with marks needs {{glue:md}}, not {{glue:text}}",
               file=sys.stderr)
@@ -103,8 +161,8 @@ def main() -> None:
     parser.add_argument("notebooks", type=Path)
     parser.add_argument("records", type=Path)
     asked = parser.parse_args()
-    stage(asked.notebooks, asked.records, STAGE)
-    render(STAGE, asked.output)
+    staged = asked.output.absolute().parent / f".{asked.output.name}" / "stage"
+    render(staged, asked.output, stage(asked.notebooks, asked.records, staged))
 
 
 if __name__ == "__main__":

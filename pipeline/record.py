@@ -5,23 +5,33 @@ Executed chapters go to ``book/``, their provenance, the results and the ledger 
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline import chapters
 
 
-def promote(build: Path, root: Path) -> list[Path]:
-    """Copy notebooks and results; returns what was written."""
-    pairs = [(path, root / "book" / path.name) for path in sorted((build / "chapters").glob("*.ipynb"))]
+def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
+    """Copy the notebooks and provenance of the named chapters, and all results; returns what was written.
+
+    A build folder may still hold chapters that the book had earlier: those are left where they are.
+    """
+    pairs = [(path, root / "book" / path.name) for path in sorted((build / "chapters").glob("[!.]*.ipynb"))
+             if path.stem in names]
     pairs += [(path, root / "results" / path.relative_to(build / "results"))
-              for path in sorted((build / "results").rglob("*.json"))]
+              for path in sorted((build / "results").rglob("*.json"))
+              if not any(part.startswith(".") for part in path.relative_to(build).parts)  # a draft
+              and (path.parent.name != "chapters" or path.stem in names)]
     for made, kept in pairs:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(made, kept)
+        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
+        shutil.copy2(made, draft)
+        draft.replace(kept)
     return [kept for _, kept in pairs]
 
 
 if __name__ == "__main__":
-    written = promote(chapters.ROOT / "_build", chapters.ROOT)
+    written = promote(chapters.ROOT / "_build", chapters.ROOT, chapters.chapters())
     print(f"recorded {len(written)} files in book/ and results/; `git status` shows what changed")

@@ -30,8 +30,22 @@ def test_it_measures_records_and_fails_above_the_limit(tmp_path, monkeypatch, ca
     monkeypatch.setattr(language_models, "measure", lambda given: {"parameters": 1, "cosine_peak": limit})
     language_models.main(sizes)
     monkeypatch.setattr(language_models, "LIMIT", limit)
-    with pytest.raises(SystemExit, match="cosine_peak"):
+    with pytest.raises(SystemExit) as ended:
         language_models.main(sizes)
+    assert ended.value.code == 1 and "cosine_peak: 1.30 weights, more than 1.3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--shape", "70b"], "--shape: '70b' is none of 8b, 3b"), (["--steps", "0"], "--steps must be at least 1"),
+    (["--device", "gpu"], "--device 'gpu' is none of"), (["--dtype", "int8"], "--dtype: 'int8' is none of float32"),
+    (["--out", "file"], "--out: file cannot be written to")])
+def test_what_cannot_be_measured_is_refused_first(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(language_models, "measure", lambda given: pytest.fail("something was measured"))
+    with pytest.raises(SystemExit) as ended:
+        language_models.main(["--shape", "tiny", "--out", "new", *options])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("free", "dtype", "expected"), [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from elsewhere import Elsewhere, elsewhere, machine
 
-from lib.language_models import checkpoints, facts, reversal_run, signature_run
+from lib.language_models import checkpoints, facts, random_checkpoints, reversal_run, signature_run
 from lib.language_models.facts import Fact
 from lib.language_models.finetuning import FineTuningConfig
 from lib.one_layer import causes, training
@@ -101,7 +101,7 @@ def probed_and_tuned(model: Any, tokenizer: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", ["llada", "dream", "llama", "qwen2", "qwen3_5"])
 def test_language_models_are_probed_and_tuned_on_another_device(name: str, tmp_path: Path) -> None:
-    folder = checkpoints.tiny(tmp_path / name, name, width=32, scale=0.1)
+    folder = random_checkpoints.tiny(tmp_path / name, name, width=32, scale=0.1)
     here = probed_and_tuned(*checkpoints.load(folder))
     model, tokenizer = checkpoints.load(folder)
     with machine():

@@ -37,7 +37,7 @@ def test_a_base_without_decay_is_refused(base):
 def test_rope_scores_are_complex_rotations_by_the_offset(head_dim, length, seed):
     q, k = torch.randn(2, head_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rope = encoding("rope", length, head_dim)
-    scores = rope.turned(q.expand(length, -1)) @ rope.turned(k.expand(length, -1)).T
+    scores = rope.rotate(q.expand(length, -1)) @ rope.rotate(k.expand(length, -1)).T
 
     def score(offset):  # q^T R(offset) k, planes as complex numbers
         planes = zip(q.view(-1, 2).tolist(), k.view(-1, 2).tolist(), rope_frequencies(head_dim), strict=True)
@@ -50,7 +50,7 @@ def test_rope_scores_are_complex_rotations_by_the_offset(head_dim, length, seed)
 
 def test_rope_keeps_lengths_and_leaves_position_zero():
     rope, x = encoding("rope", 6, 8), torch.randn(3, 6, 8)
-    turned = rope.turned(x)
+    turned = rope.rotate(x)
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
     assert torch.equal(turned[:, 0], x[:, 0])
     assert not torch.allclose(turned[:, 1], x[:, 1])
@@ -60,7 +60,7 @@ def test_rope_trace_is_the_bound_of_the_theory():
     # tr R(offset) by turning the unit vectors at position 0 against themselves at the offset
     length, d = 12, 16
     rope = encoding("rope", length, d)
-    turned = rope.turned(torch.eye(d)[:, None].expand(d, length, d))
+    turned = rope.rotate(torch.eye(d)[:, None].expand(d, length, d))
     trace = torch.einsum("vd,vpd->p", turned[:, 0], turned)
     expected = [2 * sum(math.cos(p * 10_000 ** (-2 * i / d)) for i in range(d // 2)) for p in range(length)]
     assert np.allclose(trace.numpy(), expected, atol=1e-4)
@@ -68,7 +68,7 @@ def test_rope_trace_is_the_bound_of_the_theory():
 
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_alibi_penalises_distance_by_published_slopes(heads):
-    bias = encoding("alibi", 5, 8 * heads, heads).bias(None)
+    bias = encoding("alibi", 5, 8 * heads, heads).score_bias(None)
     for head in range(heads):
         for i in range(5):
             for j in range(5):
@@ -78,7 +78,7 @@ def test_alibi_penalises_distance_by_published_slopes(heads):
 
 
 def test_directional_alibi_tells_left_from_right():
-    bias, plain = (encoding(name, 5, 8).bias(None)[0] for name in ("alibi_directional", "alibi"))
+    bias, plain = (encoding(name, 5, 8).score_bias(None)[0] for name in ("alibi_directional", "alibi"))
     right = torch.ones(5, 5).triu() > 0
     assert torch.equal(bias[right], plain[right])
     assert (bias[~right] < plain[~right]).all()
@@ -104,13 +104,13 @@ def test_t5_buckets_follow_the_scalar_rule():
 def test_t5_bias_looks_its_weight_up_for_each_head_and_member():
     t5 = encoding("t5", 6, 8, 2)
     weight = torch.randn(3, *t5.weight_shape)
-    bias = t5.bias(weight)
+    bias = t5.score_bias(weight)
     assert bias.shape == (3, 2, 6, 6)
     assert bias[2, 1, 0, 5] == weight[2, 1, bucket(5)] and bias[1, 0, 4, 1] == weight[1, 0, bucket(-3)]
 
 
 def test_sinusoidal_positions_meet_by_their_offset_alone():
-    table = Sinusoidal(20, 16).added(None)
+    table = Sinusoidal(20, 16).position_embedding(None)
     products = table @ table.T
     for offset in range(20):
         assert torch.allclose(products.diagonal(offset), products[0, offset], atol=1e-6)
@@ -122,19 +122,19 @@ def test_sinusoidal_positions_meet_by_their_offset_alone():
 def test_each_encoding_acts_only_where_its_kind_allows(name):
     one, x = encoding(name, 5, 8, 2), torch.randn(3, 2, 5, 4)
     weight = None if one.weight_shape is None else torch.randn(one.weight_shape)
-    assert (one.added(weight) is not None) == one.absolute == (name in ("learned", "sinusoidal"))
-    assert torch.equal(one.turned(x), x) == (name != "rope")
-    assert (one.bias(weight) is not None) == (name in ("alibi", "alibi_directional", "t5"))
+    assert (one.position_embedding(weight) is not None) == one.absolute == (name in ("learned", "sinusoidal"))
+    assert torch.equal(one.rotate(x), x) == (name != "rope")
+    assert (one.score_bias(weight) is not None) == (name in ("alibi", "alibi_directional", "t5"))
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODINGS if not ENCODINGS[name].absolute])
 def test_a_relative_score_is_a_function_of_the_offset(name):
     one, (q, k) = encoding(name, 5, 8, 2), torch.randn(2, 3, 2, 1, 4)
     weight = None if one.weight_shape is None else torch.randn(3, *one.weight_shape)
-    scores = one.turned(q.expand(-1, -1, 5, -1)) @ one.turned(k.expand(-1, -1, 5, -1)).mT
-    by_offset = (one.met(q) @ k.mT)[..., 0]
-    if (bias := one.bias(weight)) is not None:
-        scores, by_offset = scores + bias, by_offset + one.bias_by_offset(weight)
+    scores = one.rotate(q.expand(-1, -1, 5, -1)) @ one.rotate(k.expand(-1, -1, 5, -1)).mT
+    by_offset = (one.relative_queries(q) @ k.mT)[..., 0]
+    if (bias := one.score_bias(weight)) is not None:
+        scores, by_offset = scores + bias, by_offset + one.score_bias_by_offset(weight)
     for i in range(5):
         for j in range(5):
             assert torch.allclose(scores[:, :, i, j], by_offset[:, :, j - i + 4], atol=1e-5)
@@ -144,14 +144,14 @@ def test_a_relative_score_is_a_function_of_the_offset(name):
 def test_gradients_by_hand_are_the_adjoints(name):
     one, q = encoding(name, 5, 8, 2), torch.randn(3, 2, 1, 4)
     g = torch.randn(3, 2, 9, 4)
-    assert torch.allclose((one.met(q) * g).sum(), (q * one.met_backward(g)).sum(), atol=1e-4)
+    assert torch.allclose((one.relative_queries(q) * g).sum(), (q * one.relative_queries_backward(g)).sum(), atol=1e-4)
     if name == "t5":
         weight = torch.randn(3, *one.weight_shape)
-        along = (one.bias_by_offset(weight) * g[..., 0]).sum()
-        assert torch.allclose(along, (weight * one.bias_backward(g[..., 0])).sum(), atol=1e-4)
+        along = (one.score_bias_by_offset(weight) * g[..., 0]).sum()
+        assert torch.allclose(along, (weight * one.score_bias_backward(g[..., 0])).sum(), atol=1e-4)
     else:
         with pytest.raises(TypeError, match="nothing of its bias is learned"):
-            one.bias_backward(g[..., 0])
+            one.score_bias_backward(g[..., 0])
 
 
 def test_what_an_encoding_cannot_serve_is_refused_by_name():
@@ -166,6 +166,6 @@ def test_what_an_encoding_cannot_serve_is_refused_by_name():
 
 
 def test_a_key_to_the_left_costs_one_more():
-    bias, plain = (encoding(name, 5, 8).bias(None)[0] for name in ("alibi_directional", "alibi"))
+    bias, plain = (encoding(name, 5, 8).score_bias(None)[0] for name in ("alibi_directional", "alibi"))
     left = torch.ones(5, 5).tril(-1) > 0
     assert torch.allclose(bias[left], plain[left] - 1.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.language_models import checkpoints
+from lib.language_models import checkpoints, random_checkpoints
 
 torch.set_num_threads(1)
 
@@ -91,7 +91,7 @@ CASES = [
 @pytest.mark.parametrize("padded", [False, True])
 def test_logits_are_those_of_the_tensors_in_the_files(tmp_path, name, size, fields, padded):
     extra = {field: value for field, value in fields.items() if value is not None}
-    folder = checkpoints.tiny(tmp_path / "x", name, **size, **extra)
+    folder = random_checkpoints.tiny(tmp_path / "x", name, **size, **extra)
     model, _ = checkpoints.load(folder)
     tokens = torch.randint(0, 300, (11,), generator=torch.Generator().manual_seed(1))
     shown = torch.ones(11, dtype=torch.long)
@@ -109,7 +109,7 @@ def test_logits_are_those_of_the_tensors_in_the_files(tmp_path, name, size, fiel
 
 
 def test_llada_turns_in_float32_whatever_its_weights(tmp_path):
-    folder = checkpoints.tiny(tmp_path / "x", "llada", width=32, heads=4, key_heads=2, layers=2)
+    folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, heads=4, key_heads=2, layers=2)
     model, _ = checkpoints.load(folder, dtype=torch.bfloat16)
     place = torch.tensor([[3000]])
     for cast in (model, model.to(torch.float64), model.to(torch.bfloat16)):

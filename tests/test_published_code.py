@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.language_models import checkpoints, decoding, signatures
+from lib.language_models import checkpoints, decoding, random_checkpoints, signatures
+from lib.language_models.architectures import ARCHITECTURES
 
 FOLDER = os.environ.get("PUBLISHED_MODELS")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="PUBLISHED_MODELS names no folder with the authors' model code")
@@ -68,7 +69,7 @@ def theirs(folder, kind):
 @pytest.fixture(scope="module", params=range(len(SIZES)), ids=[f"{case[0]}-{case[1]['width']}" for case in SIZES])
 def both(request, tmp_path_factory):
     kind, size, fields = SIZES[request.param]
-    folder = checkpoints.tiny(tmp_path_factory.mktemp("published") / "x", kind, **size, **fields)
+    folder = random_checkpoints.tiny(tmp_path_factory.mktemp("published") / "x", kind, **size, **fields)
     model, tokenizer = checkpoints.load(folder)
     return kind, model, tokenizer, theirs(folder, kind)
 
@@ -111,10 +112,8 @@ def test_gradients_of_every_parameter(both):
         logits = model(tokens).logits[:, : 9 - shift]
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, shift:].flatten()).backward()
     expected = dict(published.named_parameters())
-    from lib.language_models.architectures import original_name
-
     for name, weight in ours.named_parameters():
-        reference = expected[original_name(name) if kind == "llada" else name].grad
+        reference = expected[ARCHITECTURES[kind].original_name(name)].grad
         assert (weight.grad - reference).abs().max() < 1e-5, name
     batch = {"input_ids": tokens, "labels": labels}
     squared = sum(float(weight.grad.double().square().sum()) for weight in expected.values() if weight.grad is not None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lib.record import provenance
-from pipeline import chapters
+from pipeline import chapters, experiments
 
 
 @pytest.mark.parametrize("chapter", chapters.chapters())
@@ -20,7 +20,7 @@ def test_a_recorded_notebook_holds_its_chapter(chapter):
 @pytest.mark.parametrize("chapter", ["one_layer", "beyond"])
 def test_a_recorded_run_is_one_that_the_full_profile_makes(chapter):
     values = chapters.parameters(chapter, "full", {})
-    planned = chapters.experiments(chapter, "full")
+    planned = experiments.experiments(chapter, "full")
     files = sorted((provenance.RECORDED / chapter).glob("full_*.json"))
     assert {path.stem.removeprefix("full_") for path in files} == set(planned)
     for path in files:

@@ -41,6 +41,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 Fields = Mapping[str, Any]
+_LAYERS = 1000  # no model of these architectures has a tenth of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Architecture:
     causal: bool
     logits_shift: int  # 1: row i - 1 of the logits predicts position i
     left_out: str = r"$^"  # pattern of checkpoint tensors that the language model does not have
+    original_name: Callable[[str], str] = str  # the checkpoint's name of a tensor of ``model_class``
+
+    def without_memory(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The model of a configuration with names and shapes but no weights."""
+        with torch.device("meta"):
+            return self.model_class(config)
 
 
 # LLaDA -------------------------------------------------------------------------------------------------------
@@ -96,8 +103,8 @@ def llada_config(fields: Fields) -> LlamaConfig:
         value = fields.get(field, accepted[0])
         if value not in accepted:
             raise ValueError(f"config.json: {field}={value!r}, but a bidirectional Llama has {accepted[0]!r}")
-    _check_sizes(fields, ("d_model", "n_heads", "n_layers", "vocab_size"))
-    _check_sizes(fields, ["n_kv_heads"] if fields.get("n_kv_heads") is not None else [])
+    _check_sizes(fields, ("d_model", "n_heads", "n_layers", "vocab_size", "n_kv_heads", "mlp_hidden_size",
+                          "embedding_size"))
     width, heads = fields["d_model"], fields["n_heads"]
     if width % heads or (width // heads) % 2:
         raise ValueError(f"config.json: d_model={width} does not split into n_heads={heads} of even size")
@@ -124,9 +131,13 @@ def llada_config(fields: Fields) -> LlamaConfig:
 
 
 def _check_sizes(fields: Fields, names: Iterable[str]) -> None:
+    """Sizes that are there are whole numbers; not so many layers that an empty model would take minutes to build."""
     for field in names:
-        if type(fields[field]) is not int or fields[field] < 1:
-            raise ValueError(f"config.json: {field}={fields[field]!r} must be a whole number from 1 on")
+        size = fields.get(field)
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"config.json: {field}={size!r} must be a whole number from 1 on")
+        if size is not None and field in ("n_layers", "num_hidden_layers") and size > _LAYERS:
+            raise ValueError(f"config.json: {field}={size}: models of up to {_LAYERS} layers are read")
 
 
 def _rope(fields: Fields) -> dict[str, Any]:
@@ -204,22 +215,21 @@ def _llada_renamings() -> list[WeightConverter | WeightRenaming]:
 register_checkpoint_conversion_mapping(LLaDAForMaskedDiffusion.__name__, _llada_renamings(), overwrite=True)
 
 
-def original_name(name: str) -> str:
+def _llada_name(name: str) -> str:
     """LLaDA's name of a Llama tensor."""
+    llada_names = {ours: theirs for names in (_BLOCK, _OUTSIDE) for theirs, ours in names.items()}
     block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
     if block:
-        theirs = {ours: theirs for theirs, ours in _BLOCK.items()}[block[2]]
-        return f"model.transformer.blocks.{block[1]}.{theirs}.weight"
-    theirs = {ours: theirs for theirs, ours in _OUTSIDE.items()}[name.removesuffix(".weight")]
-    return f"model.transformer.{theirs}.weight"
+        return f"model.transformer.blocks.{block[1]}.{llada_names[block[2]]}.weight"
+    return f"model.transformer.{llada_names[name.removesuffix('.weight')]}.weight"
 
 
 # Dream and the causal models ---------------------------------------------------------------------------------
 
-_DREAM_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range",
-                 "rms_norm_eps", "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id",
-                 "pad_token_id")
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads")
+_DREAM_FIELDS = (*_SIZES, "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+                 "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def dream_config(fields: Fields) -> Qwen2Config:
@@ -227,10 +237,10 @@ def dream_config(fields: Fields) -> Qwen2Config:
 
     :raises ValueError: for a model that is not a bidirectional Qwen2 with plain rotary frequencies
     """
-    for field in (*_DREAM_FIELDS[:6], "rope_theta", "mask_token_id"):
+    for field in (*_SIZES, "rope_theta", "mask_token_id"):
         if fields.get(field) is None:
             raise ValueError(f"config.json: field {field!r} is missing, so this is not Dream's published layout")
-    _check_sizes(fields, _DREAM_FIELDS[:6])
+    _check_sizes(fields, _SIZES)
     for field, accepted in {"hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False}.items():
         if fields.get(field, accepted) != accepted:
             raise ValueError(f"config.json: {field}={fields[field]!r}, but Dream as published has {accepted!r}")
@@ -240,7 +250,7 @@ def dream_config(fields: Fields) -> Qwen2Config:
 
 def _without_code(fields: Fields) -> dict[str, Any]:
     """What a causal model's configuration says, its sizes checked, and no pointer to code."""
-    _check_sizes(fields, [name for name in _DREAM_FIELDS[:6] if fields.get(name) is not None])
+    _check_sizes(fields, _SIZES)
     return {field: value for field, value in fields.items() if field != "auto_map"}
 
 
@@ -248,6 +258,9 @@ def _qwen3_5_config(fields: Fields) -> PreTrainedConfig:
     """The language model's part of a Qwen3.5 configuration."""
     if fields["model_type"] == "qwen3_5_text":
         return Qwen3_5TextConfig(**_without_code(fields))
+    if not isinstance(fields.get("text_config"), dict):
+        raise ValueError(f"config.json: text_config must hold fields and values, not {fields.get('text_config')!r}")
+    _check_sizes(fields["text_config"], _SIZES)
     return Qwen3_5Config(**_without_code(fields)).get_text_config()
 
 
@@ -255,7 +268,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     each.name: each
     for each in (
         Architecture("llada", "LLaDA-8B", "GSAI-ML/LLaDA-8B-Instruct", ("llada",), LLaDAForMaskedDiffusion,
-                     PreTrainedTokenizerFast, llada_config, causal=False, logits_shift=0),
+                     PreTrainedTokenizerFast, llada_config, causal=False, logits_shift=0, original_name=_llada_name),
         Architecture("dream", "Dream-7B", "Dream-org/Dream-v0-Instruct-7B", ("Dream",), Qwen2ForCausalLM,
                      Qwen2Tokenizer, dream_config, causal=False, logits_shift=1),
         Architecture("llama", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ("llama",), LlamaForCausalLM,

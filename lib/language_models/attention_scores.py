@@ -1,7 +1,7 @@
 """Attention from chosen rows to chosen columns, in every layer and head, without an attention matrix.
 
-The route of the paper is the score s_ij from the masked position i to the evidence j, and the weight alpha_ij it
-becomes. For a transformers model a registered attention function reads queries and keys after their rotation,
+What is read is the paper's score s_ij from the masked position i to the evidence j, and the weight alpha_ij it
+becomes (Sec. 3). For a transformers model a registered attention function reads queries and keys after their rotation,
 scores the chosen rows alone (rows x length numbers a head), and hands over to the kernel that would have run
 anyway: logits are unchanged. For the book's own model the same numbers come from its named points.
 """
@@ -22,7 +22,7 @@ from lib.language_models.signatures import evaluating
 _NAME = "recording_sdpa"
 
 
-class Routes(NamedTuple):
+class ScoresAndWeights(NamedTuple):
     """Scores and weights from rows to columns; behind a mask the weight is exactly zero, the score is not."""
 
     scores: Float[Tensor, "*batch layer head row column"]  # q . k over the root of the head dimension, unmasked
@@ -31,7 +31,7 @@ class Routes(NamedTuple):
 
 
 class _Recorder:
-    """Collects the routes of one forward pass."""
+    """Collects scores and weights in one forward pass."""
 
     def __init__(self, rows: Sequence[int], columns: Sequence[int]) -> None:
         self.rows, self.columns = list(rows), list(columns)
@@ -44,22 +44,22 @@ class _Recorder:
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
         self.found[layer] = scores[..., self.columns], weights[..., self.columns]
 
-    def routes(self) -> Routes:
+    def result(self) -> ScoresAndWeights:
         if not self.found:
             raise ValueError("model: no layer offered its attention scores")
         layers = tuple(sorted(self.found))
         scores, weights = (torch.stack([self.found[layer][i].cpu() for layer in layers], 1) for i in (0, 1))
-        return Routes(scores, weights, layers)
+        return ScoresAndWeights(scores, weights, layers)
 
 
 _recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
 
 
 @torch.no_grad()
-def attention_routes(
+def scores_and_weights(
     model: nn.Module, input_ids: Int[Tensor, "*batch length"], rows: Sequence[int], columns: Sequence[int]
-) -> Routes:
-    """Routes from ``rows`` (the masks, say) to ``columns`` (the evidence), in one prompt or several alike.
+) -> ScoresAndWeights:
+    """Attention from ``rows`` (the masks, say) to ``columns`` (the evidence), in one prompt or several alike.
 
     :param input_ids: prompts without padding, with the same rows and columns
     :raises ValueError: for a row or column outside the prompt, or a model that offers no scores
@@ -72,10 +72,10 @@ def attention_routes(
     listening = _through_interface if hasattr(model, "set_attn_implementation") else _through_named_points
     with evaluating(model), listening(model, recorder):
         model(input_ids=input_ids.reshape(-1, length))
-    scores, weights, layers = recorder.routes()
+    scores, weights, layers = recorder.result()
     batch = input_ids.shape[:-1]
-    return Routes(scores.unflatten(0, batch), weights.unflatten(0, batch), layers) if batch else (
-        Routes(scores[0], weights[0], layers))
+    return ScoresAndWeights(scores.unflatten(0, batch), weights.unflatten(0, batch), layers) if batch else (
+        ScoresAndWeights(scores[0], weights[0], layers))
 
 
 # transformers models -----------------------------------------------------------------------------------------

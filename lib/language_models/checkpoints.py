@@ -2,18 +2,20 @@
 
 `load` reads safetensors only and never runs code that came with a checkpoint (an ``auto_map`` is ignored). What
 it returns has every tensor of the checkpoint and no other, attends as its architecture should (measured, not
-assumed), and has raw logits: Dream's shift lives where logits are used (`lib.language_models.signatures`). `save` writes a model
-back under its original tensor names, and `tiny` makes small checkpoints in the same layouts.
+assumed), and has raw logits: Dream's shift is applied where logits are used (`lib.language_models.queries`). `save`
+writes a model back under its original tensor names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lib.language_models.architectures import Architecture, recognise
-from lib.language_models.random_checkpoints import tiny
 
-__all__ = ["load", "parameter_count", "read_config", "save", "self_test", "tensors_of", "tiny"]
+__all__ = ["check_attention_direction", "load", "parameter_count", "read_config", "save", "tensors_of"]
 
 _METADATA = ("*.json", "*.txt", "*.model", "*.jinja")
 _TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")
 _BYTES = {torch.float64: 8, torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_KINDS = ("F64", "F32", "BF16", "F16")  # safetensors' names of them
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,25 +47,45 @@ def load(
     :param dtype: of the weights; the checkpoint's own where not given
     :param revision: commit or tag of a hub id
     :raises FileNotFoundError: for a model that is neither here nor to be had; says what would fetch it
-    :raises ValueError: for a configuration, tensors or a tokenizer that are not one of `lib.language_models.architectures`
+    :raises ValueError: for a configuration, tensors or a tokenizer of no `Architecture`, or damaged; names the file
     :raises MemoryError: if the weights do not fit; says in which precision they would
     """
     device = torch.device(device)
     folder = _metadata(source, revision)
     fields = read_config(folder)
-    architecture = recognise(fields)
-    config = architecture.configure(copy.deepcopy(fields))  # transformers writes into nested fields
-    chosen = dtype or _own_dtype(fields)
-    _check_memory(architecture, config, chosen, device)
+    with _naming(folder / "config.json"):
+        architecture = recognise(fields)
+        config = architecture.configure(copy.deepcopy(fields))  # transformers writes into nested fields
+        _check_rotated_share(config)
+        chosen = _precision(fields, dtype)
+        _check_memory(architecture, config, chosen, device)
     if not Path(source).is_dir():
         folder = _download(str(source), revision, [*_METADATA, "*.safetensors"])
     stored = tensors_of(folder, _how_to_fetch(source))
     tokenizer = _tokenizer(architecture, folder, fields, config.vocab_size)
-    model = _weights(architecture, config, folder, chosen, device)
-    _check_complete(model, stored, architecture)
+    with _naming(folder):
+        model = _load_weights(architecture, config, folder, chosen, device)
+        _check_complete(model, stored, architecture)
+        _check_finite(model, architecture)
+        check_attention_direction(model, causal=architecture.causal)
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
-    self_test(model, causal=architecture.causal)
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file or folder names it, in one line: the libraries raise a dozen kinds of error.
+
+    :raises ValueError: for all of them, but a missing file and a lack of memory keep their kind
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()).removeprefix(f"{path.name}: ") or type(error).__name__
+        if not isinstance(error, (ValueError, OSError, MemoryError)):
+            reason = f"not as its architecture needs it ({type(error).__name__}: {reason})"
+        kind = next((kind for kind in (FileNotFoundError, MemoryError) if isinstance(error, kind)), ValueError)
+        raise kind(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
 def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str], shard_size: str = "5GB") -> Path:
@@ -85,7 +106,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str],
         model.save_pretrained(draft, max_shard_size=shard_size)
         tokenizer.save_pretrained(draft)
         fields = _with_dtype(model.original_config, model.dtype)  # type: ignore[arg-type]
-        (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         draft.replace(folder)  # in one step: a folder is there whole or not at all
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -154,20 +175,34 @@ def read_json(path: Path, without: str = "fetch it again") -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing, {without}") from None
-    except ValueError as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: must hold fields and values")
     return fields
 
 
-def _own_dtype(fields: dict[str, Any]) -> torch.dtype:
+def _precision(fields: dict[str, Any], chosen: torch.dtype | None) -> torch.dtype:
+    """The precision asked for, or else the one that config.json names."""
+    if chosen is not None:
+        if chosen not in _BYTES:
+            raise ValueError(f"dtype={chosen} is none of {', '.join(map(str, _BYTES))}")
+        return chosen
     text = fields.get("text_config") or {}
     named = str(fields.get("torch_dtype") or fields.get("dtype") or text.get("dtype") or "float32")
-    chosen = getattr(torch, named.removeprefix("torch."), None)
-    if chosen not in _BYTES:
+    found = getattr(torch, named.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or found not in _BYTES:
         raise ValueError(f"config.json: torch_dtype={named!r} is no precision; pass dtype=")
-    return chosen
+    return found
+
+
+def _check_rotated_share(config: Any) -> None:
+    """No more than the whole of a head is rotated: the table of frequencies has that length."""
+    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"config.json: partial_rotary_factor={share!r} must lie in (0, 1]")
 
 
 # Weights -----------------------------------------------------------------------------------------------------
@@ -188,7 +223,7 @@ def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -
         placed, files = {}, ["model.safetensors"]
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        here = header(folder / file, advice)
+        here = tensor_shapes(folder / file, advice)
         for name in (name for name, shard in placed.items() if shard == file and name not in here):
             raise ValueError(f"{folder / file}: tensor {name!r} is missing, but {index.name} places it here")
         found |= here
@@ -197,30 +232,44 @@ def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -
 
 def _placed(index: Path) -> dict[str, str]:
     """Which file of this folder holds which tensor."""
-    placed = read_json(index).get("weight_map")
+    content = read_json(index)
+    placed = content.get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise ValueError(f"{index}: field 'weight_map' must give each tensor its file, not {placed!r}")
     for name, file in placed.items():
         if not isinstance(file, str) or Path(file).name != file:
             raise ValueError(f"{index}: weight_map places {name!r} in {file!r}, which is no file of this folder")
+    if not isinstance(content.get("metadata"), dict):
+        raise ValueError(f"{index}: field 'metadata' must hold fields and values, not {content.get('metadata')!r}")
     return placed
 
 
-def header(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in one safetensors file."""
+def tensor_shapes(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in one safetensors file.
+
+    :param advice: what would bring the file back
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: for a file that was cut off or damaged, or holds anything but weights
+    """
     if not path.exists():
         pickled = [other.name for other in path.parent.glob("*.bin")]
         hint = f"; {pickled[0]} is a pickle, which is never read" if pickled else f"; {advice}"
         raise FileNotFoundError(f"{path}: missing{hint}")
     try:
         with safe_open(path, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            kinds = {name: part.get_dtype() for name, part in found.items()}
+            shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
+    except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ValueError(f"{path}: cut off or damaged, {size} bytes ({error}); delete it, {advice}") from None
+    for name, kind in kinds.items():
+        if kind not in _KINDS:
+            raise ValueError(f"{path}: tensor {name!r} is of type {kind}; weights are {', '.join(_KINDS)}")
+    return shapes
 
 
-def _weights(
+def _load_weights(
     architecture: Architecture, config: Any, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     """Read the weights; anything missing, left over or of another shape is an error."""
@@ -234,13 +283,13 @@ def _weights(
             output_loading_info=True, **place,
         )
     except RuntimeError as error:
-        raise ValueError(f"{folder}: tensors do not have the shapes of config.json ({error})") from error
+        raise ValueError(f"tensors do not have the shapes of config.json ({error})") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(map(str, report[what]))
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             kind = what.removesuffix("_keys")
-            raise ValueError(f"{folder}: {len(names)} {kind} tensors: {', '.join(names[:3])}{more}")
+            raise ValueError(f"{len(names)} {kind} tensors: {', '.join(names[:3])}{more}")
     return model.eval()
 
 
@@ -254,11 +303,19 @@ def _check_complete(model: Any, stored: dict[str, tuple[int, ...]], architecture
         raise ValueError(f"the files hold {in_files} numbers, the model {in_model}: some were lost on the way")
 
 
+def _check_finite(model: Any, architecture: Architecture) -> None:
+    """No weight is NaN or infinite, whether or not a short prompt would read it. Needs no memory."""
+    for name, weight in model.named_parameters():
+        low, high = weight.aminmax()  # NaN if any is
+        if not (low.isfinite() and high.isfinite()):
+            raise ValueError(f"tensor {architecture.original_name(name)!r} is not finite; fetch its file again")
+
+
 # What must hold before a model is used -----------------------------------------------------------------------
 
 
 @torch.no_grad()
-def self_test(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
+def check_attention_direction(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
     """Change the last token and watch the first position's logits: they must move unless the model is causal.
 
     :return: the relative change
@@ -294,14 +351,14 @@ def _check_rotation(model: Any) -> None:
 
 
 def _tokenizer(architecture: Architecture, folder: Path, fields: dict[str, Any], vocabulary: int) -> Any:
-    reader = architecture.tokenizer_class
     try:
-        tokenizer = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = architecture.tokenizer_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        words = tokenizer("Ana", add_special_tokens=False)["input_ids"]
     except Exception as error:  # the tokenizers' own library raises a bare Exception for a damaged file
         files = ", ".join(path.name for path in sorted(folder.glob("*")) if path.name in _TOKENIZER) or "no files"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder}: no tokenizer can be read from {files} ({reason}); fetch them again") from None
-    if not tokenizer("Ana", add_special_tokens=False)["input_ids"]:  # some kinds of tokenizer read nothing in silence
+    if not words:  # some kinds of tokenizer read nothing in silence
         raise ValueError(f"{folder}: the tokenizer knows no words; fetch tokenizer.json, vocab.json, merges.txt again")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{folder / 'tokenizer_config.json'}: eos_token is missing; an answer ends with it")
@@ -330,9 +387,7 @@ def _mask_token(tokenizer: Any, folder: Path, mask: Any, vocabulary: int) -> str
 
 def parameter_count(architecture: Architecture, config: Any) -> int:
     """Parameters of the model that a configuration describes, without allocating it."""
-    with torch.device("meta"):
-        model = architecture.model_class(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in architecture.without_memory(config).parameters())
 
 
 def _check_memory(architecture: Architecture, config: Any, dtype: torch.dtype, device: torch.device) -> None:
@@ -355,8 +410,8 @@ def available_bytes(device: torch.device) -> float:
 
     free = float(psutil.virtual_memory().available)
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    if limit.exists() and used.exists() and limit.read_text(encoding="utf-8").strip() != "max":
+        free = min(free, float(limit.read_text(encoding="utf-8")) - float(used.read_text(encoding="utf-8")))
     return free
 
 

@@ -1,7 +1,7 @@
 """How each model answers: LLaDA's and Dream's published samplers, greedy decoding for causal models, accuracy.
 
 A masked model starts from a prompt followed by masks. LLaDA fills them block by block; within a block, each step
-keeps the predictions it is surest of and masks the rest again (low-confidence remasking, Nie et al. 2025). Dream
+keeps its most confident predictions and masks the rest again (low-confidence remasking, Nie et al. 2025). Dream
 walks a time grid from 1 to `EPSILON` and fills, at each step, the share of masks that the grid calls for, by one of
 four rules (Ye et al. 2025). With the same seed both draw the same random numbers as the published samplers, in the
 same order, so their tokens are the same.
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from lib.language_models import queries
 from lib.language_models.facts import Example, is_right
 
 EPSILON = 1e-3  # Dream's last time
@@ -55,12 +56,14 @@ def llada(
     given = x != mask
     for start in range(prompt.shape[1], x.shape[1], block):
         quota = _shares((x[:, start : start + block] == mask).sum(1), steps // blocks)
-        for due in quota.T:
+        for n_unmask in quota.T:
+            # predict every mask, by a sample at `temperature`
             logits = _guided(model, x, visible, given, mask, guidance)
-            guess = _noisy(logits, temperature).argmax(-1)
-            sure = _confidence(logits, guess, remasking)
-            sure[:, start + block :] = -torch.inf  # later blocks wait
-            _fill(x, guess, torch.where(x == mask, sure, -torch.inf), due)
+            guess = _add_gumbel_noise(logits, temperature).argmax(-1)
+            # keep the most confident predictions of this block and mask the rest again
+            confidence = _confidence(logits, guess, remasking)
+            confidence[:, start + block :] = -torch.inf  # later blocks wait
+            _fill(x, guess, torch.where(x == mask, confidence, -torch.inf), n_unmask)
     return x
 
 
@@ -87,7 +90,7 @@ def _guided(model: Any, x: Tokens, visible: Tokens | None, given: Bool[Tensor, "
     return free + (guidance + 1) * (asked - free)
 
 
-def _noisy(logits: Float[Tensor, "batch length vocab"], temperature: float | int) -> Tensor:
+def _add_gumbel_noise(logits: Float[Tensor, "batch length vocab"], temperature: float | int) -> Tensor:
     """Scores whose argmax is a sample at ``temperature`` (Gumbel's trick); in float64, or samples are biased."""
     if not temperature:
         return logits
@@ -101,11 +104,13 @@ def _confidence(logits: Tensor, guess: Tokens, remasking: str) -> Float[Tensor, 
     return logits.softmax(-1).gather(-1, guess[..., None])[..., 0]
 
 
-def _fill(x: Tokens, guess: Tokens, sure: Float[Tensor, "batch length"], due: Int[Tensor, " batch"]) -> None:
-    """Write the ``due`` surest guesses of each row into ``x``."""
-    for row, count in enumerate(due.tolist()):
-        places = sure[row].topk(count).indices
-        x[row, places] = torch.where(sure[row, places] > -torch.inf, guess[row, places], x[row, places])
+def _fill(
+    x: Tokens, guess: Tokens, confidence: Float[Tensor, "batch length"], n_unmask: Int[Tensor, " batch"]
+) -> None:
+    """Write the ``n_unmask`` most confident guesses of each row into ``x``."""
+    for row, count in enumerate(n_unmask.tolist()):
+        places = confidence[row].topk(count).indices
+        x[row, places] = torch.where(confidence[row, places] > -torch.inf, guess[row, places], x[row, places])
 
 
 # Dream -------------------------------------------------------------------------------------------------------
@@ -122,8 +127,9 @@ def dream(
     :param algorithm: ``origin`` fills masks at random; ``maskgit_plus``, ``topk_margin`` and ``entropy`` fill those
         with the highest probability, the widest lead, the lowest entropy
     :param temperature: of the tokens drawn
-    :param order_temperature: of the order in which masks are filled; 0 takes the surest
+    :param order_temperature: of the order in which masks are filled; 0 fills the most confident
     :param attention_mask: 0 at padding on the left, where positions do not count
+    :raises ValueError: for another ``algorithm``
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, not {algorithm!r}")
@@ -131,16 +137,17 @@ def dream(
     settings = _positions(visible)
     times = torch.linspace(1, EPSILON, steps + 1)
     for step in range(steps):
-        masked = x == mask
-        logits = model(input_ids=x, **settings).logits
-        logits = torch.cat([logits[:, :1], logits[:, :-1]], 1)[masked]  # row i - 1 predicts position i
-        share = 1 - times[step + 1] / times[step] if step < steps - 1 else torch.tensor(1.0)
+        masked, last = x == mask, step == steps - 1
+        logits = queries.aligned_logits(model, model(input_ids=x, **settings).logits)[masked]
+        # from time t to s, the share 1 - s / t of the masks is filled; at the last step, all of them
+        share = torch.tensor(1.0) if last else 1 - times[step + 1] / times[step]
         if algorithm == "origin":
             _fill_at_random(x, masked, logits, float(share), temperature, top_p, top_k)
         else:
-            drawn = _draw(logits, temperature, top_p, top_k)
-            due = int(masked.sum() / len(x) * share) if step < steps - 1 else int(masked.sum() / len(x))
-            _fill_surest(x, mask, drawn.tokens, _sureness(drawn, algorithm), due, order_temperature)
+            predicted = _predict(logits, temperature, top_p, top_k)
+            n_unmask = int(masked.sum() / len(x) * share)
+            confidence = _confidence_by(algorithm, predicted)
+            _fill_most_confident(x, mask, predicted.tokens, confidence, n_unmask, order_temperature)
     return x
 
 
@@ -151,14 +158,16 @@ def _positions(visible: Tokens | None) -> dict[str, Tensor]:
     return {"attention_mask": visible, "position_ids": counted}
 
 
-class _Drawn(NamedTuple):
+class _Predicted(NamedTuple):
+    """A token for each mask, and the distribution that it is of."""
+
     tokens: Int[Tensor, " masks"]
-    confidence: Float[Tensor, " masks"]
+    probability: Float[Tensor, " masks"]  # of each token
     probabilities: Float[Tensor, "masks vocab"]
 
 
-def _draw(logits: Float[Tensor, "masks vocab"], temperature: float | int, top_p: float | None,
-          top_k: int | None) -> _Drawn:
+def _predict(logits: Float[Tensor, "masks vocab"], temperature: float | int, top_p: float | None,
+          top_k: int | None) -> _Predicted:
     logits = logits / temperature if temperature > 0 else logits
     if top_p is not None and top_p < 1:
         logits = _nucleus(logits, top_p)
@@ -168,9 +177,9 @@ def _draw(logits: Float[Tensor, "masks vocab"], temperature: float | int, top_p:
     probabilities = logits.softmax(-1)
     if temperature > 0:
         tokens = torch.distributions.Categorical(probs=probabilities).sample()
-        return _Drawn(tokens, probabilities.gather(-1, tokens[:, None])[:, 0], probabilities)
+        return _Predicted(tokens, probabilities.gather(-1, tokens[:, None])[:, 0], probabilities)
     best = probabilities.max(-1)
-    return _Drawn(best.indices, best.values, probabilities)
+    return _Predicted(best.indices, best.values, probabilities)
 
 
 def _nucleus(logits: Float[Tensor, "masks vocab"], top_p: float) -> Float[Tensor, "masks vocab"]:
@@ -181,13 +190,14 @@ def _nucleus(logits: Float[Tensor, "masks vocab"], top_p: float) -> Float[Tensor
     return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), torch.finfo(logits.dtype).min)
 
 
-def _sureness(drawn: _Drawn, algorithm: str) -> Float[Tensor, " masks"]:
+def _confidence_by(algorithm: str, predicted: _Predicted) -> Float[Tensor, " masks"]:
+    p = predicted.probabilities
     if algorithm == "topk_margin":
-        first, second = drawn.probabilities.topk(2).values.unbind(-1)
+        first, second = p.topk(2).values.unbind(-1)
         return first - second
     if algorithm == "entropy":
-        return (drawn.probabilities * (drawn.probabilities + 1e-10).log()).sum(-1)
-    return drawn.confidence
+        return (p * (p + 1e-10).log()).sum(-1)  # minus the entropy
+    return predicted.probability
 
 
 def _fill_at_random(x: Tokens, masked: Bool[Tensor, "batch length"], logits: Tensor, share: float,
@@ -195,20 +205,23 @@ def _fill_at_random(x: Tokens, masked: Bool[Tensor, "batch length"], logits: Ten
     chosen = torch.rand(len(logits), device=x.device) < share
     tokens = x[masked]
     if chosen.any():
-        tokens[chosen] = _draw(logits[chosen], temperature, top_p, top_k).tokens
+        tokens[chosen] = _predict(logits[chosen], temperature, top_p, top_k).tokens
     x[masked] = tokens
 
 
-def _fill_surest(x: Tokens, mask: int, tokens: Tensor, sureness: Tensor, due: int,
-                 order_temperature: float | int) -> None:
-    if not due:
+def _fill_most_confident(x: Tokens, mask: int, tokens: Tensor, confidence: Tensor, n_unmask: int,
+                         order_temperature: float | int) -> None:
+    """Write ``n_unmask`` tokens a row into ``x``: the most confident, or drawn by confidence at a temperature."""
+    if not n_unmask:
         return
     masked = x == mask
-    sure = torch.full(x.shape, -torch.inf, dtype=sureness.dtype, device=x.device)
-    sure[masked] = sureness
-    drawn = (sure / order_temperature).softmax(-1) if order_temperature else None
-    places = sure.topk(due).indices if drawn is None else drawn.multinomial(due)
-    guess = torch.full_like(x, mask)  # a row with fewer masks than due loses tokens again, as in the published sampler
+    scores = torch.full(x.shape, -torch.inf, dtype=confidence.dtype, device=x.device)
+    scores[masked] = confidence
+    if order_temperature:
+        places = (scores / order_temperature).softmax(-1).multinomial(n_unmask)
+    else:
+        places = scores.topk(n_unmask).indices
+    guess = torch.full_like(x, mask)  # a row with fewer masks than that loses tokens again, as in the published sampler
     guess[masked] = tokens
     x.scatter_(1, places, guess.gather(1, places))
 
@@ -232,7 +245,7 @@ def greedy(model: Any, prompt: Tokens, end: int, *, length: int = 128, attention
         model.generation_config = own
 
 
-def sampler(model: Any, tokenizer: Any, length: int) -> Callable[[Tokens, Tokens], Longer]:
+def decoder_for(model: Any, tokenizer: Any, length: int) -> Callable[[Tokens, Tokens], Longer]:
     """How a loaded model decodes here: without chance, in as many steps as tokens.
 
     Causal models and LLaDA then write one token a step. Dream's published time grid does not: its share of what is
@@ -241,16 +254,18 @@ def sampler(model: Any, tokenizer: Any, length: int) -> Callable[[Tokens, Tokens
     mask, end = tokenizer.mask_token_id, tokenizer.eos_token_id
     if mask is None:
         return lambda ids, shown: greedy(model, ids, end, length=length, attention_mask=shown)
-    if getattr(model, "config").logits_shift:  # noqa: B009
+    if queries.logits_shift(model):
         return lambda ids, shown: dream(model, ids, mask, length=length, steps=length, algorithm="entropy",
                                         attention_mask=shown)
     return lambda ids, shown: llada(model, ids, mask, length=length, steps=length, block=length,
                                     attention_mask=shown)
 
 
-def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, length: int = 32, batch: int = 16) -> list[str]:
+def generate_text(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, length: int = 32, batch: int = 16
+) -> list[str]:
     """What the model writes after each prompt, up to its end token. Prompts are padded on the left."""
-    decode = sampler(model, tokenizer, length)
+    decode = decoder_for(model, tokenizer, length)
     answers = []
     for start in range(0, len(prompts), batch):
         rows = [tokenizer(prompt)["input_ids"] for prompt in prompts[start : start + batch]]
@@ -263,17 +278,20 @@ def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, length: int 
     return answers
 
 
-def answered(
+def which_right(
     model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16
 ) -> list[bool]:
     """Which examples are answered rightly, each by its own scoring (`lib.language_models.facts.is_right`)."""
-    found = complete(model, tokenizer, [example.prompt for example in examples], length=length, batch=batch)
+    found = generate_text(model, tokenizer, [example.prompt for example in examples], length=length, batch=batch)
     return [is_right(example, answer) for answer, example in zip(found, examples, strict=True)]
 
 
 def accuracy(model: Any, tokenizer: Any, examples: Sequence[Example], *, length: int = 32, batch: int = 16) -> float:
-    """Share of examples answered rightly, in percent (Table 7)."""
+    """Share of examples answered rightly, in percent (Table 7).
+
+    :raises ValueError: without examples
+    """
     if not examples:
         raise ValueError("no examples to answer")
-    right = answered(model, tokenizer, examples, length=length, batch=batch)
+    right = which_right(model, tokenizer, examples, length=length, batch=batch)
     return 100 * sum(right) / len(right)

@@ -9,7 +9,7 @@ which needs activations only: a few megabytes at short prompts, where two stored
 need twice its weights. An embedding fits the same form with d_i replaced by the one-hot vector of its token,
 so tied input and output embeddings are handled too, cross terms included.
 
-The factors are caught where they arise, at the calls of `linear` and `embedding` in `torch.nn.functional`
+The factors are recorded where they arise, at the calls of `linear` and `embedding` in `torch.nn.functional`
 (every `nn.Linear` and `nn.Embedding` ends there). A weight that takes part in anything else (an einsum, a
 convolution, a transposed product) and every parameter that is no matrix get their gradient from autograd.
 """
@@ -32,7 +32,7 @@ _HARMLESS = {"shape", "size", "dim", "ndim", "numel", "dtype", "device", "layout
              "is_cpu", "is_meta", "is_nested", "is_floating_point", "is_contiguous", "stride"}
 
 
-class Factors(NamedTuple):
+class OuterProducts(NamedTuple):
     """One use of a weight: its gradient is the sum over rows of the outer products of ``left`` and ``right``.
 
     ``left`` is (rows, out), or (rows,) of token ids standing for one-hot vectors; ``right`` is (rows, in).
@@ -43,9 +43,9 @@ class Factors(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """A gradient in parts: factors of the matrices caught, plain tensors for all other parameters."""
+    """A gradient in parts: outer products for the matrices recorded, plain tensors for all other parameters."""
 
-    factors: dict[str, list[Factors]]
+    outer: dict[str, list[OuterProducts]]
     tensors: dict[str, Tensor]
 
 
@@ -58,13 +58,13 @@ class _Use(NamedTuple):
 
 
 class LinearRecorder(TorchFunctionMode):
-    """Catches the uses of ``weights``; ``elsewhere`` collects those that are used in any other way."""
+    """Records the uses of ``weights``; ``elsewhere`` collects those that are used in any other way."""
 
     def __init__(self, weights: set[Tensor], keep: bool) -> None:
         super().__init__()
         self.weights, self.keep = weights, keep
         self.uses: list[_Use] = []
-        self.caught: set[Tensor] = set()
+        self.recorded: set[Tensor] = set()
         self.elsewhere: set[Tensor] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,7 +75,7 @@ class LinearRecorder(TorchFunctionMode):
             return func(*args, **kwargs)
         output = func(*args, **kwargs)
         weight, given, skipped = use
-        self.caught.add(weight)
+        self.recorded.add(weight)
         if not self.keep:
             return output
         if not output.requires_grad:
@@ -111,7 +111,7 @@ def _arguments(args: Any, kwargs: Any, *names: str) -> list[Any]:
     return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
 
 
-def catchable(model: nn.Module, losses: Sequence[Loss], names: set[str]) -> set[str]:
+def recordable(model: nn.Module, losses: Sequence[Loss], names: set[str]) -> set[str]:
     """Which parameters serve as linear or embedding weights and as nothing else in computing ``losses``."""
     wanted: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters() if name in names}
     matrices = {parameter for parameter in wanted if parameter.dim() == 2}
@@ -119,33 +119,34 @@ def catchable(model: nn.Module, losses: Sequence[Loss], names: set[str]) -> set[
     with torch.no_grad(), scout:
         for loss_of in losses:
             loss_of()
-    return {wanted[parameter] for parameter in scout.caught - scout.elsewhere}
+    return {wanted[parameter] for parameter in scout.recorded - scout.elsewhere}
 
 
-def gradient(model: nn.Module, loss_of: Loss, caught: set[str], plain: set[str]) -> Gradient:
-    """The gradient of ``loss_of()``: factors for the parameters ``caught``, tensors for those ``plain``.
+def gradient(model: nn.Module, loss_of: Loss, recorded: set[str], plain: set[str]) -> Gradient:
+    """The gradient of ``loss_of()``: outer products for the parameters ``recorded``, tensors for those ``plain``.
 
     :param loss_of: computes the loss with ``model``
-    :param caught: among `catchable`, by the names of `nn.Module.named_parameters`
+    :param recorded: among `recordable`, by the names of `nn.Module.named_parameters`
     :raises ValueError: if the model changes the input of a linear map in place
     """
     parameters = dict(model.named_parameters())
-    name_of: dict[Tensor, str] = {parameters[name]: name for name in caught}
+    name_of: dict[Tensor, str] = {parameters[name]: name for name in recorded}
     rest = {name: parameters[name] for name in sorted(plain)}
-    with _requiring_only(model, set(rest.values())), torch.enable_grad():
-        with LinearRecorder(set(name_of), keep=True) as catcher:
+    with requiring_only(model, set(rest.values())), torch.enable_grad():
+        with LinearRecorder(set(name_of), keep=True) as recorder:
             loss = loss_of()
-        outputs = [use.output for use in catcher.uses]
+        outputs = [use.output for use in recorder.uses]
         inputs = [*outputs, *rest.values()]
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-    factors: dict[str, list[Factors]] = {name: [] for name in caught}
-    for use, output_gradient in zip(catcher.uses, gradients, strict=False):
-        factors[name_of[use.weight]].append(_factors(use, output_gradient, name_of[use.weight]))
-    return Gradient(factors, dict(zip(rest, gradients[len(outputs):], strict=True)))
+    outer: dict[str, list[OuterProducts]] = {name: [] for name in recorded}
+    for use, output_gradient in zip(recorder.uses, gradients, strict=False):
+        outer[name_of[use.weight]].append(_outer_products(use, output_gradient, name_of[use.weight]))
+    return Gradient(outer, dict(zip(rest, gradients[len(outputs):], strict=True)))
 
 
 @contextlib.contextmanager
-def _requiring_only(model: nn.Module, chosen: set[Tensor]) -> Iterator[None]:
+def requiring_only(model: nn.Module, chosen: set[Tensor]) -> Iterator[None]:
+    """Gradients for the parameters ``chosen`` and no other; afterwards as before."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in before:
@@ -156,8 +157,8 @@ def _requiring_only(model: nn.Module, chosen: set[Tensor]) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _factors(use: _Use, output_gradient: Tensor, name: str) -> Factors:
-    """Factors of one use; rows that carry no gradient are dropped."""
+def _outer_products(use: _Use, output_gradient: Tensor, name: str) -> OuterProducts:
+    """OuterProducts of one use; rows that carry no gradient are dropped."""
     if use.given._version != use.version:
         raise ValueError(f"{name}: its input is changed in place after use, so its gradient is lost")
     rows = output_gradient.detach().reshape(-1, output_gradient.shape[-1])
@@ -165,20 +166,20 @@ def _factors(use: _Use, output_gradient: Tensor, name: str) -> Factors:
     if not use.given.is_floating_point():  # an embedding: one-hot vectors on the left
         ids = use.given.reshape(-1)
         alive &= ids != use.skipped
-        return Factors(ids[alive], rows[alive])
-    return Factors(rows[alive], use.given.reshape(-1, use.given.shape[-1])[alive])
+        return OuterProducts(ids[alive], rows[alive])
+    return OuterProducts(rows[alive], use.given.reshape(-1, use.given.shape[-1])[alive])
 
 
 def inner_products(first: Gradient, second: Gradient) -> dict[str, float]:
     """<g, g'> for every parameter, in float64."""
     products = {name: float((tensor.double() * second.tensors[name].double()).sum())
                 for name, tensor in first.tensors.items()}
-    for name, factors in first.factors.items():
-        products[name] = sum((_product(a, b) for a in factors for b in second.factors[name]), 0.0)
+    for name, own in first.outer.items():
+        products[name] = sum((_product(a, b) for a in own for b in second.outer[name]), 0.0)
     return products
 
 
-def _product(first: Factors, second: Factors) -> float:
+def _product(first: OuterProducts, second: OuterProducts) -> float:
     left = _overlap(first.left, second.left)
     return float((left * (first.right.double() @ second.right.double().T)).sum())
 

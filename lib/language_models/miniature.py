@@ -1,24 +1,29 @@
-"""One cell of the miniature Table 7: pretrain a small model, fine-tune it forward-only, ask in both directions.
+"""The miniature Table 7: pretrain a small model, fine-tune it forward-only, ask in both directions.
 
-    python -m lib.language_models.miniature --architecture llada --dataset p2c --orders both --tuning full --replay 0.5 \\
-        --masking any --seed 0 --out results/miniature/llada_p2c_both_full_any_replay_0.json
+    python -m lib.language_models.miniature --architecture llada --dataset p2c --orders both --tuning full \\
+        --replay 0.5 --masking any --seed 0 --out results/miniature/llada_p2c_both_full_any_replay_0.json
+    python -m lib.language_models.miniature --folder results/miniature
 
-Pretraining is `lib.language_models.pretraining`; all that follows is the code for the published models: `lib.language_models.reversal_run.run`
-(`lib.language_models.finetuning`, `lib.language_models.decoding`) and `lib.language_models.signatures`. A pretrained model is kept under ``--work`` and shared by the
-cells that start from it (``--work none`` keeps nothing). A run that is interrupted goes on from its checkpoint; one
-that is done is left alone.
+The first makes one cell; the second every cell that is not recorded yet, seed by seed, and one that fails is reported
+and does not stop the others. Pretraining is `lib.language_models.pretraining`; all that follows is the code for the
+published models: `lib.language_models.reversal_run.run` (`lib.language_models.finetuning`,
+`lib.language_models.decoding`) and `lib.language_models.signatures`. A pretrained model is kept under ``--work`` and
+shared by the cells that start from it (``--work none`` keeps nothing). A run that is interrupted goes on from its
+checkpoint; one that is done is left alone.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,23 +31,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lib.language_models import (
-    decoding,
-    miniature_world,
-    queries,
-    reversal_run,
-    signature_run,
-    signatures,
-)
-from lib.language_models import (
-    facts as facts_module,
-)
+from lib.language_models import decoding, queries, reversal_run, signature_run, signatures, synthetic_facts
+from lib.language_models import facts as facts_module
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example, Fact
 from lib.language_models.finetuning import MASKING, FineTuningConfig
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import provenance
-from lib.record.options import at_least, json_file, writable
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, json_file, one_of, option, writable
+from lib.record.training_state import Checkpoint
 
 TUNINGS = ("full", "lora")
 #: which dataset's facts are told in pretraining; the other order of the same facts needs no other text
@@ -53,63 +51,69 @@ FOLLOWED_STEPS = 400
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class MiniatureConfig:
     """What fixes one cell."""
 
-    architecture: str = "llada"
-    dataset: str = "p2c"
-    orders: str = "both"
-    tuning: str = "full"
-    replay: float = 0.5
-    masking: str = "any"
-    seed: int = 0
+    architecture: str = option("llada", choices=tuple(ARCHITECTURES))  # whose classes and configuration
+    dataset: str = option("p2c", choices=facts_module.DATASETS)  # what is fine-tuned on and asked
+    orders: str = option("both", choices=synthetic_facts.ORDERS)  # in which pretraining tells its facts
+    tuning: str = option("full", choices=TUNINGS)  # every weight, or adapters
+    replay: float = 0.5  # share of each fine-tuning batch taken from the pretraining text
+    masking: str = option("any", choices=MASKING)  # what fine-tuning may mask
+    seed: int = 0  # of everything
     held: int = 30  # facts that pretraining did not tell; fine-tuned on, forward
-    epochs: int = 200
-    learning_rate: float = 5e-4
+    epochs: int = 200  # of fine-tuning
+    learning_rate: float = 5e-4  # of fine-tuning
     rank: int = 16  # of the adapters, where tuning is lora
     steps: int = 1000  # of pretraining
     causal_steps: int = 0  # before those, as an autoregressive model
     facts: int = 240  # told in pretraining
 
     def __post_init__(self) -> None:
-        choices = {"architecture": tuple(ARCHITECTURES), "dataset": facts_module.DATASETS, "tuning": TUNINGS,
-                   "orders": miniature_world.ORDERS, "masking": MASKING}
-        for field, accepted in choices.items():
-            if getattr(self, field) not in accepted:
-                raise ValueError(f"{field} must be one of {', '.join(accepted)}, not {getattr(self, field)!r}")
-        at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1, seed=0)
+        one_of(self, architecture=tuple(ARCHITECTURES), dataset=facts_module.DATASETS, tuning=TUNINGS,
+               orders=synthetic_facts.ORDERS, masking=MASKING)
+        at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1)
         self.pretraining()
-        self.protocol()  # these refuse what cannot be, before anything is pretrained
+        self.finetuning()  # these refuse what cannot be, before anything is pretrained
 
     def pretraining(self) -> PretrainingConfig:
         """The run that this cell starts from."""
-        return PretrainingConfig(self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), steps=self.steps,
-                           causal_steps=self.causal_steps, seed=self.seed)
+        return PretrainingConfig(
+            self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), steps=self.steps,
+            causal_steps=self.causal_steps, seed=self.seed)
 
-    def protocol(self) -> FineTuningConfig:
+    def finetuning(self) -> FineTuningConfig:
         """The fine-tuning, in the terms of `lib.language_models.finetuning`."""
-        return FineTuningConfig(rank=self.rank if self.tuning == "lora" else 0, scaling=2 * self.rank, batch=32,
-                        learning_rate=self.learning_rate, epochs=self.epochs, masking=self.masking,
-                        replay=self.replay, seed=self.seed)
+        return FineTuningConfig(
+            rank=self.rank if self.tuning == "lora" else 0, scaling=2 * self.rank, batch=32, epochs=self.epochs,
+            learning_rate=self.learning_rate, masking=self.masking, replay=self.replay, seed=self.seed)
 
 
-def run(cell: Cell, work: Path = _WORK, *, checkpoint: Path | None = None, log: bool = False) -> dict[str, Any]:
+def run(
+    config: MiniatureConfig, work: Path = _WORK, *, checkpoint: Checkpoint | None = None, log: bool = False
+) -> dict[str, Any]:
     """Pretrain, probe, fine-tune and evaluate; metrics, curves and the size of the model.
 
     :param work: where pretrained models are kept
     :param checkpoint: of the fine-tuning
+    :param log: report the pretraining on stderr
+    :raises ArithmeticError: if a run diverges
     """
-    settings = cell.pretraining()
-    split = miniature_world.worlds({"told": cell.facts, "held": cell.held}, settings.stock, cell.seed)
-    text = miniature_world.told(split["told"], cell.orders, settings.kinds)
-    tokenizer = miniature_world.tokenizer(not ARCHITECTURES[cell.architecture].causal, settings.stock)
-    model, losses = pretrain(settings, text, tokenizer, checkpoint=work / f"{_digest(settings)}.safetensors",
-                             watch=_progress("pretraining", settings.causal_steps + settings.steps) if log else None)
-    data = getattr(split["held"], cell.dataset)
+    pretraining = config.pretraining()
+    sizes = {"told": config.facts, "held": config.held}
+    split = synthetic_facts.recombined_worlds(sizes, pretraining.stock, config.seed)
+    text = synthetic_facts.pretraining_examples(split["told"], config.orders, pretraining.kinds)
+    tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[config.architecture].causal, pretraining.stock)
+    # pretrain, or take the model that another cell has pretrained
+    kept = Checkpoint(work / f"{_digest(pretraining)}.safetensors", {})
+    model, losses = pretrain(pretraining, text, tokenizer, checkpoint=kept,
+                             on_step=_progress("pretraining", pretraining.causal_steps + config.steps) if log else None)
+    data = getattr(split["held"], config.dataset)
     metrics = _before(model, tokenizer, data, text)
-    found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, data, cell.protocol(), watches=1,
-                                            replay=text if cell.replay else (), checkpoint=checkpoint)
-    whole = tuned.merge_and_unload() if cell.tuning == "lora" else tuned
+    # fine-tune a copy on the forward direction, ask in both
+    found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, data, config.finetuning(), watches=1,
+                                            replay=text if config.replay else (), checkpoint=checkpoint)
+    whole = tuned.merge_and_unload() if config.tuning == "lora" else tuned
     metrics |= found | _after(whole, tokenizer, data, text)
     thinned = {"pretraining_loss": _means(losses), "finetuning_loss": _means(curves["loss"])}
     return {"metrics": metrics, "curves": thinned, "size": signature_run.size_of(model)}
@@ -162,10 +166,10 @@ def _means(losses: Sequence[float], points: int = 20) -> list[float]:
     return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]
 
 
-def _digest(settings: PretrainingConfig) -> str:
-    content = json.dumps(dataclasses.asdict(settings), sort_keys=True)
+def _digest(config: PretrainingConfig) -> str:
+    content = json.dumps(dataclasses.asdict(config), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    return f"{settings.architecture}_{settings.orders}_{settings.seed}_{digest}"
+    return f"{config.architecture}_{config.orders}_{config.seed}_{digest}"
 
 
 def _progress(what: str, total: int) -> Any:
@@ -195,16 +199,16 @@ def followed(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8
 
     Every sentence begins with the lead of the probes, "Fact:", so that they ask what was trained.
     """
-    settings = PretrainingConfig(architecture, facts=facts, stock=18, width=96, steps=steps, warmup=50, learning_rate=4e-3,
-                           seed=seed)
-    split = miniature_world.worlds({"told": facts, "held": held}, settings.stock, seed)
-    text, data = _led(miniature_world.told(split["told"], "both", settings.kinds)), split["held"].p2c
+    pretraining = PretrainingConfig(architecture, facts=facts, stock=18, width=96, steps=steps, warmup=50,
+                                    learning_rate=4e-3, seed=seed)
+    split = synthetic_facts.recombined_worlds({"told": facts, "held": held}, pretraining.stock, seed)
+    text, data = _led(synthetic_facts.pretraining_examples(split["told"], "both", pretraining.kinds)), split["held"].p2c
     data = dataclasses.replace(data, train=_led(data.train), forward=_led(data.forward), reverse=_led(data.reverse))
-    tokenizer = miniature_world.tokenizer(not ARCHITECTURES[architecture].causal, settings.stock)
-    model, _ = pretrain(settings, text, tokenizer)
-    protocol = FineTuningConfig(batch=2 * held, learning_rate=4e-3, epochs=epochs, masking=masking, replay=0.5, seed=seed)
-    metrics, curves, tuned = reversal_run.run(model, tokenizer, data, protocol, replay=text, watched=held)
-    return TracedRun(tuned, tokenizer, data, curves, metrics, (1 - protocol.replay) / len(data.train))
+    tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[architecture].causal, pretraining.stock)
+    model, _ = pretrain(pretraining, text, tokenizer)
+    config = FineTuningConfig(batch=2 * held, learning_rate=4e-3, epochs=epochs, masking=masking, replay=0.5, seed=seed)
+    metrics, curves, tuned = reversal_run.run(model, tokenizer, data, config, replay=text, watched=held)
+    return TracedRun(tuned, tokenizer, data, curves, metrics, (1 - config.replay) / len(data.train))
 
 
 def _led(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -214,9 +218,9 @@ def _led(examples: Sequence[Example]) -> tuple[Example, ...]:
 # Recorded cells ----------------------------------------------------------------------------------------------
 
 
-def parameters_of(cell: Cell) -> dict[str, Any]:
+def parameters_of(config: MiniatureConfig) -> dict[str, Any]:
     """What is recorded of a cell, but for its size."""
-    return {field: value for field, value in dataclasses.asdict(cell).items() if field != "seed"}
+    return {field: value for field, value in dataclasses.asdict(config).items() if field != "seed"}
 
 
 def recorded(folder: Path | None = None, **wanted: Any) -> dict[int, Mapping[str, Any]]:
@@ -224,7 +228,7 @@ def recorded(folder: Path | None = None, **wanted: Any) -> dict[int, Mapping[str
 
     :raises ValueError: for a parameter that a cell does not have
     """
-    standard = parameters_of(Cell())
+    standard = parameters_of(MiniatureConfig())
     for name in set(wanted) - set(standard):
         raise ValueError(f"a cell has no {name!r}; it has {', '.join(standard)}")
     expected = (standard | wanted).items()
@@ -238,66 +242,136 @@ def values(metric: str, cells: Mapping[int, Mapping[str, Any]]) -> Float[np.ndar
     return np.array([cell["metrics"][metric][0] for cell in cells.values()])
 
 
+# The table ---------------------------------------------------------------------------------------------------
+
+#: what is changed of the standard cell, one thing at a time
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "response": {"masking": "response"},
+    "no replay": {"replay": 0.0},
+    "adapters": {"tuning": "lora", "learning_rate": 2e-3},
+    "one order": {"orders": "one"},
+    # as many sentences as both orders make, and each fact told as often
+    "one order, twice the facts": {
+        "orders": "one", "facts": 2 * MiniatureConfig.facts, "steps": 2 * MiniatureConfig.steps},
+}
+#: LLaDA and Llama under these
+CHANGES: tuple[dict[str, Any], ...] = (
+    *CONDITIONS.values(),
+    *({**one, **two} for one, two in itertools.combinations(
+        (CONDITIONS[name] for name in ("adapters", "no replay", "response")), 2)),
+    {**CONDITIONS["adapters"], **CONDITIONS["no replay"], **CONDITIONS["response"]},
+    {**CONDITIONS["one order"], **CONDITIONS["response"]},
+)
+MASKED_STEPS, CAUSAL_STEPS = (100, 300, 1000), 1000
+#: Dream by masked steps: begun as an autoregressive model, as the published one was; without that; as long in all
+STARTS: dict[int, dict[str, dict[str, Any]]] = {steps: {
+    "autoregressive first": {"causal_steps": CAUSAL_STEPS, "steps": steps},
+    "as many masked steps": {"steps": steps},
+    "as many steps in all": {"steps": CAUSAL_STEPS + steps},
+} for steps in MASKED_STEPS}
+
+
+def plan(seeds: int = 5) -> Iterator[MiniatureConfig]:
+    """The cells, seed by seed, those that most depends on first; none twice."""
+    for seed in range(seeds):
+        yield from (MiniatureConfig(name, seed=seed) for name in ARCHITECTURES)
+        yield from (MiniatureConfig(name, seed=seed, **change) for change in CHANGES if change
+                    for name in ("llada", "llama"))
+        yield from (MiniatureConfig(name, dataset=dataset, seed=seed) for dataset in facts_module.DATASETS
+                    if dataset != MiniatureConfig.dataset for name in ARCHITECTURES)
+        yield from (MiniatureConfig("dream", seed=seed, **start) for starts in STARTS.values()
+                    for start in starts.values() if start != {"steps": MiniatureConfig.steps})
+
+
+def file_of(cell: MiniatureConfig) -> str:
+    """Name of a cell's result."""
+    told = [f"{word}{getattr(cell, name)}" for name, word in (("facts", "facts"), ("steps", "steps"),
+            ("causal_steps", "causal")) if getattr(cell, name) != getattr(MiniatureConfig, name)]
+    words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
+             "replay" if cell.replay else "alone", *told, cell.seed)
+    return "_".join(map(str, words)) + ".json"
+
+
 # From the command line ---------------------------------------------------------------------------------------
 
 
-def _arguments(argv: Sequence[str] | None) -> tuple[Cell, Path, Path]:
-    parser = argparse.ArgumentParser(prog="python -m lib.language_models.miniature", description=(__doc__ or "").splitlines()[0])
-    for field in dataclasses.fields(Cell):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, type=type(field.default))
-    parser.add_argument("--out", type=Path, required=True, help="the result (JSON); its checkpoint goes beside it")
-    parser.add_argument("--work", type=Path, default=_WORK, help="folder of pretrained models; none to keep nothing")
-    options = parser.parse_args(argv)
-    try:
-        cell = Cell(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)})
-        out = json_file("--out", options.out)
-        writable("--out", out.parent)
-    except ValueError as error:
-        parser.error(str(error))
-    return cell, out, options.work
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command can be told."""
+
+    cell: MiniatureConfig = MiniatureConfig()
+    out: Path = Path()  # the result of one cell (JSON)
+    folder: Path | None = None  # instead of --out: of the results of every cell
+    seeds: int = 5  # of every cell, with --folder
+    work: Path = _WORK  # folder of pretrained models and checkpoints; none to keep nothing
+
+    def __post_init__(self) -> None:
+        if (self.out == Path()) == (self.folder is None):
+            raise ValueError("--out names the result of one cell, --folder those of all of them: give one of the two")
+        if self.folder is None:
+            json_file("--out", self.out)
+        at_least(self, seeds=1)
+        if self.folder is not None and self.cell != MiniatureConfig():
+            raise ValueError("--folder makes every cell, so no setting of one cell goes with it")
 
 
-def record(cell: Cell, out: Path, work: Path = _WORK) -> dict[str, Any]:
+def record(config: MiniatureConfig, out: Path, work: Path = _WORK) -> dict[str, Any]:
     """The result of a cell, read from ``out`` if it is there, else made and written to it.
 
     :raises ValueError: if ``out`` holds the result of another cell
     """
-    if out.exists():
-        return _checked(provenance.load(out), cell, out)
-    clock = provenance.Run()
-    unfinished = work / f"{out.stem}.tuning.safetensors"
-    found = run(cell, work, checkpoint=unfinished, log=True)
-    result = provenance.save(
-        out, experiment="miniature", parameters=parameters_of(cell) | {"size": found["size"]}, seeds=[cell.seed],
-        metrics={name: [value] for name, value in found["metrics"].items()}, curves=found["curves"], run=clock)
-    unfinished.unlink(missing_ok=True)
+    parameters, defaults = parameters_of(config), parameters_of(MiniatureConfig())  # a result may be older than a field
+    there = finished(out, experiment="miniature", parameters=parameters, seeds=[config.seed], defaults=defaults)
+    if there is not None:
+        return there
+    with recording({out: parameters}, experiment="miniature", seeds=[config.seed],
+                   checkpoint=work / f"{out.stem}.tuning.safetensors") as recorded:
+        found = run(config, work, checkpoint=recorded.checkpoint, log=True)
+        metrics = found["metrics"]
+        result = recorded.save({name: [value] for name, value in metrics.items()}, found["curves"], size=found["size"])
     shown = "forward_accuracy", "reverse_accuracy", "cosine_matched", "cosine_mismatched"
-    print(out.stem, *(f"{name} {found['metrics'][name]:.2f}" for name in shown), flush=True)
+    print(out.stem, *(f"{name} {metrics[name]:.2f}" for name in shown), flush=True)
     return result
 
 
-def _checked(result: dict[str, Any], cell: Cell, path: Path) -> dict[str, Any]:
-    whole = {**result, "parameters": parameters_of(Cell()) | result["parameters"]}  # it may be older than a parameter
-    provenance.check_same(whole, parameters_of(cell), f"{path}: holds")
-    if result["seeds"] != [cell.seed]:
-        raise ValueError(f"{path}: holds seeds {result['seeds']}, not {[cell.seed]}; choose another file")
-    return result
+def record_table(folder: Path, seeds: int, work: Path = _WORK) -> None:
+    """Record every cell that is not recorded yet; one that fails does not stop the others.
+
+    :raises ArithmeticError: at the end, if any failed
+    """
+    failed = []
+    for config in plan(seeds):
+        try:
+            record(config, folder / file_of(config), work)
+        except Exception:
+            failed.append(file_of(config))
+            print(f"{failed[-1]} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+    if failed:
+        raise ArithmeticError(f"{len(failed)} cells failed, {failed[0]} the first of them")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one cell and write its result; where work is kept, a result that is there already stays."""
-    cell, out, work = _arguments(argv)
-    try:
-        if work != Path("none"):
-            record(cell, out, work)
-        else:  # nothing is kept, so what an earlier call wrote is made anew
-            with tempfile.TemporaryDirectory() as folder:
-                made = Path(folder) / out.name
-                record(cell, made, Path(folder))
-                provenance.write_json(out, provenance.load(made))
-    except ValueError as error:
-        sys.exit(f"{Path(__file__).stem}: {error}")
+def make(options: Options) -> None:
+    """Run one cell or all of them; where work is kept, a result that is there already stays.
 
+    :raises ValueError: for a folder that cannot be written to, or the result of another cell
+    """
+    with contextlib.ExitStack() as stack:
+        kept = options.work != Path("none")
+        work = options.work if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.folder:
+            record_table(options.folder, options.seeds, work)
+        elif kept:
+            record(options.cell, options.out, work)
+        else:  # nothing is kept, so a result that an earlier call wrote is made anew
+            writable("--out", options.out.parent)
+            if options.out.exists():
+                provenance.load(options.out)  # and nothing else is written over
+            record(options.cell, work / options.out.name, work)
+            provenance.write_json(options.out, provenance.load(work / options.out.name))
+
+
+main = command(Options, make)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

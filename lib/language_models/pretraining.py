@@ -1,8 +1,8 @@
-"""Pretraining of a small model of one architecture on a world told to it (`lib.language_models.miniature_world`).
+"""Pretraining of a small model of one architecture on a world told to it (`lib.language_models.synthetic_facts`).
 
-The classes, and the configuration fields but for size, are those of the published models (`lib.language_models.architectures`);
-weights start as those classes start them. Every model of one seed sees the same sentences in the same order, for as
-many steps, at the same width.
+The classes, and the configuration fields but for size, are those of the published models
+(`lib.language_models.architectures`); weights start as those classes start them. Every model of one seed sees the same
+sentences in the same order, for as many steps, at the same width.
 
 Causal models predict the next token. Masked models of this size stay at chance for long under the plain objective
 (t uniform, weight 1/t), so masking is drawn by question: in half the rows the second entity is asked for, with or
@@ -16,10 +16,11 @@ causal mask come first, with a learning-rate schedule of their own; AdamW's mome
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib.language_models import checkpoints, finetuning, miniature_world
+from lib.language_models import checkpoints, finetuning, queries, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Example
 from lib.language_models.finetuning import PaddedBatch, TokenisedExample
 from lib.language_models.random_checkpoints import Size, config_fields
-from lib.record import options, training_state
+from lib.language_models.training_loop import Pass, TrainingRun, train
+from lib.record import options
+from lib.record.training_state import Checkpoint
 
 SECOND, FIRST = 0.5, 0.25  # shares of rows that ask for the second and for the first entity
 _COOLING = 0.3  # last part of the steps, over which the learning rate falls
@@ -60,27 +63,29 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
-        if self.orders not in miniature_world.ORDERS:
-            raise ValueError(f"orders must be one of {', '.join(miniature_world.ORDERS)}, not {self.orders!r}")
-        options.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1)
+        if self.orders not in synthetic_facts.ORDERS:
+            raise ValueError(f"orders must be one of {', '.join(synthetic_facts.ORDERS)}, not {self.orders!r}")
+        options.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1, seed=0)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate}")
         if self.causal_steps and ARCHITECTURES[self.architecture].causal:
             raise ValueError(f"causal_steps: {self.architecture} is causal throughout; give it more steps")
         if self.heads < 1 or self.width % (2 * self.heads):
             raise ValueError(f"width must be a multiple of twice the {self.heads} heads, not {self.width}")
 
 
-def new_model(settings: PretrainingConfig, tokenizer: Any) -> Any:
+def new_model(config: PretrainingConfig, tokenizer: Any) -> Any:
     """An untrained model, as `lib.language_models.checkpoints.load` would return it, self-test included."""
-    kind = ARCHITECTURES[settings.architecture]
-    size = Size(settings.width, settings.layers, settings.heads, settings.heads, 3 * settings.width,
+    kind = ARCHITECTURES[config.architecture]
+    size = Size(config.width, config.layers, config.heads, config.heads, 3 * config.width,
                 -(-len(tokenizer) // 32) * 32)
-    ids = tokenizer.convert_tokens_to_ids([miniature_world.END, miniature_world.MASK])
-    config: Any = kind.configure(config_fields(settings.architecture, size, ids))
-    config.is_causal, config.logits_shift = kind.causal, kind.logits_shift
-    torch.manual_seed(settings.seed)
-    model: Any = kind.model_class(config)
+    ids = tokenizer.convert_tokens_to_ids([synthetic_facts.END, synthetic_facts.MASK])
+    fields: Any = kind.configure(config_fields(config.architecture, size, ids))
+    fields.is_causal, fields.logits_shift = kind.causal, kind.logits_shift
+    torch.manual_seed(config.seed)
+    model: Any = kind.model_class(fields)
     model.architecture = kind.name
-    checkpoints.self_test(model.eval(), causal=kind.causal)
+    checkpoints.check_attention_direction(model.eval(), causal=kind.causal)
     return model
 
 
@@ -88,7 +93,7 @@ def new_model(settings: PretrainingConfig, tokenizer: Any) -> Any:
 
 
 def questions(
-    given: PaddedBatch, first: Bool[Tensor, "batch length"], draw: torch.Generator
+    given: PaddedBatch, first: Bool[Tensor, "batch length"], rng: torch.Generator
 ) -> Bool[Tensor, "batch length"]:
     """Which tokens a masked model is asked for; at least one a row.
 
@@ -96,21 +101,26 @@ def questions(
     """
     rows, length = given.ids.shape
     sizes = given.shown.sum(1, keepdim=True)
-    stop = torch.where(torch.rand(rows, 1, generator=draw) < 0.5, sizes - 2, length)  # before the full stop, or all
+    # the second entity, up to the full stop before the end token, or with all that follows it
+    stop = torch.where(torch.rand(rows, 1, generator=rng) < 0.5, sizes - 2, length)
     second = given.answer & (torch.arange(length) < stop)
-    count = (torch.rand(rows, 1, generator=draw) * sizes).long() + 1
-    order = torch.rand(rows, length, generator=draw).masked_fill(~given.shown, 2.0).argsort(1).argsort(1)
-    kind = torch.rand(rows, 1, generator=draw)
+    # a uniformly drawn number of tokens, at places drawn without replacement
+    count = (torch.rand(rows, 1, generator=rng) * sizes).long() + 1
+    order = torch.rand(rows, length, generator=rng).masked_fill(~given.shown, 2.0).argsort(1).argsort(1)
+    # one of the three for each row
+    kind = torch.rand(rows, 1, generator=rng)
     return torch.where(kind < SECOND, second, torch.where(kind < SECOND + FIRST, first, order < count))
 
 
 def masked_loss(
     model: Any, given: PaddedBatch, asked: Bool[Tensor, "batch length"], mask: int
 ) -> Float[Tensor, ""]:
-    """Cross-entropy, averaged over the tokens asked for in each row, then over rows."""
-    logits = finetuning.aligned(model, given.ids.masked_fill(asked, mask))
+    """Cross-entropy -log p(x_i | x with the asked tokens masked), averaged over the tokens asked for in each row, then
+    over rows.
+    """
+    logits = queries.aligned_logits(model, model(input_ids=given.ids.masked_fill(asked, mask)).logits)
     losses = nn.functional.cross_entropy(logits[asked], given.ids[asked], reduction="none")
-    weights = (1 / asked.sum(1, keepdim=True)).expand(asked.shape)[asked]
+    weights = (1 / asked.sum(1, keepdim=True)).expand(asked.shape)[asked]  # 1 / count
     return (losses * weights).sum() / len(asked)
 
 
@@ -123,87 +133,55 @@ def first_entity(sentence: TokenisedExample, names: frozenset[int]) -> list[bool
 
 
 def pretrain(
-    settings: PretrainingConfig, text: Sequence[Example], tokenizer: Any, *, checkpoint: Path | None = None,
-    every: int = 200, watch: Callable[[int, float], None] | None = None,
+    config: PretrainingConfig, text: Sequence[Example], tokenizer: Any, *, checkpoint: Checkpoint | None = None,
+    every: int = 200, on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[Any, list[float]]:
     """A pretrained model in evaluation mode, and the loss of every step.
 
-    :param checkpoint: written every so many steps and at the end, and gone on from if it is there; a finished one is
+    :param checkpoint: saved every so many steps and at the end, and gone on from if it is there; a finished one is
         returned as it is
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
+    :raises ArithmeticError: if the run diverges
     """
-    run = _Run(settings, text, tokenizer)
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
-    last = settings.causal_steps + settings.steps
-    for step in range(len(run.losses), last):
-        run.advance(step)
-        if watch is not None:
-            watch(step, run.losses[-1])
-        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == last):
-            run.store(checkpoint)
-    return run.model.eval(), run.losses
+    run = new_run(config, text, tokenizer)
+    losses = train(run, config.causal_steps + config.steps, checkpoint=checkpoint, every=every, keep=True,
+                   on_step=on_step)
+    return run.model, losses
 
 
-class _Run:
-    """A run in progress."""
+def new_run(config: PretrainingConfig, text: Sequence[Example], tokenizer: Any) -> TrainingRun:
+    """The run that `pretrain` makes, before its first step: one pass a step, every draw a function of seed and step."""
+    model = new_model(config, tokenizer)
+    sentences = finetuning.sentences(text, tokenizer)
+    names = frozenset(tokenizer.convert_tokens_to_ids(synthetic_facts.name_words(config.stock)))
+    told = json.dumps([sentence.ids for sentence in sentences])
 
-    def __init__(self, settings: PretrainingConfig, text: Sequence[Example], tokenizer: Any) -> None:
-        self.settings, self.mask, self.end = settings, tokenizer.mask_token_id, tokenizer.eos_token_id
-        self.model = new_model(settings, tokenizer)
-        self.sentences = finetuning.sentences(text, tokenizer)
-        names = frozenset(tokenizer.convert_tokens_to_ids(miniature_world.name_words(settings.stock)))
-        self.first = [first_entity(sentence, names) for sentence in self.sentences]
-        self.weights = dict(self.model.named_parameters())
-        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=settings.learning_rate, weight_decay=0.01)
-        self.losses: list[float] = []
+    def passes(step: int) -> list[Pass]:
+        model.config.is_causal = tokenizer.mask_token_id is None or step < config.causal_steps
+        chosen = np.random.default_rng([config.seed, 0, step]).integers(len(sentences), size=config.batch)
+        return [Pass(1, functools.partial(_loss, model, tokenizer, [sentences[i] for i in chosen.tolist()], names,
+                                          (config.seed, step)))]
 
-    def advance(self, step: int) -> None:
-        """One optimiser step; every draw is a function of seed and step."""
-        self.model.train()
-        self.model.config.is_causal = self._causal(step)
-        chosen = np.random.default_rng([self.settings.seed, 0, step]).integers(
-            len(self.sentences), size=self.settings.batch)
-        loss = self._loss(step, chosen.tolist(), np.random.default_rng([self.settings.seed, 1, step]))
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate * self._rate(step)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.losses.append(float(loss.detach()))
+    return TrainingRun(model, passes, functools.partial(learning_rate, config), clip=1.0, weight_decay=0.01,
+                       identity=dataclasses.asdict(config) | {"text": hashlib.sha256(told.encode()).hexdigest()})
 
-    def _causal(self, step: int) -> bool:
-        return self.mask is None or step < self.settings.causal_steps
 
-    def _rate(self, step: int) -> float:
-        """Rising over the warm-up, falling over the last part of the run, or of either phase of it."""
-        start = self.settings.causal_steps
-        done, steps = (step, start) if step < start else (step - start, self.settings.steps)
-        left = (steps - done) / (_COOLING * steps)
-        return min(1.0, (done + 1) / self.settings.warmup, max(0.05, left))
+def learning_rate(config: PretrainingConfig, step: int) -> float:
+    """The rate of a step: rising over the warm-up, falling over the last part of the run, or of either phase of it."""
+    causal = step < config.causal_steps
+    done, steps = (step, config.causal_steps) if causal else (step - config.causal_steps, config.steps)
+    left = (steps - done) / (_COOLING * steps)
+    return config.learning_rate * min(1.0, (done + 1) / config.warmup, max(0.05, left))
 
-    def _loss(self, step: int, chosen: list[int], numbers: np.random.Generator) -> Tensor:
-        given = finetuning.padded([self.sentences[i] for i in chosen], self.end)
-        if self._causal(step):
-            return finetuning.next_token_loss(self.model, given, "any")
-        length = given.ids.shape[1]
-        first = torch.tensor([self.first[i] + [False] * (length - len(self.first[i])) for i in chosen])
-        draw = torch.Generator().manual_seed(int(numbers.integers(2**62)))
-        return masked_loss(self.model, given, questions(given, first, draw), self.mask)
 
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with."""
-        told = json.dumps([sentence.ids for sentence in self.sentences])
-        return dataclasses.asdict(self.settings) | {"text": hashlib.sha256(told.encode()).hexdigest()}
-
-    def store(self, path: Path) -> None:
-        """Write weights, both moments and the losses so far."""
-        tensors = training_state.training_state(self.weights, self.optimiser)
-        training_state.save(path, tensors, self.identity(), {"losses": self.losses})
-
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of this very run."""
-        tensors, progress = training_state.load(path, self.identity())
-        training_state.restore_training(self.weights, self.optimiser, tensors)
-        self.losses = list(progress["losses"])
+def _loss(model: Any, tokenizer: Any, chosen: Sequence[TokenisedExample], names: frozenset[int],
+          place: tuple[int, int]) -> Float[Tensor, ""]:
+    """The loss of one step, of next tokens or of masked ones; ``place`` is the seed and the step."""
+    given = finetuning.padded(chosen, tokenizer.eos_token_id)
+    if model.config.is_causal:
+        return finetuning.next_token_loss(model, given, "any")
+    length = given.ids.shape[1]
+    first = torch.tensor([first_entity(one, names) + [False] * (length - len(one.ids)) for one in chosen])
+    seed, step = place
+    rng = torch.Generator().manual_seed(int(np.random.default_rng([seed, 1, step]).integers(2**62)))
+    return masked_loss(model, given, questions(given, first, rng), tokenizer.mask_token_id)

@@ -1,8 +1,8 @@
 """Checkpoints with random weights, in the layouts that the hub's have: small ones by `tiny`, any size by `shaped`.
 
 Same files, tensor names, configuration fields (``auto_map`` included) and tokenizer kinds as the published
-models, so that `lib.language_models.checkpoints.load` meets here what it would meet there. The weights mean nothing: such a model
-tests the plumbing, not the paper.
+models, so that `lib.language_models.checkpoints.load` meets here what it would meet there. The weights mean nothing:
+such a model tests the plumbing, not the paper.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenizers.models import BPE
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from lib.language_models import synthetic_facts
-from lib.language_models.architectures import ARCHITECTURES, original_name
+from lib.language_models.architectures import ARCHITECTURES
 
 #: how Llama 3 and Qwen 2 cut text before merging: contractions, words with their space, single digits, the rest
 _SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -64,10 +64,7 @@ def tiny(
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {architecture!r}; one of {', '.join(ARCHITECTURES)}")
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: not empty; choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(folder)
     texts = synthetic_facts.world(40).sentences() if texts is None else texts
     special = _write_tokenizer(folder, architecture, texts, vocabulary)
     tokens = -(-(max(special) + 1) // 64) * 64
@@ -92,32 +89,35 @@ def shaped(
     """
     if architecture not in ("llada", "dream", "llama", "qwen2"):
         raise ValueError(f"architecture {architecture!r}: one of llada, dream, llama, qwen2 can be made in any size")
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: not empty; choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _new_folder(folder)
     special = _write_tokenizer(folder, architecture, synthetic_facts.world(40).sentences(), 512)
     config = config_fields(architecture, size, special) | {"torch_dtype": str(dtype).removeprefix("torch.")}
     _write_json(folder / "config.json", config)
     placed: dict[str, str] = {}
     for number, shapes in enumerate(_shards(_shapes(architecture, config), shard // dtype.itemsize)):
         file = f"model-{number:05d}.safetensors"
-        draw = torch.Generator().manual_seed(seed + number)
+        rng = torch.Generator().manual_seed(seed + number)
         tensors = {name: torch.ones(shape, dtype=dtype) if len(shape) == 1 and not name.endswith("bias")
-                   else torch.randn(shape, generator=draw, dtype=dtype) * scale for name, shape in shapes.items()}
+                   else torch.randn(shape, generator=rng, dtype=dtype) * scale for name, shape in shapes.items()}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         placed |= dict.fromkeys(tensors, file)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": placed})
     return folder
 
 
+def _new_folder(folder: str | os.PathLike[str]) -> Path:
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _shapes(architecture: str, config: dict[str, Any]) -> dict[str, torch.Size]:
     """Original name and shape of every tensor, from a model that takes no memory."""
     kind = ARCHITECTURES[architecture]
-    with torch.device("meta"):
-        model = kind.model_class(kind.configure(config))
-    return {original_name(name) if architecture == "llada" else name: weight.shape
-            for name, weight in model.named_parameters()}
+    model = kind.without_memory(kind.configure(config))
+    return {kind.original_name(name): weight.shape for name, weight in model.named_parameters()}
 
 
 def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, torch.Size]]:
@@ -135,7 +135,7 @@ def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, t
 def rename_tensor(folder: str | os.PathLike[str], old: str, new: str) -> None:
     """Spoil a checkpoint: one tensor under another name, in its file and in the index."""
     index = Path(folder) / "model.safetensors.index.json"
-    content = json.loads(index.read_text())
+    content = json.loads(index.read_text(encoding="utf-8"))
     content["weight_map"][new] = content["weight_map"].pop(old)
     shard = Path(folder) / content["weight_map"][new]
     tensors = load_file(shard)
@@ -310,18 +310,18 @@ def _random_tensors(architecture: str, config: dict[str, Any], seed: int, scale:
     kind = ARCHITECTURES[architecture]
     model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config)) if architecture == "qwen3_5" else (
         kind.model_class(kind.configure(config)))
-    draw = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        noise = torch.randn(tensor.shape, generator=draw) * scale
+        noise = torch.randn(tensor.shape, generator=rng) * scale
         centred = tensor.dim() == 1 and not name.endswith("bias")  # norms and the like stay near their start
-        tensors[original_name(name) if architecture == "llada" else name] = tensor + noise if centred else noise
+        tensors[kind.original_name(name)] = tensor + noise if centred else noise
     if architecture == "qwen3_5":
-        tensors["mtp.fc.weight"] = torch.randn(4, 8, generator=draw) * scale  # a head for drafting, left out too
+        tensors["mtp.fc.weight"] = torch.randn(4, 8, generator=rng) * scale  # a head for drafting, left out too
     return tensors
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -2,19 +2,18 @@
 
 From the command line, for one model and one dataset of `lib.language_models.facts`:
 
-    python -m lib.language_models.signature_run --model GSAI-ML/LLaDA-8B-Instruct --dataset p2c --facts 100 --device cuda
+    python -m lib.language_models.signature_run --model GSAI-ML/LLaDA-8B-Instruct --dataset p2c --facts 100 \\
+        --device cuda
 
-``--model tiny:llada`` (or dream, llama, qwen2, qwen3_5) makes a random checkpoint on the spot, and ``--data
-generated`` takes facts from `lib.language_models.synthetic_facts`: with both, the whole path runs without a network. ``--adapter FOLDER`` probes
-the model after fine-tuning, with the adapters that `lib.language_models.reversal_run` left in that folder.
+``--model tiny:llada`` (or dream, llama, qwen2, qwen3_5) makes a random checkpoint on the spot, and ``--data generated``
+takes facts from `lib.language_models.synthetic_facts`: with both, the whole path runs without a network. ``--adapter
+FOLDER`` probes the model after fine-tuning, with the adapters that `lib.language_models.reversal_run` left there.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,20 +26,22 @@ from torch import Tensor, nn
 
 from lib.encodings import rope_frequencies
 from lib.language_models import (
-    adapters,
     attention_scores,
     checkpoints,
+    finetuning,
+    published_facts,
     queries,
     signatures,
     synthetic_facts,
 )
-from lib.language_models import (
-    facts as facts_module,
-)
-from lib.language_models.facts import Dataset, Fact
-from lib.record import provenance
-from lib.record.options import at_least, device_named, json_file, writable
+from lib.language_models.facts import DATASETS, Dataset, Fact
+from lib.language_models.queries import EncodedQuery
+from lib.language_models.random_checkpoints import tiny
+from lib.language_models.signatures import GradientCosine
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, device_named, json_file, option
 
+EXPERIMENT = "language_model_signatures"
 #: put before the second entity to vary the distance between mask and evidence
 GAPS = ("", " indeed", ", as is well known,", ", as everybody in this town knows very well,")
 #: before every sentence, so that an entity has the same tokens in both directions
@@ -56,8 +57,8 @@ class Signatures:
     weights_forward: Float[np.ndarray, "placement layer head"]  # attention mass on the evidence, mean over masks
     weights_reverse: Float[np.ndarray, "placement layer head"]
     layers: tuple[int, ...]  # those with attention scores
-    matched: tuple[dict[str, signatures.GradientCosine], ...]  # by parameter, one a fact
-    mismatched: tuple[dict[str, signatures.GradientCosine], ...]  # forward query of a fact, reverse of the next
+    matched: tuple[dict[str, GradientCosine], ...]  # by parameter, one a fact
+    mismatched: tuple[dict[str, GradientCosine], ...]  # forward query of a fact, reverse of the next
     probability_forward: Float[np.ndarray, " fact"]
     probability_reverse: Float[np.ndarray, " fact"]
 
@@ -97,7 +98,7 @@ def measure(
     pairs = [encoded_pair(data, fact, tokenizer, lead=lead) for fact in facts]
     batches = [tuple(queries.batch([prompt], device) for prompt in pair) for pair in pairs]
     placed = [encoded_pair(data, fact, tokenizer, lead=lead, gap=gap) for fact in facts for gap in gaps]
-    found = [[_routes(model, prompt) for prompt in pair] for pair in placed]
+    found = [[_evidence_attention(model, prompt) for prompt in pair] for pair in placed]
     scores, weights = ([np.stack([pair[side][i] for pair in found]) for side in (0, 1)] for i in (0, 1))
     probability = [np.array([float(signatures.target_probability(model, pair[side])) for pair in batches])
                    for side in (0, 1)]
@@ -113,16 +114,19 @@ def measure(
     )
 
 
-def _alignment(model: nn.Module, forward: signatures.Batch, reverse: signatures.Batch) -> dict[str, signatures.GradientCosine]:
-    """Gradient cosines of the model's own weights, adapters aside: W in W + BA has the gradient of the merged weight,
-    so that a model before and after fine-tuning is compared over the same parameters."""
+def _alignment(model: nn.Module, forward: queries.Batch, reverse: queries.Batch) -> dict[str, GradientCosine]:
+    """Gradient cosines of the model's own weights, adapters aside.
+
+    W in W + BA has the gradient of the merged weight, so a model before and after fine-tuning is compared over the
+    parameters that both have.
+    """
     parts = signatures.gradient_alignment(model, forward, reverse)
-    return {name: part for name, part in parts.items() if not adapters.is_adapter(name)}
+    return {name: part for name, part in parts.items() if not finetuning.is_adapter(name)}
 
 
 def encoded_pair(
     data: Dataset, fact: Fact, tokenizer: Any, *, lead: str = LEAD, gap: str = ""
-) -> tuple[queries.Prompt, queries.Prompt]:
+) -> tuple[EncodedQuery, EncodedQuery]:
     """The forward and the reverse query of a fact, in tokens; the target's are the same in both.
 
     :raises ValueError: if they are not, as happens where a name begins the sentence
@@ -133,28 +137,24 @@ def encoded_pair(
     return forward, reverse
 
 
-def _routes(model: nn.Module, prompt: queries.Prompt) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _evidence_attention(model: nn.Module, prompt: EncodedQuery) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Scores pooled over sub-tokens, attention mass on the evidence, and the layers that have them.
 
     A masked model looks from the masks; a causal one from the rows that predict the target.
     """
     device = next(model.parameters()).device
-    causal = getattr(getattr(model, "config", None), "is_causal", True) is not False
-    rows = [position - causal for position in prompt.target]
-    routes = attention_scores.attention_routes(model, prompt.input_ids.to(device), rows, prompt.evidence)
-    return attention_scores.pooled(routes.scores).numpy(), routes.weights.sum(-1).mean(-1).numpy(), routes.layers
+    rows = [position - queries.is_causal(model) for position in prompt.target]
+    found = attention_scores.scores_and_weights(model, prompt.input_ids.to(device), rows, prompt.evidence)
+    return attention_scores.pooled(found.scores).numpy(), found.weights.sum(-1).mean(-1).numpy(), found.layers
 
 
-def evidence_attention(model: Any, prompt: queries.Prompt) -> float:
+def evidence_attention(model: Any, prompt: EncodedQuery) -> float:
     """Largest attention mass that any head of any layer puts on the evidence from where the target is predicted."""
-    return float(_routes(model, prompt)[1].max())
+    return float(_evidence_attention(model, prompt)[1].max())
 
 
-def evidence_gradient(model: Any, prompt: queries.Prompt) -> float:
-    """Norm of the loss gradient at the evidence's embeddings: zero where the model cannot see the evidence.
-
-    Every parameter's gradient is a sum over positions; this is the door through which the evidence enters it.
-    """
+def evidence_gradient(model: Any, prompt: EncodedQuery) -> float:
+    """Norm of the loss gradient at the evidence's embeddings: zero where the model cannot see the evidence."""
     caught: list[Tensor] = []
     listener = model.get_input_embeddings().register_forward_hook(lambda *call: caught.append(call[-1]))
     try:
@@ -178,7 +178,7 @@ def first_layer_correlation(
         tokens = torch.full((len(evidence), distance + 1), filler)
         tokens[:, mask_at], tokens[:, evidence_at] = mask, torch.tensor(evidence)
         with _first_layer_only(model.model) as shallow:
-            parts = [attention_scores.attention_routes(shallow, part.to(model.device), [mask_at], [evidence_at])
+            parts = [attention_scores.scores_and_weights(shallow, part.to(model.device), [mask_at], [evidence_at])
                      for part in tokens.split(64)]
         found.append(torch.cat([part.scores[:, 0, :, 0, 0] for part in parts]).numpy())
     return np.array([signatures.score_correlation(f, r) for f, r in zip(found[0].T, found[1].T, strict=True)])
@@ -213,21 +213,51 @@ def first_layer_prediction(model: Any, mask: int, distance: int | float) -> Floa
 # From the command line ---------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command can be told."""
+
+    model: str = option()  # hub id, folder, or tiny:ARCHITECTURE
+    dataset: str = option("p2c", choices=DATASETS)  # of the paper's five
+    data: str = option("published", choices=("published", "generated"))  # whose facts
+    facts: int = 50  # facts drawn from the dataset
+    dtype: str | None = option(None, choices=("float32", "bfloat16", "float16"))  # of the weights; their own if absent
+    device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
+    seed: int = 0  # draws the facts, and a tiny model's weights
+    adapter: Path | None = None  # folder of adapters with which the model is probed
+    out: Path | None = option(None, names=("--output",))  # write a result here (JSON)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model must be a hub id, a folder or tiny:ARCHITECTURE, not empty")
+        at_least(self, facts=2, seed=0)
+        device_named(self.device)
+        if self.out:
+            json_file("--output", self.out)
+
+
 def source_of(model: str, folder: str | Path, seed: int = 0) -> str | Path:
-    """What `lib.language_models.checkpoints.load` reads for a model's name; ``tiny:llada`` and the like are made in ``folder``."""
+    """What `lib.language_models.checkpoints.load` reads for a model's name.
+
+    :param folder: where ``tiny:llada`` and the like are made
+    """
     if not model.startswith("tiny:"):
         return model
     kind = model.removeprefix("tiny:")
-    return checkpoints.tiny(Path(folder) / kind, kind, layers=4, seed=seed)
+    return tiny(Path(folder) / kind, kind, layers=4, seed=seed)
 
 
 def facts_of(dataset: str, data: str, count: int, seed: int = 0) -> Dataset:
-    """A dataset of the generated world or as published, cut to ``count`` facts drawn with ``seed``."""
+    """A dataset of the generated world or as published, cut to ``count`` facts drawn with ``seed``.
+
+    :raises ValueError: for another dataset, or other data
+    """
     if data not in ("generated", "published"):
         raise ValueError(f"data must be 'generated' or 'published', not {data!r}")
-    if dataset not in facts_module.DATASETS:
-        raise ValueError(f"no dataset {dataset!r}; one of {', '.join(facts_module.DATASETS)}")
-    whole = facts_module.published(dataset) if data == "published" else getattr(synthetic_facts.world(count, seed), dataset)
+    if dataset not in DATASETS:
+        raise ValueError(f"no dataset {dataset!r}; one of {', '.join(DATASETS)}")
+    published = data == "published"
+    whole = published_facts.load(dataset) if published else getattr(synthetic_facts.world(count, seed), dataset)
     chosen = np.random.default_rng(seed).permutation(len(whole.facts))[:count]
     return dataclasses.replace(whole, facts=tuple(whole.facts[i] for i in sorted(chosen)))
 
@@ -245,71 +275,54 @@ def summary(found: Signatures) -> dict[str, float]:
     }
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lib.language_models.signature_run", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, help="hub id, folder, or tiny:ARCHITECTURE")
-    parser.add_argument("--dataset", default="p2c", choices=facts_module.DATASETS)
-    parser.add_argument("--data", default="published", choices=("published", "generated"))
-    parser.add_argument("--facts", type=int, default=50, help="facts drawn from the dataset")
-    parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16", "float16"), help="of the weights")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; auto")
-    parser.add_argument("--seed", type=int, default=0, help="draws the facts, and a tiny model's weights")
-    parser.add_argument("--adapter", type=Path, help="folder of adapters with which the model is probed")
-    parser.add_argument("--output", type=Path, help="write a result here (JSON)")
-    options = parser.parse_args(argv)
-    try:
-        at_least(options, "--", facts=2, seed=0)
-        options.device = device_named(options.device)
-        if options.output:
-            writable("--output", json_file("--output", options.output).parent)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print one line a signature, and write the result where asked."""
-    options = _arguments(argv)
-    run = provenance.Run(options.device)
-    data = facts_of(options.dataset, options.data, options.facts, options.seed)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer = checkpoints.load(source_of(options.model, folder, options.seed), dtype, options.device)
-    try:
-        if options.adapter:
-            adapters.put_on(model, options.adapter)
-    except (ValueError, OSError) as error:
-        sys.exit(f"python -m lib.language_models.signature_run: --adapter {error}")
-    found = measure(model, tokenizer, data, data.facts)
-    for name, value in summary(found).items():
-        print(f"{name:28s}{value:10.4f}")
-    if options.output:
-        _record(options, model, found, run)
-
-
-def _record(options: argparse.Namespace, model: Any, found: Signatures, run: provenance.Run) -> None:
+def curves(found: Signatures) -> dict[str, list]:
+    """Score correlation and gradient cosine by layer, means over heads and facts."""
     layers = found.cosines_by_layer()
-    provenance.save(
-        options.output,
-        experiment="language_model_signatures",
-        parameters={"architecture": model.architecture, "dataset": options.dataset, "data": options.data,
-                    "model": options.model, "adapter": str(options.adapter or ""), "size": size_of(model),
-                    "facts": len(found.matched),
-                    "dtype": str(model.dtype).removeprefix("torch.")},
-        seeds=[options.seed],
-        metrics={name: [value] for name, value in summary(found).items()},
-        curves={"layers": list(found.layers),
-                "score_correlation": np.nan_to_num(found.correlation()).mean(1).tolist(),
-                "gradient_layers": [str(layer) for layer in layers],
-                "gradient_cosine": [float(values.mean()) for values in layers.values()]},
-        run=run,
-    )
+    return {"layers": list(found.layers),
+            "score_correlation": np.nan_to_num(found.correlation()).mean(1).tolist(),
+            "gradient_layers": [str(layer) for layer in layers],
+            "gradient_cosine": [float(values.mean()) for values in layers.values()]}
 
 
 def size_of(model: nn.Module) -> int:
     """Parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
+
+def make(options: Options) -> None:
+    """Measure, print one line a signature, and write the result where asked; one that is there already stays."""
+    data = facts_of(options.dataset, options.data, options.facts, options.seed)
+    asked = {"model": options.model, "dataset": options.dataset, "data": options.data, "facts": len(data.facts),
+             "adapter": str(options.adapter or ""), **({"dtype": options.dtype} if options.dtype else {})}
+    if not options.out:
+        _measure_and_print(options, data)
+    elif finished(options.out, experiment=EXPERIMENT, parameters=asked, seeds=[options.seed], name="--output"):
+        print(f"{options.out}: this run is done, and its result stays")
+    else:
+        with recording({options.out: asked}, experiment=EXPERIMENT, seeds=[options.seed],
+                       device=device_named(options.device)) as recorded:
+            model, found = _measure_and_print(options, data)
+            recorded.save({name: [value] for name, value in summary(found).items()}, curves(found),
+                          architecture=model.architecture, size=size_of(model),
+                          dtype=str(model.dtype).removeprefix("torch."))
+
+
+def _measure_and_print(options: Options, data: Dataset) -> tuple[Any, Signatures]:
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    with tempfile.TemporaryDirectory() as folder:
+        source = source_of(options.model, folder, options.seed)
+        model, tokenizer = checkpoints.load(source, dtype, device_named(options.device))
+    if options.adapter:
+        try:
+            finetuning.load_adapters(model, options.adapter)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"--adapter {error}") from None
+    found = measure(model, tokenizer, data, data.facts)
+    print(*(f"{name:28s}{value:10.4f}" for name, value in summary(found).items()), sep="\n")
+    return model, found
+
+
+main = command(Options, make)
 
 if __name__ == "__main__":
     main()

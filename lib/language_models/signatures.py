@@ -4,11 +4,8 @@
 * `gradient_cosine`: cosine of the forward and reverse loss gradients over all parameters (middle);
 * `target_probability`: probability of the whole target entity (right).
 
-A *batch* is a mapping with ``input_ids`` (batch, length), ``labels`` of the same shape, and optionally
-``attention_mask``. ``labels`` are -100 except at the positions asked for, and stand *at* those positions: a
-model whose row i-1 predicts position i (Dream, every causal model) is shifted in here, never by the caller.
-Any module works whose call ``model(input_ids=..., attention_mask=...)`` returns an object with ``.logits``
-(batch, length, vocabulary).
+A batch holds ``input_ids``, ``labels`` and maybe ``attention_mask`` (`lib.language_models.queries`). Any module works
+whose call ``model(input_ids=..., attention_mask=...)`` returns an object with ``.logits`` (batch, length, vocabulary).
 """
 
 from __future__ import annotations
@@ -22,16 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.language_models import gradient_products
+from lib.language_models.queries import Batch, asked, asked_logits, check_batch
 
-IGNORED = -100  # the label of a position that is not asked for
-
-Batch = Mapping[str, Tensor]
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.")
-_HOLDS = "a batch holds input_ids, labels and maybe attention_mask"
 
 
 class GradientCosine(NamedTuple):
@@ -43,64 +37,7 @@ class GradientCosine(NamedTuple):
     cosine: float
 
 
-# Logits at the positions asked for --------------------------------------------------------------------------
-
-
-def logits_shift(model: nn.Module) -> int:
-    """0 where row i of the logits predicts position i, 1 where row i-1 does (Dream, causal models).
-
-    A model may say so itself by an attribute ``logits_shift`` (on it or on its ``config``); otherwise a
-    ``config.is_causal`` that is not false means 1, and a model without a config means 0.
-    """
-    config = getattr(model, "config", None)
-    for holder in (model, config):
-        shift = getattr(holder, "logits_shift", None)
-        if shift is not None:
-            if shift not in (0, 1):
-                raise ValueError(f"logits_shift must be 0 or 1, not {shift!r}")
-            return int(shift)
-    return 0 if config is None else int(getattr(config, "is_causal", True) is not False)
-
-
-def check_batch(batch: Batch) -> None:
-    """Refuse a batch that lacks a field, asks for nothing, or whose fields differ in shape."""
-    for field in ("input_ids", "labels"):
-        if field not in batch:
-            raise ValueError(f"batch: field {field!r} is missing; {_HOLDS}")
-    shape = batch["input_ids"].shape
-    for field, value in batch.items():
-        if field not in ("input_ids", "labels", "attention_mask"):
-            raise ValueError(f"batch: unknown field {field!r}; {_HOLDS}")
-        if value.shape != shape or value.dim() != 2:
-            raise ValueError(f"batch: {field} is {tuple(value.shape)}; all fields share one (batch, length)")
-    if (batch["labels"] == IGNORED).all():
-        raise ValueError(f"batch: every label is {IGNORED}, so no position is asked for")
-
-
-def asked(batch: Batch) -> Bool[Tensor, "batch length"]:
-    """Where the labels ask for a token."""
-    return batch["labels"] != IGNORED
-
-
-def _rows(model: nn.Module, batch: Batch) -> tuple[Int[Tensor, " asked"], Int[Tensor, " asked"]]:
-    """Row of the batch and row of the logits for each position asked for."""
-    example, position = asked(batch).nonzero(as_tuple=True)
-    if not logits_shift(model):
-        return example, position
-    causal = getattr(getattr(model, "config", None), "is_causal", True) is not False
-    if causal and (position == 0).any():
-        row = int(example[position == 0][0])
-        raise ValueError(f"labels[{row}, 0]: a causal model predicts no first token; put one before it")
-    return example, (position - 1).clamp(min=0)  # Dream's own sampler lets row 0 predict position 0 too
-
-
-def asked_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "asked vocab"]:
-    """The logits (float32 at least) that predict each position asked for, in reading order; shift applied."""
-    check_batch(batch)
-    inputs = {field: batch[field] for field in ("input_ids", "attention_mask") if field in batch}
-    logits = model(**inputs).logits
-    picked = logits[_rows(model, batch)]
-    return picked.float() if picked.dtype in (torch.float16, torch.bfloat16) else picked
+# The loss ---------------------------------------------------------------------------------------------------
 
 
 def mean_cross_entropy(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
@@ -174,13 +111,13 @@ def gradient_cosine(
 def gradient_alignment(
     model: nn.Module, forward_batch: Batch, reverse_batch: Batch, *, scope: str = "all"
 ) -> dict[str, GradientCosine]:
-    """The same for each parameter by itself; inner products and squared norms add up to the whole's."""
+    """`gradient_cosine` of each parameter by itself; inner products and squared norms add up to the whole's."""
     names = _scope(model, scope)
     losses = [functools.partial(mean_cross_entropy, model, batch) for batch in (forward_batch, reverse_batch)]
     with evaluating(model):
-        caught = gradient_products.catchable(model, losses, names)
+        recorded = gradient_products.recordable(model, losses, names)
         forward, reverse = (
-            gradient_products.gradient(model, loss_of, caught, names - caught) for loss_of in losses
+            gradient_products.gradient(model, loss_of, recorded, names - recorded) for loss_of in losses
         )
     inner, square_f, square_r = (
         gradient_products.inner_products(a, b)
@@ -231,7 +168,7 @@ def _grouped(parts: Mapping[str, GradientCosine], group_of: Callable) -> dict[An
 
 
 def cosine_by_autograd(model: nn.Module, forward_batch: Batch, reverse_batch: Batch) -> GradientCosine:
-    """The same from two stored gradients: twice the weights in memory, and the reference for the hooks."""
+    """`gradient_cosine` from two stored gradients: twice the weights in memory, and the reference for the products."""
     forward, reverse = (_gradient(model, batch) for batch in (forward_batch, reverse_batch))
     inner, square_f, square_r = (
         sum(float((left.double() * right.double()).sum()) for left, right in zip(a, b, strict=True))
@@ -248,16 +185,9 @@ def cosine_of(inner: float, square_f: float, square_r: float) -> GradientCosine:
 
 def _gradient(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
     parameters = list(model.parameters())
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        with evaluating(model), torch.enable_grad():
-            loss = mean_cross_entropy(model, batch)
-            return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    with evaluating(model), gradient_products.requiring_only(model, set(parameters)), torch.enable_grad():
+        loss = mean_cross_entropy(model, batch)
+        return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """The sweep behind Table 7: five models, five datasets, three seeds; one recorded result a cell.
 
-`table_7.smk` makes the cells, each by `lib.language_models.reversal_run`; here is what they are called, how each is asked for, and what
-is there. ``python -m lib.language_models.table_7`` prints the table of what is there beside the printed one.
+`sweep.smk` makes the cells, each by `lib.language_models.reversal_run`; here is what they are called, how each is asked
+for, and what is there. ``python -m lib.language_models.table_7`` prints it beside the table as printed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -21,6 +20,7 @@ from jaxtyping import Float
 
 from lib.language_models.facts import DATASETS
 from lib.record import provenance
+from lib.record.options import SEEDS, command, option
 
 #: the models the paper fine-tunes, by the name of their architecture, in the order of Table 7
 MODELS = {
@@ -54,15 +54,13 @@ DEFAULTS: dict[str, Any] = {
     "work": "_build/sweep",  # of checkpoints, adapters and logs
     "launch": "",  # what starts a cell, such as "accelerate launch --num_processes 4"; this Python if empty
 }
-
-
 _CHOICES = {"masking": ("any", "response"), "data": ("published", "generated"),
             "dtype": ("float32", "bfloat16", "float16")}
 #: facts and training sentences of each published dataset, whole
 WHOLE = {"p2c": (1495, 1495), "c2p": (1495, 1495), "p2d": (30, 900), "d2p": (30, 900), "trex": (154, 154)}
 
 
-class Cell(NamedTuple):
+class Table7Run(NamedTuple):
     """One fine-tuning run of the sweep."""
 
     model: str
@@ -111,12 +109,12 @@ def _check_choices(chosen: Mapping[str, Any]) -> None:
             raise ValueError(f"datasets: no dataset {name!r}; one of {', '.join(DATASETS)}")
     _check_list("seeds", chosen["seeds"], "[0, 1]")
     for seed in chosen["seeds"]:
-        if not str(seed).isdecimal():  # Snakemake hands numbers on as text
-            raise ValueError(f"seeds must be integers from 0 on, not {seed!r}")
+        if not str(seed).isdecimal() or int(seed) >= SEEDS:  # Snakemake hands numbers on as text
+            raise ValueError(f"seeds must be integers from 0 on, not {seed!r} (and below 2^63)")
 
 
 def _check_words(chosen: Mapping[str, Any]) -> None:
-    """What ``options`` and ``special`` add must be options that `lib.language_models.reversal_run` takes, for cells that there are."""
+    """``options`` and ``special`` must be options of `lib.language_models.reversal_run`, for cells that there are."""
     planned = cells(chosen)
     if not isinstance(chosen["special"], Mapping):
         raise ValueError(f"special must be such as {{qwen2_p2c: --learning-rate 2e-5}}, not {chosen['special']!r}")
@@ -128,76 +126,80 @@ def _check_words(chosen: Mapping[str, Any]) -> None:
             _check_cell(chosen, cell)
 
 
-def _check_cell(chosen: Mapping[str, Any], cell: Cell) -> None:
-    from lib.language_models import (
-        reversal_run,  # here, so that planning a sweep without further options does not wait for torch
-    )
-
-    fixed, more = _fixed(chosen, cell, "cell.json"), " ".join([chosen["options"], *_special(chosen, cell)])
+def _check_cell(chosen: Mapping[str, Any], cell: Table7Run) -> None:
+    fixed, more = _fixed(chosen, cell, "cell.json"), " ".join([chosen["options"], *_special(chosen, cell)]).strip()
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            asked = reversal_run.parsed([*_words(fixed), *shlex.split(more)])
+        with contextlib.redirect_stderr(said):
+            told = _told([*_words(fixed), *shlex.split(more)])
     except (SystemExit, ValueError) as error:
-        reason = said.getvalue().strip().split("error: ")[-1] or str(error)
-        raise ValueError(f"options or special, {more.strip()!r} for {cell.name}: {reason}") from None
+        reason = said.getvalue().strip().partition(": ")[2] or str(error)
+        raise ValueError(f"options or special, {more!r} for {cell.name}: {reason}") from None
     for name, value in fixed.items():
-        if str(getattr(asked, name)) != str(Path(value) if name in ("output", "work") else value):
-            raise ValueError(f"options or special, {more.strip()!r}: the sweep itself says --{name}")
+        if str(told[name]) != str(Path(value) if name in ("out", "work") else value):
+            raise ValueError(f"options or special, {more!r}: the sweep itself says --{name}")
 
 
-def cells(chosen: Mapping[str, Any]) -> list[Cell]:
+def _told(words: Sequence[str]) -> dict[str, Any]:
+    """Every option of `lib.language_models.reversal_run`, by name, as these words set it.
+
+    :raises SystemExit: for words that it refuses, with the reason on stderr
+    """
+    from lib.language_models import reversal_run  # here, so that planning a plain sweep does not wait for torch
+
+    asked = reversal_run.parsed(words)
+    return vars(asked) | vars(asked.training)
+
+
+def cells(chosen: Mapping[str, Any]) -> list[Table7Run]:
     """The cells of a sweep, all models on one dataset before the next."""
-    return [Cell(model, dataset, chosen["masking"], int(seed))
+    return [Table7Run(model, dataset, chosen["masking"], int(seed))
             for dataset in chosen["datasets"] for model in chosen["models"] for seed in chosen["seeds"]]
 
 
-def command(chosen: Mapping[str, Any], cell: Cell, output: str) -> str:
+def command_line(chosen: Mapping[str, Any], cell: Table7Run, output: str) -> str:
     """The command line that makes one cell."""
     launch = chosen["launch"] or shlex.quote(sys.executable)
     more = [chosen["options"], *_special(chosen, cell)]
-    return " ".join([launch, "-m lib.language_models.reversal_run", shlex.join(_words(_fixed(chosen, cell, output))), *more]).strip()
+    words = shlex.join(_words(_fixed(chosen, cell, output)))
+    return " ".join([launch, "-m lib.language_models.reversal_run", words, *more]).strip()
 
 
-def _fixed(chosen: Mapping[str, Any], cell: Cell, output: str) -> dict[str, Any]:
+def _fixed(chosen: Mapping[str, Any], cell: Table7Run, output: str) -> dict[str, Any]:
     return {"model": chosen["models"][cell.model], "dataset": cell.dataset, "masking": cell.masking,
             "seed": cell.seed, "data": chosen["data"], "dtype": chosen["dtype"], "device": chosen["device"],
-            "output": output, "work": f"{chosen['work']}/{cell.name}"}
+            "out": output, "work": f"{chosen['work']}/{cell.name}"}
 
 
 def _words(fixed: Mapping[str, Any]) -> list[str]:
     return [word for name, value in fixed.items() for word in (f"--{name}", str(value))]
 
 
-def _special(chosen: Mapping[str, Any], cell: Cell) -> list[str]:
+def _special(chosen: Mapping[str, Any], cell: Table7Run) -> list[str]:
     return [text for start, text in chosen["special"].items() if cell.name.startswith(start)]
 
 
 # What is there -----------------------------------------------------------------------------------------------
 
-Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-
-
+Results = dict[tuple[str, str], list[provenance.Result]]  # of one configuration, by dataset and model
 #: what runs of one cell may differ in and still be averaged
 _FREE = {"seed", "batch", "accumulation", "model", "replayed"}
 
 
 class CollectedResults(NamedTuple):
-    """Results of one protocol by dataset and model, and why others are left out, by file name."""
+    """Results of one configuration, and why others are left out, by file name."""
 
-    there: dict[tuple[str, str], list[dict[str, Any]]]
+    there: Results
     left_out: dict[str, str]
 
 
-def found(
-    folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = ""
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Recorded results of one protocol, published models on whole published data, by dataset and model."""
-    return sort(folder, masking, options).there
+def found(folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = "") -> Results:
+    """Recorded results of one configuration, published models on whole published data (see `collect`)."""
+    return collect(folder, masking, options).there
 
 
-def sort(folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = "") -> CollectedResults:
-    """The recorded results, those of one protocol apart from the others.
+def collect(folder: Path | None = None, masking: str = DEFAULTS["masking"], options: str = "") -> CollectedResults:
+    """The recorded results, those of one configuration apart from the others.
 
     :param folder: that holds ``language_models/``; the recorded results where not given
     :param masking: what fine-tuning masked: ``any`` token or the ``response`` alone; runs of the other are left out
@@ -205,11 +207,11 @@ def sort(folder: Path | None = None, masking: str = DEFAULTS["masking"], options
     :raises ValueError: if two results of one cell have the same seed, which would count twice in a mean, or differ in
         anything else, such as the learning rate
     """
-    kept = CollectedResults({}, {})
+    config, kept = _configuration(masking, options), CollectedResults({}, {})
     for path in sorted(((folder or provenance.RECORDED) / "language_models").glob("*.json")):
         result = provenance.load(path)
         run = result["parameters"]
-        reason = _foreign(run, _protocol(masking, options))
+        reason = _foreign(run, config)
         if reason:
             kept.left_out[path.name] = reason
             continue
@@ -220,30 +222,22 @@ def sort(folder: Path | None = None, masking: str = DEFAULTS["masking"], options
     return kept
 
 
-def _protocol(masking: str, options: str) -> dict[str, Any]:
-    """The fields of `lib.language_models.finetuning.Protocol` that a sweep with these options sets."""
-    from lib.language_models.finetuning import (
-        FineTuningConfig,  # here, so that planning a sweep does not wait for torch
-    )
-
-    if not options:
-        return dataclasses.asdict(FineTuningConfig(masking=masking))
-    from lib.language_models import reversal_run
-
-    words = ["--model", "any", "--output", "cell.json", "--masking", masking, *shlex.split(options)]
-    return dataclasses.asdict(reversal_run.parsed(words).protocol)
+def _configuration(masking: str, options: str) -> dict[str, Any]:
+    """The `lib.language_models.finetuning.FineTuningConfig` of a sweep with these options."""
+    told = _told(["--model", "any", "--out", "cell.json", "--masking", masking, *shlex.split(options)])
+    return dataclasses.asdict(told["training"])
 
 
-def _foreign(run: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+def _foreign(run: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Why a run is none of Table 7's; empty where it is one.
 
-    Table 7's are of a published model on the whole of the published data, with the fields of one protocol: its
+    Table 7's are of a published model on the whole of the published data, with one configuration: its
     learning rate aside, which a cell may have of its own, and with as many examples a step, in however many passes.
     """
-    for name, value in {"data": "published", **protocol}.items():
+    for name, value in {"data": "published", **config}.items():
         if name not in ("seed", "batch", "accumulation", "learning_rate") and run.get(name) != value:
             return f"{name}={run.get(name)!r}, not {value!r}"
-    if run["batch"] * run["accumulation"] != protocol["batch"] * protocol["accumulation"]:
+    if run["batch"] * run["accumulation"] != config["batch"] * config["accumulation"]:
         return f"{run['batch'] * run['accumulation']} examples a step"
     if not _published(run["model"], run["architecture"]):
         return f"model={run['model']!r}, not {MODELS.get(run['architecture'])!r}"
@@ -271,7 +265,7 @@ def _check_cell_mates(path: Path, result: Mapping[str, Any], other: Mapping[str,
                              f"{cell}; a mean over both would be of neither: move one away")
 
 
-def accuracies(there: Found) -> Float[np.ndarray, "dataset model direction"]:
+def accuracies(there: Results) -> Float[np.ndarray, "dataset model direction"]:
     """Mean over seeds in percent, as `PRINTED` stands; NaN where there is no result."""
     means = np.full((len(DATASETS), len(MODELS), 2), np.nan)
     for (dataset, model), results in there.items():
@@ -286,7 +280,7 @@ def printed() -> Float[np.ndarray, "dataset model direction"]:
     return np.array([PRINTED[dataset] for dataset in DATASETS])
 
 
-def table(there: Found) -> str:
+def table(there: Results) -> str:
     """Markdown: forward and reverse of every cell, printed and ours, and how many seeds are behind ours."""
     ours = accuracies(there)
     lines = ["| | " + " | ".join(MODELS) + " |", "|---" * (len(MODELS) + 1) + "|"]
@@ -301,23 +295,27 @@ def table(there: Found) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table of what is there."""
-    parser = argparse.ArgumentParser(prog="python -m lib.language_models.table_7", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=provenance.RECORDED,
-                        help="that holds language_models/ (the recorded results)")
-    parser.add_argument("--masking", default=DEFAULTS["masking"], choices=("any", "response"),
-                        help="of the runs that are shown (%(default)s)")
-    parser.add_argument("--options", default="", help='what the sweep was told under that name, such as "--epochs 5"')
-    asked = parser.parse_args(argv)
-    try:
-        there, left_out = sort(asked.folder, asked.masking, asked.options)
-    except ValueError as error:
-        parser.error(str(error))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command can be told."""
+
+    folder: Path = option(provenance.RECORDED, positional=True)  # that holds language_models/
+    masking: str = option(DEFAULTS["masking"], choices=_CHOICES["masking"])  # of the runs that are shown
+    options: str = ""  # what the sweep was told under that name, such as "--epochs 5"
+
+
+def show(asked: Options) -> None:
+    """Print the table of what is there.
+
+    :raises ValueError: as `collect`
+    """
+    there, left_out = collect(asked.folder, asked.masking, asked.options)
     print(table(there))
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
 
+
+main = command(Options, show)
 
 if __name__ == "__main__":
     main()

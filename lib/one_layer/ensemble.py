@@ -165,9 +165,9 @@ class Ensemble:
             found = self._look_up(found, tokens) if layer == 0 else found
             return found.unflatten(-1, (self.settings.heads, -1)).transpose(2, 3)
 
-        q, k = (self.encoding.turned(projected(name)) for name in ("query", "key"))
+        q, k = (self.encoding.rotate(projected(name)) for name in ("query", "key"))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
-        bias = self.encoding.bias(self.weights.get("position"))
+        bias = self.encoding.score_bias(self.weights.get("position"))
         if bias is not None:
             scores = scores + (bias if bias.dim() == 3 else bias[:, None])
         if self.settings.causal:

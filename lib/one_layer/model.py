@@ -134,7 +134,7 @@ class Attention(nn.Module):
         """The stream as values see it, before the norm: with or without position, whatever the encoding does."""
         if self.value_position is not None:
             return x + self.value_position
-        added = self.encoding.added(position) if self.kind == "free" else None
+        added = self.encoding.position_embedding(position) if self.kind == "free" else None
         return x if added is None else x - added
 
     def split(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch heads length head_dim"]:
@@ -146,9 +146,9 @@ class Attention(nn.Module):
         position: Tensor | None,
         stored: Float[Tensor, "batch length width"],
     ) -> Float[Tensor, "batch length width"]:
-        q, k = (self.encoding.turned(self.split(linear(x))) for linear in (self.query, self.key))
+        q, k = (self.encoding.rotate(self.split(linear(x))) for linear in (self.query, self.key))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
-        bias = self.encoding.bias(position)
+        bias = self.encoding.score_bias(position)
         scores = self.scores(scores if bias is None else scores + bias)
         if self.causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
     def embed(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """The residual stream before the first block."""
         x = self.embedding[input_ids]
-        added = self.encoding.added(self.position)
+        added = self.encoding.position_embedding(self.position)
         return x if added is None else x + added
 
     def forward(
@@ -285,7 +285,7 @@ def storage(model: Transformer) -> Tensor:
     unembed, bias = model.head.weight, model.head.bias
     route = unembed @ attention.output.weight @ attention.value.weight  # U W_O W_V, (clean, width)
     w = route @ model.embedding.T + (unembed @ model.embedding[task.MASK] + bias)[:, None]
-    added = model.encoding.added(model.position)
+    added = model.encoding.position_embedding(model.position)
     carried = added if settings.values == "natural" else attention.value_position
     if added is not None:  # the mask's own position, in the residual stream
         w = w + (added.to(w.dtype) @ unembed.T)[:, None, :, None]

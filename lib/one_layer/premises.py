@@ -1,205 +1,20 @@
-"""Does a model keep the premise of Theorem 4.3? Its own query and keys, beside Assumption 4.2.
-
-In a one-layer model the mask's query q is one vector, and over facts the scores on the evidence vary with its
-key k alone. So the correlation of forward and reverse scores is fixed by q and the covariance of the keys, and
-the theorem's bound for this query is sum_i w_i c_i with w_i = |q_i|^2 / |q|^2, c_i = cos(2 Delta theta_i).
-
-In the basis (along q_i, across q_i) every covariance of a plane has the form tau_i^2/2 [[1 + kappa_i, sigma_i],
-[sigma_i, 1 - kappa_i]]: trace, alignment and tilt. `ladder` puts them in one after the other, then what planes
-share, and ends at the correlation itself: its steps add up to the whole gap between bound and measurement.
-
-Distances are in positions, keys in whatever unit the model has; no result depends on it.
-"""
+"""The query and the keys of one-layer models, for `lib.theory.premises`: do they keep the premise of Theorem 4.3?"""
 
 from __future__ import annotations
-
-import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from lib.encodings import rope_frequencies
 from lib.one_layer import task
 from lib.one_layer.ensemble import Ensemble
-from lib.theory import routing
-from lib.theory.validation import Number
-
-#: the rungs of `ladder`, from the theorem's bound to the keys as they are
-RUNGS = ("bound", "traces", "alignment", "tilt", "dependence")
-
-
-@dataclasses.dataclass(frozen=True)
-class PlaneStatistics:
-    """A covariance seen from the query, plane by plane; what planes share with each other is not in it."""
-
-    share: Float[np.ndarray, "*batch half"]  # w_i, sums to 1
-    trace: Float[np.ndarray, "*batch half"]  # tau_i^2, squared key units
-    alignment: Float[np.ndarray, "*batch half"]  # kappa_i in [-1, 1]; Assumption 4.2 wants no less than 0
-    tilt: Float[np.ndarray, "*batch half"]  # sigma_i in [-1, 1]; Assumption 4.2 wants 0
-
-
-def spread(keys: Float[np.ndarray, "*batch items dim"]) -> Float[np.ndarray, "*batch dim dim"]:
-    """Covariance of the keys over items (divisor: items - 1).
-
-    :raises ValueError: for fewer than two items
-    """
-    if keys.shape[-2] < 2:
-        raise ValueError(f"keys must hold at least 2 items, not {keys.shape[-2]}: one item has no spread")
-    centred = keys - keys.mean(-2, keepdims=True)
-    return np.swapaxes(centred, -1, -2) @ centred / (keys.shape[-2] - 1)
-
-
-def blocks(covariance: Float[np.ndarray, "*batch dim dim"]) -> Float[np.ndarray, "*batch half 2 2"]:
-    """The 2 x 2 covariance of each plane, coordinates (2 i, 2 i + 1)."""
-    planes = covariance.shape[-1] // 2
-    split = covariance.reshape(*covariance.shape[:-2], planes, 2, planes, 2)
-    return np.moveaxis(np.diagonal(split, axis1=-4, axis2=-2), -1, -3)
-
-
-def planes(
-    query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"]
-) -> PlaneStatistics:
-    """Trace, alignment and tilt of each plane's covariance, as the query sees it.
-
-    :raises ValueError: if a plane of the query is zero, or a plane of the key does not vary
-    """
-    pairs = query.reshape(*query.shape[:-1], -1, 2)
-    length = np.linalg.norm(pairs, axis=-1, keepdims=True)
-    within = blocks(covariance)
-    trace = np.trace(within, axis1=-2, axis2=-1)
-    if np.any(length == 0) or np.any(trace <= 0):
-        raise ValueError("query and covariance must not vanish in any plane")
-    along = pairs / length
-    across = np.stack([-along[..., 1], along[..., 0]], -1)
-    moment = lambda one, other: np.einsum("...i,...ij,...j->...", one, within, other)
-    kappa = (moment(along, along) - moment(across, across)) / trace
-    return PlaneStatistics(routing.plane_weights(query), trace, kappa, 2 * moment(along, across) / trace)
-
-
-def ladder(
-    query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"],
-    distances: Sequence[Number], base: Number = 10_000.0,
-) -> Float[np.ndarray, "*batch rungs distances"]:
-    """Corr(s_f, s_r | q) at Delta_1 = Delta_2 as the premise is given up, one rung of `RUNGS` a row.
-
-    ``bound``: sum w c; ``traces``: each plane with its own tau_i^2; ``alignment``: and its own kappa_i (an ellipse
-    along or across the query); ``tilt``: and its own sigma_i, so every plane as it is; ``dependence``: the whole
-    covariance, planes no longer independent. The last rung is the correlation itself.
-    """
-    seen = planes(query, covariance)
-    weight = seen.share * seen.trace
-    weight = weight / weight.sum(-1, keepdims=True)
-    rungs = []
-    for distance in distances:
-        angle = 2 * float(distance) * rope_frequencies(query.shape[-1], base)
-        c, s = np.cos(angle), np.sin(angle)
-        shared, own = (weight * (c + seen.alignment)).sum(-1), (weight * (1 + seen.alignment * c)).sum(-1)
-        apart = (weight * seen.tilt * s).sum(-1)
-        rungs.append([seen.share @ c, weight @ c, shared / own, shared / np.sqrt(own**2 - apart**2),
-                      routing.score_correlation(query, covariance, distance, distance, base)])
-    return np.moveaxis(np.asarray(rungs), (0, 1), (-1, -2))
-
-
-def variance_ratio(
-    query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"], offset: Number,
-    base: Number = 10_000.0,
-) -> Float[np.ndarray, "*batch"]:
-    """Variance of the score at ``offset`` over the sum of its planes' variances: 1 if planes are independent.
-
-    :param offset: evidence minus mask position; positive is forward, negative reverse
-    """
-    seen = routing.rotate(query, -float(offset) * rope_frequencies(query.shape[-1], base))
-    pairs = seen.reshape(*seen.shape[:-1], -1, 2)
-    alone = np.einsum("...pi,...pij,...pj->...", pairs, blocks(covariance), pairs)
-    return np.asarray(np.einsum("...i,...ij,...j->...", seen, covariance, seen) / alone)
-
-
-def departures(
-    query: Float[np.ndarray, "*batch dim"], keys: Float[np.ndarray, "*batch items dim"],
-    distances: Sequence[Number], base: Number = 10_000.0,
-) -> dict[str, Float[np.ndarray, "*batch"]]:
-    """How far query and keys are from the premise, one number for each part of it.
-
-    ``traces``: standard deviation of tau_i^2 over planes, in units of their mean (premise 0); ``alignment``: mean
-    kappa_i under the weights of the scores (premise: not below 0); ``roundness``: smaller over larger variance within
-    a plane, mean over planes (1 for isotropic keys); ``forward``, ``reverse``: `variance_ratio`, mean over distances
-    (premise 1). Few items blur all of them: compare with `untrained_keys` of as many items.
-    """
-    covariance = spread(keys)
-    seen = planes(query, covariance)
-    weight = seen.share * seen.trace
-    bend = np.hypot(seen.alignment, seen.tilt)  # eigenvalues of a plane are tau^2/2 (1 -+ bend)
-    ratio = lambda sign: np.mean([variance_ratio(query, covariance, sign * x, base) for x in distances], axis=0)
-    found = {
-        "traces": seen.trace.std(-1) / seen.trace.mean(-1),
-        "alignment": (weight * seen.alignment).sum(-1) / weight.sum(-1),
-        "roundness": ((1 - bend) / (1 + bend)).mean(-1),
-        "forward": ratio(1),
-        "reverse": ratio(-1),
-    }
-    return {name: np.asarray(value) for name, value in found.items()}
-
-
-def premise_keys(
-    query: Float[np.ndarray, " dim"], items: int, draws: int, rng: np.random.Generator, kappa: float = 0.0
-) -> Float[np.ndarray, "draws items dim"]:
-    """Sets of normal keys that obey Assumption 4.2 with one kappa in all planes; below 0 they break it.
-
-    :raises ValueError: for kappa outside [-1, 1]
-    """
-    if not -1 <= kappa <= 1:
-        raise ValueError(f"kappa must lie in [-1, 1], not {kappa}")
-    along = query.reshape(-1, 2) / np.linalg.norm(query.reshape(-1, 2), axis=1, keepdims=True)
-    across = np.stack([-along[:, 1], along[:, 0]], -1)
-    size = rng.normal(size=(draws, items, len(along), 2)) * np.sqrt([1 + kappa, 1 - kappa])
-    return (size[..., :1] * along + size[..., 1:] * across).reshape(draws, items, -1)
-
-
-def untrained_keys(
-    dim: int, items: int, draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draws items dim"]:
-    """Sets of keys of untrained models: random embeddings, each set through a random key matrix of its own.
-
-    Over draws of the matrix the covariance is isotropic, as the premise has it; given the matrix it is not.
-    """
-    embeddings, matrices = rng.normal(size=(draws, items, dim)), rng.normal(size=(draws, dim, dim))
-    return embeddings @ matrices / dim**0.5
-
-
-def item_correlations(
-    query: Float[np.ndarray, "*#batch dim"], keys: Float[np.ndarray, "*batch items dim"],
-    distances: Sequence[Number], base: Number = 10_000.0,
-) -> Float[np.ndarray, "*batch distances"]:
-    """Pearson correlation over items of the scores at +Delta and -Delta, from the scores themselves."""
-    frequencies = rope_frequencies(query.shape[-1], base)
-
-    def scores(sign: int) -> np.ndarray:
-        turned = [routing.rotate(query, -sign * float(x) * frequencies) for x in distances]
-        found = keys @ np.stack(turned, -1)
-        centred = found - found.mean(-2, keepdims=True)
-        return np.asarray(centred / np.linalg.norm(centred, axis=-2, keepdims=True))
-
-    return np.asarray((scores(1) * scores(-1)).sum(-2))
-
-
-def shortfall(
-    query: Float[np.ndarray, " dim"], correlations: Float[np.ndarray, "*batch distances"],
-    distances: Sequence[Number], base: Number = 10_000.0,
-) -> Float[np.ndarray, "*batch"]:
-    """How far the correlation falls below the bound sum w c, at the distance where it does so most.
-
-    Measured on Fisher's scale, artanh, on which a sampled correlation scatters equally at every distance.
-    """
-    angles = 2 * np.outer(rope_frequencies(len(query), base), np.asarray(distances, dtype=float))
-    bound = routing.plane_weights(query) @ np.cos(angles)
-    return np.asarray((np.arctanh(bound) - np.arctanh(correlations)).max(-1))
 
 
 def evidence_keys(
     ensemble: Ensemble,
 ) -> tuple[Float[np.ndarray, "members dim"], Float[np.ndarray, "members letters dim"]]:
-    """The mask's query and the 26 capitals' keys of one-layer, one-head RoPE models, before rotation, in float64.
+    """The mask's query and the 26 capitals' keys of masked RoPE models of one layer and one head, before rotation.
+
+    Both are returned in float64, in the model's own units.
 
     :raises ValueError: for any other model, whose scores are no such products
     """

@@ -1,221 +1,276 @@
-"""The ledger: what is claimed, what was checked, and the status that follows.
+"""What is claimed, and the checks of it that a chapter executes.
 
-A chapter *checks* a claim by calling `verify` (a statement) or `compare` (a number). Both run the same test
-twice: under the claim's hypotheses, and with one hypothesis broken. The second run is the negative control and
-must come out false; a control that passes raises `ControlPassed`, because then the check shows nothing.
+``book/claims.yml`` lists every claim with the texts of its checks: what a check says, its scope, its negative control.
+A chapter runs a check by name, with `verify` (a statement) or `compare` (numbers):
 
-The outcome travels in the executed notebook itself, as metadata of the displayed verdict. `ledger` reads the
-executed notebooks and `book/claims.yml` and computes the status of every claim. No status is ever typed.
+    claims.verify("prop-4-1", "derivative", storage.gradient_is, given={"mass": total}, broken={"mass": one_weight})
+
+The test runs twice: under the claim's hypotheses, and with something broken. The second run is the negative control and
+must come out false; a control that passes raises `ControlPassed`, because then the check shows nothing. What is broken
+is either one ``hypothesis`` of the claim or, in a ``mutation``, the formula that it states.
+
+The outcome travels in the executed notebook, as metadata of the displayed check. `lib.record.ledger` reads the executed
+notebooks and computes the status of every claim: no status is ever typed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import yaml
+
+from lib.record import claims_file, verdicts
+from lib.record.claims_file import LedgerError, known_claims
+from lib.record.provenance import ROOT, Result
 
 METADATA_KEY = "claim_check"
-#: kind of evidence -> the status a claim gains from it, strongest first
-STATUS_OF = {"symbolic": "proved", "certified": "certified", "numeric": "reproduced", "pattern": "pattern"}
-#: status -> (symbol, meaning); the symbol carries the status where colour is not seen
-STATUSES = {
-    "proved": ("∎", "derived symbolically, proof on the page"),
-    "certified": ("⊢", "enclosed by ball arithmetic"),
-    "reproduced": ("≈", "the number agrees within the stated tolerance"),
-    "pattern": ("~", "the qualitative pattern agrees, the numbers need not"),
-    "deviates": ("≠", "checked, and it came out otherwise"),
-    "not run here": ("○", "needs weights, a GPU or other settings than this build's"),
-    "open": ("?", "stated, not settled in this book yet"),
-}
-_REQUIRED = {"id", "title", "source", "place", "statement", "hypotheses", "depends", "evidence", "chapter"}
-_OPTIONAL = {"deviation", "needs", "open"}
+Shown = TypeVar("Shown", "Check", "Skip")
+Lazy = Any  # a value, or a function of no arguments that gives it, called only if the check is run
+
+
+class OurFault(AssertionError):
+    """What this book computes itself is wrong or disagrees with its record: no finding about a claim, the build stops."""
 
 
 class ControlPassed(AssertionError):
     """A negative control came out true: the check cannot tell the claim from its negation."""
 
 
-class LedgerError(ValueError):
-    """claims.yml and the executed checks do not fit together."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One executed check of one claim."""
+    """One executed check of one claim; numbers as JSON holds them."""
 
     claim: str
+    check: str  # its name in claims.yml
     kind: str
     says: str
     holds: bool
     control: str
+    breaks: str = ""
+    covers: str = "cases"
     scope: str = ""
+    unit: str = ""
     paper: Any = None
-    ours: Any = None
+    ours: Any = None  # a number, or name -> number
     tolerance: float | None = None
     control_ours: Any = None
     seeds: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()  # by cell where cells have different ones
-    spread: Any = None
+    spread: Any = None  # sample standard deviation over seeds
+    interval: Any = None  # (low, high), or name -> (low, high)
+    runs: tuple[Mapping[str, Any], ...] = ()  # recorded results that it read, see `run_read`
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        record = {METADATA_KEY: dataclasses.asdict(self)}
-        return {"text/plain": str(self), "text/html": self._html()}, record
+        record = dataclasses.asdict(self)
+        return {"text/plain": str(self), "text/html": verdicts.box([record])}, {METADATA_KEY: record}
 
     def __str__(self) -> str:
-        parts = [f"{'holds' if self.holds else 'FAILS'} [{self.claim}] {self.says}{self._numbers()}"]
-        parts += [f"  scope: {self.scope}"] if self.scope else []
-        parts += [f"  control, {self.control}: fails, as it must"]
-        return "\n".join(parts)
-
-    def _numbers(self) -> str:
-        if self.paper is None and self.ours is None:
-            return ""
-        spread = f" ± {short(self.spread)}" if self.spread is not None else ""
-        paper = "" if self.paper is None else f"; paper {short(self.paper)}"
-        tolerance = "" if self.tolerance is None else f", tolerance {short(self.tolerance)}"
-        cells = [len(each) for each in self.seeds if isinstance(each, tuple)] or [len(self.seeds)]
-        seeds = f"; {', '.join(map(str, cells))} seeds" if self.seeds else ""
-        return f": ours {short(self.ours)}{spread}{paper}{tolerance}{seeds}"
-
-    def _html(self) -> str:
-        mark, word = ("✓", "holds") if self.holds else ("✗", "fails")
-        scope = f'<br><span class="check-scope">Scope: {marked(self.scope)}</span>' if self.scope else ""
-        return (
-            f'<div class="check check-{word}"><b>{mark} {word}</b> '
-            f'<a href="ledger.html#claim-{self.claim}">{self.claim}</a> '
-            f"{marked(self.says)}{html.escape(self._numbers())}{scope}<br>"
-            f'<span class="check-control">Control, {marked(self.control)}: fails, as it must.</span></div>'
-        )
+        return verdicts.plain(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """A claim that this execution did not check, and why."""
+    """A check that this execution did not run, and why."""
 
     claim: str
+    check: str
     reason: str
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        record = {METADATA_KEY: {"claim": self.claim, "skipped": self.reason}}
-        text = f"not run here [{self.claim}] {self.reason}"
-        return {
-            "text/plain": text,
-            "text/html": f'<div class="check check-skip">○ {marked(text)}</div>',
-        }, record
+        record = {"claim": self.claim, "check": self.check, "skipped": self.reason}
+        return {"text/plain": str(self), "text/html": verdicts.box([record])}, {METADATA_KEY: record}
+
+    def __str__(self) -> str:
+        return f"not run here [{self.claim}] {self.reason}"
+
+
+# Checks ------------------------------------------------------------------------------------------------------------
 
 
 def verify(
-    claim: str,
-    says: str,
-    test: Callable[..., Any],
-    *,
-    given: Mapping[str, Any],
-    broken: Mapping[str, Any],
-    control: str,
-    kind: str = "symbolic",
-    scope: str = "",
-    paper: Any = None,
-    ours: Any = None,
-    seeds: Sequence[int] | Sequence[Sequence[int]] = (),
-    spread: Any = None,
-) -> Check:
+    claim: str, check: str, test: Callable[..., Any], *, given: Lazy, broken: Lazy, needs: Any = (),
+    words: Mapping[str, Any] | None = None, ours: Lazy = None, spread: Lazy = None, interval: Lazy = None,
+    seeds: Lazy = (), paper: Any = None, **texts: Lazy,
+) -> Check | Skip:
     """Check a statement: ``test(**given)`` decides, and ``test(**broken)`` must be false.
 
-    :param claim: id in ``book/claims.yml``
-    :param says: what is checked, in one sentence
+    ``given``, ``broken``, ``ours``, ``spread``, ``interval``, ``seeds`` and texts may be functions of no arguments;
+    they are called only if nothing that the check needs is missing.
+
+    :param claim: id in claims.yml
+    :param check: name of the check under that claim
     :param test: returns a truth value (Python's, numpy's or sympy's)
-    :param control: which hypothesis ``broken`` breaks, in words
-    :param kind: the evidence: ``symbolic``, ``certified``, ``numeric`` or ``pattern``
-    :param scope: what the check covers (general n, n <= 4, ...), where narrower than the claim
+    :param needs: recorded results that the check reads: one, several, or name -> result. Where one is None (or there is
+        none at all) the check is skipped, with that as the reason; else the ledger names their files
+    :param words: fill the ``{placeholders}`` of the check's texts
     :param seeds: of the runs; one sequence a cell where cells have different ones
+    :param texts: ``scope``, ``says`` or ``control`` where a text depends on what was run
     :raises ControlPassed: if the negative control is true
     :raises TypeError: if the test returns anything but a truth value
+    :raises LedgerError: for a claim or check that claims.yml does not have
     """
-    _known_kind(kind)
-    holds = _truth(test(**given), claim)
-    if _truth(test(**broken), claim):
-        raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({control})")
-    check = Check(
-        claim,
-        kind,
-        says,
-        holds,
-        control,
-        scope,
-        _plain(paper),
-        _plain(ours),
-        None,
-        None,
-        _by_cell(seeds),
-        _plain(spread),
-    )
-    _display(check)
-    return check
+    found = _Texts.of(claim, check, words, texts)
+    if missing := _missing(needs):
+        return skip(claim, missing, check)
+    holds = _truth(test(**_value(given)), claim)
+    if _truth(test(**_value(broken)), claim):
+        raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
+    return _shown(Check(
+        claim, check, holds=holds, paper=_plain(paper), ours=_plain(_value(ours)), spread=_plain(_value(spread)),
+        interval=_plain(_value(interval)), seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
 
 
 def compare(
-    claim: str,
-    says: str,
-    measure: Callable[..., Any],
-    *,
-    paper: Any,
-    tolerance: float,
-    given: Mapping[str, Any],
-    broken: Mapping[str, Any],
-    control: str,
-    kind: str = "numeric",
-    scope: str = "",
-    seeds: Sequence[int] = (),
-) -> Check:
+    claim: str, check: str, measure: Callable[..., Any], *, given: Lazy, broken: Lazy, paper: Any = None,
+    tolerance: float | None = None, needs: Any = (), words: Mapping[str, Any] | None = None, seeds: Lazy = (),
+    interval: Lazy = None, **texts: Lazy,
+) -> Check | Skip:
     """Check numbers: ``measure(**given)`` must lie within ``tolerance`` of ``paper`` everywhere.
 
-    With ``seeds``, ``measure`` returns one value a seed (first axis), or, by cell, one value for each of the first of
-    ``seeds``, as many as the cell has; the mean is compared and the sample standard deviation is the spread.
-    ``measure(**broken)`` is the negative control: it must miss somewhere.
+    With ``seeds``, ``measure`` returns one value a seed (first axis), or, by name, one value for each of the first of
+    ``seeds``, as many as that cell has; the mean is compared and the sample standard deviation is the spread.
+    ``measure(**broken)`` is the negative control: it must miss somewhere. ``paper`` and ``tolerance`` stand in
+    claims.yml unless given here; other parameters as for `verify`.
 
     :raises ControlPassed: if the negative control also lies within the tolerance
     :raises ValueError: for a value that is not finite, and for another number of values than of seeds
     """
-    _known_kind(kind)
-    measured = measure(**given)
+    found = _Texts.of(claim, check, words, texts)
+    if missing := _missing(needs):
+        return skip(claim, missing, check)
+    paper, tolerance = (found.entry.get(name) if value is None else value
+                        for name, value in (("paper", paper), ("tolerance", tolerance)))
+    if paper is None or tolerance is None:
+        raise LedgerError(f"{claim}: check {check!r} compares, so it needs `paper` and `tolerance`, here or in "
+                          f"{claims_file.CLAIMS.name}")
+    seeds, measured = _value(seeds), measure(**_value(given))
     ours, spread = _summary(measured, seeds)
-    control_ours, _ = _summary(measure(**broken), seeds)
+    control_ours, _ = _summary(measure(**_value(broken)), seeds)
     if _within(control_ours, paper, tolerance):
-        raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({control})")
-    check = Check(
-        claim,
-        kind,
-        says,
-        _within(ours, paper, tolerance),
-        control,
-        scope,
-        _plain(paper),
-        _plain(ours),
-        float(tolerance),
-        _plain(control_ours),
-        _by_cell([seeds[: len(cell)] for cell in measured.values()] if isinstance(measured, Mapping) else seeds),
-        _plain(spread),
-    )
-    _display(check)
-    return check
+        raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
+    by_cell = isinstance(measured, Mapping)
+    named = lambda values: dict(zip(measured, values, strict=True)) if by_cell and values is not None else values
+    return _shown(Check(
+        claim, check, holds=_within(ours, paper, tolerance), paper=_plain(paper), ours=_plain(named(ours)),
+        tolerance=float(tolerance), control_ours=_plain(named(control_ours)), spread=_plain(named(spread)),
+        interval=_plain(_value(interval)),
+        seeds=_by_cell([seeds[: len(cell)] for cell in measured.values()] if by_cell and seeds else seeds),
+        runs=_runs(needs), **found.filled()))
 
 
-def skip(claim: str, reason: str) -> Skip:
-    """Say that this execution does not check a claim (settings for which the paper has no value, no GPU, ...)."""
-    skipped = Skip(claim, reason)
-    _display(skipped)
-    return skipped
+def require(says: str, test: Callable[..., Any], *, given: Mapping[str, Any], broken: Mapping[str, Any],
+            control: str) -> None:
+    """Demand something of our own implementation or record; where it fails the build stops, and no claim deviates.
+
+    :param says: what must hold, in one sentence
+    :param control: what ``broken`` breaks, in words
+    :raises OurFault: if ``test(**given)`` is false
+    :raises ControlPassed: if ``test(**broken)`` is true
+    """
+    if not _truth(test(**given), says):
+        raise OurFault(f"{says}: it does not")
+    if _truth(test(**broken), says):
+        raise ControlPassed(f"{says}: so does the control ({control})")
+
+
+def skip(claim: str, reason: str, check: str = "") -> Skip:
+    """Say that this execution does not run a check (settings for which the paper has no value, no GPU, ...).
+
+    :param check: its name in claims.yml; without it, the reason holds for all checks of the claim
+    """
+    _entry(claim, check)
+    return _shown(Skip(claim, check, reason))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """The entry of a check in claims.yml, and what the call says beside it."""
+
+    entry: Mapping[str, Any]
+    claim: Mapping[str, Any]
+    words: Mapping[str, Any]
+    more: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, claim: str, check: str, words: Mapping[str, Any] | None, texts: Mapping[str, Any]) -> _Texts:
+        if unknown := sorted(set(texts) - {"says", "scope", "control"}):
+            raise TypeError(f"{claim}: no text {unknown[0]!r}; a call may give says, scope and control")
+        return cls(_entry(claim, check), known_claims()[claim], words or {}, texts)
+
+    @property
+    def control(self) -> str:
+        return self._text("control")
+
+    def filled(self) -> dict[str, Any]:
+        entry = self.entry
+        return {"kind": entry.get("kind", self.claim["evidence"]), "breaks": entry.get("breaks", ""),
+                "covers": entry.get("covers", "cases"), "unit": entry.get("unit", ""),
+                **{name: self._text(name) for name in ("says", "scope", "control")}}
+
+    def _text(self, name: str) -> str:
+        text = self.more.get(name)
+        if text is not None:
+            return str(_value(text))
+        return self.entry.get(name, "").format(**self.words) if self.words else self.entry.get(name, "")
+
+
+def _entry(claim: str, check: str) -> Mapping[str, Any]:
+    known = known_claims()
+    if claim not in known:
+        raise LedgerError(f"no claim {claim!r} in {claims_file.CLAIMS}")
+    checks = known[claim].get("checks", {})
+    if check and check not in checks:
+        raise LedgerError(f"{claim} has no check {check!r} in {claims_file.CLAIMS}; it has "
+                          f"{', '.join(checks) or 'none'}")
+    return checks.get(check, {})
+
+
+def _missing(needs: Any) -> str:
+    """Why a check cannot run: the recorded results it lacks; nothing if all are there."""
+    found = dict(needs) if isinstance(needs, Mapping) and not isinstance(needs, Result) else {}
+    lacking = [str(name) for name, run in found.items() if run is None]
+    if lacking:
+        return f"no recorded run: {', '.join(lacking)}"
+    if needs is None or any(run is None for run in _each(needs)):
+        return "a recorded run that it reads is not here"
+    return "" if needs == () or _each(needs) else "no recorded run that it could read is here"
+
+
+def _each(needs: Any) -> list[Any]:
+    if isinstance(needs, Result):
+        return [needs]
+    return list(needs.values() if isinstance(needs, Mapping) else needs)
+
+
+def _runs(needs: Any) -> tuple[dict[str, Any], ...]:
+    return tuple(run_read(run) for run in _each(needs))
+
+
+def run_read(result: Result) -> dict[str, Any]:
+    """What the ledger keeps of a recorded result that a check read."""
+    made = result["provenance"]
+    return {"file": _place(result.path), "profile": result["parameters"].get("profile", ""),
+            **{key: made.get(key) for key in ("checksum", "commit", "device", "seconds", "started")},
+            "registered": made.get("registered", {})}
+
+
+def _place(path: Path | None) -> str:
+    if path is None:
+        return ""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def _value(lazy: Lazy) -> Any:
+    return lazy() if callable(lazy) else lazy
 
 
 def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
     if isinstance(values, Mapping):
-        cells = [_summary(cell, seeds[: len(cell)]) for cell in values.values()]
+        cells = [_summary(cell, seeds[: len(cell)] if seeds else ()) for cell in values.values()]
         spreads = [spread for _, spread in cells if spread is not None]
         return np.array([mean for mean, _ in cells]), np.array(spreads) if len(spreads) == len(cells) else None
     array = np.asarray(values, dtype=float)
@@ -239,18 +294,14 @@ def _by_cell(seeds: Sequence[Any]) -> tuple[Any, ...]:
 
 def _within(ours: np.ndarray, paper: Any, tolerance: float) -> bool:
     # printed values are rounded: half a unit in the last place, and a little for the binary fraction
-    return bool((np.abs(ours - np.asarray(paper, dtype=float)) <= tolerance * (1 + 1e-9)).all())
+    printed = np.asarray(list(paper.values()) if isinstance(paper, Mapping) else paper, dtype=float)
+    return bool((np.abs(ours - printed) <= tolerance * (1 + 1e-9)).all())
 
 
 def _truth(value: Any, claim: str) -> bool:
     if isinstance(value, (bool, np.bool_)) or type(value).__name__ in {"BooleanTrue", "BooleanFalse"}:
         return bool(value)
     raise TypeError(f"{claim}: a test returns True or False, not {type(value).__name__}")
-
-
-def _known_kind(kind: str) -> None:
-    if kind not in STATUS_OF:
-        raise ValueError(f"unknown kind of evidence {kind!r}; one of {', '.join(STATUS_OF)}")
 
 
 def _plain(value: Any) -> Any:
@@ -262,132 +313,19 @@ def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
 
 
-def marked(text: str) -> str:
-    """Plain words as HTML; what stands between backticks is code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-
-
-def short(value: Any) -> str:
-    """A measured value in words: four digits, and each named value after its name."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {short(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return "[" + ", ".join(map(short, value)) + "]"
-    return f"{value:.{4 if abs(value) < 1e4 else 6}g}" if isinstance(value, float) else str(value)
-
-
-def _display(shown: Check | Skip) -> None:
+def _shown(shown: Shown) -> Shown:
     from IPython.display import display
 
     display(shown)
-
-
-# The ledger -----------------------------------------------------------------------------------------------------
-
-
-def read_claims(path: Path) -> dict[str, dict[str, Any]]:
-    """Claims by id. A missing or unknown field, a doubled id, an unknown or circular dependency is refused."""
-    claims: dict[str, dict[str, Any]] = {}
-    for entry in yaml.safe_load(path.read_text()):
-        name = entry.get("id", f"entry {len(claims) + 1}")
-        for field in sorted(_REQUIRED - set(entry)):
-            raise LedgerError(f"{path}: {name}: field {field!r} is missing")
-        for field in sorted(set(entry) - _REQUIRED - _OPTIONAL):
-            raise LedgerError(
-                f"{path}: {name}: unknown field {field!r}; valid: {', '.join(sorted(_REQUIRED | _OPTIONAL))}"
-            )
-        if entry["evidence"] not in STATUS_OF:
-            raise LedgerError(
-                f"{path}: {name}: evidence {entry['evidence']!r} is none of {', '.join(STATUS_OF)}"
-            )
-        if name in claims:
-            raise LedgerError(f"{path}: {name} stands twice")
-        claims[name] = entry
-    for name, entry in claims.items():
-        for other in entry["depends"]:
-            if other not in claims:
-                raise LedgerError(f"{path}: {name} depends on {other!r}, which is no claim")
-    order(claims)
-    return claims
-
-
-def order(claims: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Claim ids, each after those it depends on."""
-    import graphlib
-
-    try:
-        return list(
-            graphlib.TopologicalSorter(
-                {name: entry["depends"] for name, entry in claims.items()}
-            ).static_order()
-        )
-    except graphlib.CycleError as error:
-        raise LedgerError(f"claims depend on each other in a circle: {' -> '.join(error.args[1])}") from None
+    return shown
 
 
 def checks_of(notebook: Path) -> list[dict[str, Any]]:
     """The checks and skips that an executed notebook holds, each with its chapter and the number of its cell."""
     found = []
-    for number, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
         for output in cell.get("outputs", []):
             record = output.get("metadata", {}).get(METADATA_KEY)
             if record:
                 found.append({**record, "chapter": notebook.stem, "cell": number})
     return found
-
-
-def ledger(
-    claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """One row a claim: its status, the reason for it, whether it is fully established, and its checks.
-
-    :raises LedgerError: for a check of an unknown claim, and for an orphan: no check and no reason why
-    """
-    for check in checks:
-        if check["claim"] not in claims:
-            raise LedgerError(
-                f"chapter {check['chapter']}, cell {check['cell']}: unknown claim {check['claim']!r}"
-            )
-    rows = {}
-    for name, entry in claims.items():
-        mine = [dict(check) for check in checks if check["claim"] == name]
-        status, reason = _status(entry, mine)
-        rows[name] = {**entry, "status": status, "reason": reason, "checks": mine}
-    for name in order(claims):
-        settled = rows[name]["status"] in STATUS_OF.values()
-        rows[name]["established"] = settled and all(
-            rows[other]["established"] for other in rows[name]["depends"]
-        )
-    return list(rows.values())
-
-
-def _status(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    done = [check for check in checks if "skipped" not in check]
-    if not done:
-        return _unchecked(entry, checks)
-    failed = [check for check in done if not check["holds"]]
-    if failed:
-        return "deviates", entry.get("deviation") or f"unexplained: {failed[0]['says']}"
-    kinds = {check["kind"] for check in done}
-    if entry["evidence"] in kinds:
-        return STATUS_OF[entry["evidence"]], ""
-    ranks = list(STATUS_OF)
-    best = max(min(map(ranks.index, kinds)), ranks.index(entry["evidence"]))
-    return STATUS_OF[ranks[best]], f"{entry['evidence']} evidence is owed; so far {', '.join(sorted(kinds))}"
-
-
-def _unchecked(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    if checks:
-        return "not run here", checks[0]["skipped"]
-    if entry.get("needs"):
-        return "not run here", f"needs {entry['needs']}"
-    if entry.get("open"):
-        return "open", entry["open"]
-    raise LedgerError(
-        f"claim {entry['id']!r} is an orphan: no chapter checks it, and neither 'needs' nor 'open' says why"
-    )
-
-
-def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many claims have each status, in the order of `STATUSES`."""
-    return {status: sum(row["status"] == status for row in rows) for status in STATUSES}

@@ -1,162 +1,172 @@
-"""The ledger as a reader sees it: the count, the table of claims, and the graph of what depends on what.
+"""The ledger: the status of every claim, computed from the checks that executed chapters hold.
 
-Everything here turns rows of `claims.ledger` into HTML; no status is decided here. A status shows by its symbol
-and by the dash of its outline as well as by its colour.
+A status is as strong as its evidence. `proved` needs a symbolic check that covers the whole claim *and* a labelled
+proof on the page; a check of some sizes alone is `checked`. An assumption is `assumed`, whatever was measured of it. A
+claim counts as *established* if it and everything that it depends on hold.
 """
 
 from __future__ import annotations
 
-import html
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import networkx as nx
+from lib.record.claims_file import EVIDENCE, LedgerError, order
 
-from lib.record.claims import STATUSES, marked, short
-from lib.record.provenance import ROOT
-
-SOURCES = {
-    "paper": "The paper",
-    "v1": "Its first version",
-    "zhu2024": "Zhu et al. 2024, the autoregressive counterpart",
-    "referee": "What a referee asked",
-    "project": "Beyond the paper: this book's own statements",
+#: status -> (symbol, meaning); the symbol carries the status where colour is not seen
+STATUSES = {
+    "proved": ("∎", "proof on the page, and a symbolic check that covers the claim"),
+    "certified": ("⊢", "enclosed by ball arithmetic"),
+    "checked": ("✓", "holds symbolically in the cases that the checks name; no proof of all of them"),
+    "reproduced": ("≈", "the number agrees within the stated tolerance"),
+    "pattern": ("~", "the qualitative pattern agrees, the numbers need not"),
+    "assumed": ("∴", "an assumption: the row says what was measured of it"),
+    "deviates": ("≠", "checked, and it came out otherwise"),
+    "not run here": ("○", "needs weights, a GPU or other settings than this build's"),
+    "open": ("?", "stated, not settled in this book yet"),
 }
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 150, 30, 70, 12
-Row = Mapping[str, Any]
+STATUS_OF = {"symbolic": "proved", "certified": "certified", "numeric": "reproduced", "pattern": "pattern"}
+_HOLDS = ("proved", "certified", "checked", "reproduced", "pattern", "assumed")
+_PROOF = re.compile(r"((?:^\(proof-[\w-]+\)=\s*\n)+)\s*:{3,}\{prf:proof\}(.*?)^:{3,}\s*$", re.MULTILINE | re.DOTALL)
+_REFERENCE = re.compile(r"\{prf:ref\}`(?:[^`<]*<)?([\w-]+)>?`")
+Row = dict[str, Any]
 
 
-def _class(status: str) -> str:
-    return "status-" + status.replace(" ", "-")
+def compute(
+    claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str, Any]], proofs: Iterable[str] = (),
+    digests: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """One row a claim: its status, the reason for it, whether it is established, its checks, when it was registered.
+
+    :param proofs: claims with a labelled proof on their page, see `proofs_in`
+    :param digests: of the claims as they stand, see `claims.digest`
+    :raises LedgerError: for a check of an unknown claim, and for an orphan: no check and no reason why
+    """
+    for check in checks:
+        if check["claim"] not in claims:
+            raise LedgerError(f"chapter {check['chapter']}, cell {check['cell']}: unknown claim {check['claim']!r}")
+    proved, rows = set(proofs), {}
+    for name, entry in claims.items():
+        mine = [dict(check) for check in checks if check["claim"] == name]
+        status, reason = _status(entry, mine, name in proved)
+        rows[name] = {**entry, "status": status, "reason": reason, "checks": mine, "proof": name in proved,
+                      "registered": _registered(mine, (digests or {}).get(name))}
+    for name in order(claims):
+        row = rows[name]
+        row["established"] = row["status"] in _HOLDS and all(rows[other]["established"] for other in row["depends"])
+    return list(rows.values())
 
 
-def badge(status: str) -> str:
-    """A status as its symbol and its word."""
-    symbol, meaning = STATUSES[status]
-    return f'<span class="status {_class(status)}" title="{html.escape(meaning)}">{symbol} {status}</span>'
+def _status(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], proof: bool) -> tuple[str, str]:
+    done = [check for check in checks if "skipped" not in check]
+    if not done:
+        return _unchecked(entry, checks)
+    failed = [check for check in done if not check["holds"]]
+    if failed:
+        return "deviates", entry.get("deviation") or f"unexplained: {failed[0]['says']}"
+    if entry.get("assumed"):
+        return "assumed", ""
+    kinds = {check["kind"] for check in done}
+    best = max(min(map(EVIDENCE.index, kinds)), EVIDENCE.index(entry["evidence"]))
+    if EVIDENCE[best] == "symbolic" and not (proof and any(map(_covers, done))):
+        return "checked", "no check covers every case" if proof else "no labelled proof stands on the page"
+    owed = f"{entry['evidence']} evidence is owed; so far {', '.join(sorted(kinds))}"
+    return STATUS_OF[EVIDENCE[best]], "" if entry["evidence"] in kinds else owed
 
 
-def counts(rows: Sequence[Row]) -> str:
-    """How many claims of each source have each status, as an HTML table that is also the legend."""
-    sources = [source for source in SOURCES if any(row["source"] == source for row in rows)]
-    head = "".join(f"<th>{html.escape(SOURCES[source])}</th>" for source in sources)
-    body = ""
-    for status, (_, meaning) in STATUSES.items():
-        numbers = [sum(row["status"] == status and row["source"] == source for row in rows) for source in sources]
-        cells = "".join(f"<td>{number or '·'}</td>" for number in numbers)
-        label = f"{badge(status)}<br><small>{html.escape(meaning)}</small>"
-        body += f"<tr><td>{label}</td>{cells}<td>{sum(numbers)}</td></tr>"
-    return _scrolled(f"<table class='ledger-counts'><tr><th>Status</th>{head}<th>All</th></tr>{body}</table>")
+def _covers(check: Mapping[str, Any]) -> bool:
+    return check["kind"] == "symbolic" and check.get("covers") == "claim"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Every claim: status, statement, checks with their controls and provenance; grouped by source."""
-    parts = []
-    for source, title in SOURCES.items():
-        mine = [row for row in rows if row["source"] == source]
-        if mine:
-            body = "".join(map(_row, mine))
-            parts.append(f"<h3>{html.escape(title)}</h3><table class='ledger'>{body}</table>")
-    return _scrolled("".join(parts))
+def _unchecked(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    if checks:
+        return "not run here", checks[0]["skipped"]
+    if entry.get("needs"):
+        return "not run here", f"needs {entry['needs']}"
+    if entry.get("open"):
+        return "open", entry["open"]
+    raise LedgerError(f"claim {entry['id']!r} is an orphan: no chapter checks it, and neither 'needs' nor 'open' "
+                      "says why")
 
 
-def _row(row: Row) -> str:
-    established = "" if row["established"] or row["status"] in {"open", "not run here", "deviates"} else (
-        "<br><small>rests on claims not yet settled</small>")
-    hypotheses = "".join(f"<li>{_mathematics(text)}</li>" for text in row["hypotheses"])
-    depends = ", ".join(f'<a href="#claim-{name}">{name}</a>' for name in row["depends"])
-    reason = f"<p><b>Why:</b> {_mathematics(row['reason'])}</p>" if row["reason"] else ""
-    checks = "".join(map(_check, row["checks"]))
-    return (
-        f'<tr id="claim-{row["id"]}"><td>{badge(row["status"])}{established}</td>'
-        f'<td><b>{html.escape(row["title"])}</b> <small>{html.escape(row["place"])} · '
-        f'{_chapter(row["chapter"])} · <code>{row["id"]}</code></small>'
-        f'<p>{_mathematics(row["statement"])}</p>{reason}'
-        f'<details><summary>{len(row["checks"])} checks, hypotheses, provenance</summary>'
-        + (f"<p>Hypotheses:</p><ul>{hypotheses}</ul>" if hypotheses else "")
-        + (f"<p>Depends on {depends}.</p>" if depends else "")
-        + f"<ul>{checks}</ul></details></td></tr>"
-    )
+def _registered(checks: Sequence[Mapping[str, Any]], digest: str | None) -> str:
+    """``before`` if every recorded run that the checks read stored the claim as it stands, else ``afterwards``."""
+    runs = [(check["claim"], run) for check in checks for run in check.get("runs", ())]
+    if not runs:
+        return ""
+    return "before" if all(run["registered"].get(claim) == digest for claim, run in runs) else "afterwards"
 
 
-def _chapter(name: str) -> str:
-    """A link to the chapter, where it is written."""
-    written = (ROOT / "book" / f"{name}.md").exists()
-    return f'<a href="{name}.html">{name}</a>' if written else f"owed: {name}"
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many claims have each status, in the order of `STATUSES`."""
+    return {status: sum(row["status"] == status for row in rows) for status in STATUSES}
 
 
-def _check(check: Mapping[str, Any]) -> str:
-    where = (f"{check['chapter']}, cell {check['cell']}, {check['seconds']} s, commit {check['commit']}, "
-             f"{check['device']}, profile {check['profile']}")
-    if "skipped" in check:
-        return f"<li>○ {marked(check['skipped'])} <small>({html.escape(where)})</small></li>"
-    numbers = []
-    for name in ("paper", "ours", "spread", "tolerance", "control_ours"):
-        if check.get(name) is not None:
-            numbers.append(f"{name.replace('_ours', '')} {short(check[name])}")
-    numbers += [f"seeds {list(check['seeds'])}"] if check["seeds"] else []
-    return (
-        f"<li>{'✓' if check['holds'] else '✗'} {marked(check['says'])} <i>({check['kind']})</i>"
-        f"{'; ' + html.escape('; '.join(numbers)) if numbers else ''}"
-        f"{'; scope: ' + marked(check['scope']) if check['scope'] else ''}"
-        f"<br>control, {marked(check['control'])}: fails<br><small>{html.escape(where)}</small></li>"
-    )
+# Proofs in a chapter's text ----------------------------------------------------------------------------------------
 
 
-def _mathematics(text: str) -> str:
-    """Text with ``$...$`` handed to the page's typesetter."""
-    inline = re.sub(r"\$([^$]+)\$", r"\\(\1\\)", text)
-    return f'<span class="tex2jax_process mathjax_process">{html.escape(inline, quote=False)}</span>'
+def proofs_in(text: str) -> dict[str, set[str]]:
+    """Claim -> the statements that its proof refers to, for every labelled proof of a chapter.
+
+    A proof is labelled by a line ``(proof-CLAIM)=`` above it, one for each claim that it proves.
+    """
+    found: dict[str, set[str]] = {}
+    for labels, body in _PROOF.findall(text):
+        for claim in re.findall(r"\(proof-([\w-]+)\)=", labels):
+            found[claim] = set(_REFERENCE.findall(body)) - {claim}
+    return found
 
 
-def _scrolled(content: str) -> str:
-    return f'<div class="ledger-scroll">{content}</div>'
+# Two ledgers side by side ------------------------------------------------------------------------------------------
 
 
-def graph(rows: Sequence[Row]) -> str:
-    """What rests on what, as an SVG: each statement to the right of those it depends on, linked to its row."""
-    links = nx.DiGraph((other, row["id"]) for row in rows for other in row["depends"])
-    by_name = {row["id"]: row for row in rows}
-    layers = [sorted(layer) for layer in nx.topological_generations(links)]
-    _uncross(layers, links)
-    place = {name: (column * (_WIDTH + _GAP_X), line * (_HEIGHT + _GAP_Y))
-             for column, layer in enumerate(layers) for line, name in enumerate(layer)}
-    width = len(layers) * (_WIDTH + _GAP_X) - _GAP_X + 4
-    height = max(map(len, layers), default=1) * (_HEIGHT + _GAP_Y) + 4
-    edges = "".join(_edge(place[start], place[end]) for start, end in links.edges)
-    nodes = "".join(_node(by_name[name], *place[name]) for name in links)
-    return _scrolled(
-        f'<svg class="ledger-graph" width="{width}" height="{height}" viewBox="-2 -2 {width} {height}" role="img" '
-        f'aria-label="Graph of {len(links)} claims; an edge leads from a claim to one that depends on it">'
-        f"{edges}{nodes}</svg>")
+def differences(
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], relative: float = 1e-4,
+) -> list[str]:
+    """What differs between two ledgers, in words: statuses, outcomes and numbers of checks; nothing where they agree.
+
+    :param relative: numbers closer than this are equal: processors round differently
+    """
+    before, after = ({row["id"]: row for row in rows} for rows in (old, new))
+    found = [f"{name}: only in the {'first' if name in before else 'second'} ledger"
+             for name in sorted({*before} ^ {*after})]
+    for name in [name for name in before if name in after]:
+        if before[name]["status"] != after[name]["status"]:
+            found.append(f"{name}: {before[name]['status']} -> {after[name]['status']}")
+        found += [f"{name}: {words}" for words in _check_differences(before[name], after[name], relative)]
+    return found
 
 
-def _uncross(layers: list[list[str]], links: nx.DiGraph) -> None:
-    """Order each layer by the mean place of its neighbours (barycentre heuristic), a few sweeps both ways."""
-    for _ in range(4):
-        for neighbours, order in ((links.predecessors, layers), (links.successors, layers[::-1])):
-            line = {name: place for layer in layers for place, name in enumerate(layer)}
-            for layer in order:
-                mean = {name: _mean([line[other] for other in neighbours(name)], line[name]) for name in layer}
-                layer.sort(key=mean.__getitem__)
-                line.update({name: place for place, name in enumerate(layer)})
+def _check_differences(before: Mapping[str, Any], after: Mapping[str, Any], relative: float) -> Iterator[str]:
+    first, second = ({_key(check): check for check in row["checks"] if "says" in check} for row in (before, after))
+    for key in [*first, *(key for key in second if key not in first)]:
+        if key not in first or key not in second:
+            yield f"check only in the {'first' if key in first else 'second'} ledger: {key}"
+            continue
+        if first[key]["holds"] != second[key]["holds"]:
+            yield f"{key}: {_word(first[key])} -> {_word(second[key])}"
+        for field in ("paper", "ours", "spread", "control_ours"):
+            one, other = (list(numbers(check.get(field))) for check in (first[key], second[key]))
+            if len(one) != len(other) or not all(
+                    math.isclose(a, b, rel_tol=relative, abs_tol=1e-9) for a, b in zip(one, other, strict=True)):
+                yield f"{key}: {field} {one} -> {other}"
 
 
-def _mean(values: Sequence[int], otherwise: int) -> float:
-    return sum(values) / len(values) if values else float(otherwise)
+def _key(check: Mapping[str, Any]) -> str:
+    return re.sub(r"\s+", " ", check["says"]).strip()
 
 
-def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
-    x0, y0, x1, y1 = start[0] + _WIDTH, start[1] + _HEIGHT / 2, end[0], end[1] + _HEIGHT / 2
-    middle = (x0 + x1) / 2
-    return f'<path class="edge" d="M{x0},{y0} C{middle},{y0} {middle},{y1} {x1},{y1}"/>'
+def _word(check: Mapping[str, Any]) -> str:
+    return "holds" if check["holds"] else "fails"
 
 
-def _node(row: Row, x: int, y: int) -> str:
-    symbol, _ = STATUSES[row["status"]]
-    return (
-        f'<a href="#claim-{row["id"]}"><g class="node {_class(row["status"])}">'
-        f"<title>{html.escape(row['title'])} ({row['place']}): {row['status']}</title>"
-        f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5"/>'
-        f'<text x="{x + 8}" y="{y + 20}">{symbol} {row["id"]}</text></g></a>')
+def numbers(value: Any) -> Iterator[float]:
+    """The numbers of a measured value, whatever names stand beside them, in their order."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, (int, float)):
+        yield float(value)

@@ -7,9 +7,12 @@ at any moment leaves the previous checkpoint or the next one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,54 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lib.record import provenance
+
 _RECORD, _DIGEST = "record", "digest"
+SECONDS = 20.0  # between checkpoints
 
 
 class CheckpointError(ValueError):
     """A checkpoint that must not be resumed from; it is left as it was."""
+
+
+class Checkpoint:
+    """The checkpoint of one run: saved now and then, gone on from, removed when the result is safe.
+
+    :param path: where it lies; without a path nothing is kept, and every call does nothing
+    :param identity: everything that fixes the run; a run that differs in any of it cannot resume from here
+    :ivar seconds: that the run took until this process went on with it
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity, self.seconds = path, dict(identity), 0.0
+        self._start = self._saved = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and progress, where there are some.
+
+        :raises CheckpointError: as `load` does
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        tensors, progress = load(self.path, self.identity)
+        self.seconds = progress.pop("seconds", 0.0)
+        return tensors, progress
+
+    def due(self) -> bool:
+        """Whether the last one was written long enough ago."""
+        return self.path is not None and time.monotonic() - self._saved > SECONDS
+
+    def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Write one in the place of the last."""
+        if self.path is not None:
+            seconds = self.seconds + time.monotonic() - self._start
+            save(self.path, tensors, self.identity, {**progress, "seconds": seconds})
+            self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove it: its run is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
@@ -32,16 +78,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], identity: Mapping[str, Any],
 
     :param identity: everything that fixes the run; a run that differs in any of it cannot resume from here
     :param progress: what else the run needs to go on
+    :raises OSError: naming ``path``, where it cannot be written
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    record = json.dumps({"identity": dict(identity), "progress": dict(progress)}, sort_keys=True)
+    record = json.dumps({"identity": dict(identity), "progress": dict(progress)}, sort_keys=True, default=str)
     metadata = {_RECORD: record, _DIGEST: _digest(record, tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file(tensors, draft, metadata=metadata)
-    with open(draft, "rb+") as written:
-        os.fsync(written.fileno())
-    draft.replace(path)
+    with provenance.replacing(path) as draft:
+        try:
+            save_file(tensors, draft, metadata=metadata)
+        except SafetensorError as error:  # such as a full disk
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number)) from error
 
 
 def training_state(weights: Mapping[str, Tensor], optimiser: Optimizer) -> dict[str, Tensor]:
@@ -77,7 +125,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     if metadata.get(_DIGEST) != _digest(record, tensors):
         raise CheckpointError(f"{path}: altered after it was written; delete it to start again")
     content = json.loads(record)
-    _same_run(path, content["identity"], json.loads(json.dumps(dict(identity))))
+    _same_run(path, content["identity"], json.loads(json.dumps(dict(identity), default=str)))
     return tensors, content["progress"]
 
 

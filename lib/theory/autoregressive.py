@@ -1,8 +1,8 @@
 """The autoregressive side: two models of Zhu et al. (2024) in which training on A -> B leaves B -> A alone.
 
-*Bilinear*: p(y | x) = softmax over y of u_x^T Theta u_y, with fixed token embeddings u. *Causal*: one layer
-in effective weights, logits W sum_l alpha_l e_{x_l} over the tokens seen so far (Sec. 3 with a causal
-mask).
+*Bilinear*: p(y | x) = softmax over y of u_x^T Theta u_y, with fixed token embeddings u. *Causal*: one layer in
+effective weights, logits W sum_l alpha_l e_{x_l} over the tokens seen so far (Sec. 3 with a causal mask); it is
+trained by `storage.descend` on the masses of `next_tokens`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-# Bilinear ---------------------------------------------------------------------------------------------------
+from lib.theory.storage import descend, prompt_losses
+
+# Bilinear -----------------------------------------------------------------------------------------------------
 
 
 def random_embeddings(vocabulary: int, dim: int, seed: int) -> Float[np.ndarray, "vocab dim"]:
@@ -24,32 +26,23 @@ def random_embeddings(vocabulary: int, dim: int, seed: int) -> Float[np.ndarray,
 def bilinear_losses(
     embeddings: Float[np.ndarray, "vocab dim"], theta: Float[np.ndarray, "dim dim"], pairs: Int[np.ndarray, "pairs 2"]
 ) -> Float[np.ndarray, " pairs"]:
-    """-log p(y | x) of each pair (x, y)."""
-    logits = embeddings[pairs[:, 0]] @ theta @ embeddings.T
-    return -log_softmax(logits, axis=1)[np.arange(len(pairs)), pairs[:, 1]]
-
-
-def bilinear_gradient(
-    embeddings: Float[np.ndarray, "vocab dim"], theta: Float[np.ndarray, "dim dim"], pairs: Int[np.ndarray, "pairs 2"]
-) -> Float[np.ndarray, "dim dim"]:
-    """Gradient of the summed loss: sum over pairs of u_x (sum_v (p(v | x) - 1[v = y]) u_v)^T."""
-    inputs = embeddings[pairs[:, 0]]
-    errors = softmax(inputs @ theta @ embeddings.T, axis=1)
-    errors[np.arange(len(pairs)), pairs[:, 1]] -= 1
-    return inputs.T @ errors @ embeddings
+    """-log p(y | x) of each pair (x, y), in nats."""
+    return prompt_losses(embeddings @ theta.T, embeddings[pairs[:, 0]], pairs[:, 1])
 
 
 def train_bilinear(
     embeddings: Float[np.ndarray, "vocab dim"], pairs: Int[np.ndarray, "pairs 2"], eta: float, steps: int
-) -> Float[np.ndarray, "steps dim dim"]:
-    """Gradient descent from zero on the summed loss of all pairs; Theta at the start and after each step."""
-    path = [np.zeros((embeddings.shape[1],) * 2)]
-    for _ in range(steps):
-        path.append(path[-1] - eta * bilinear_gradient(embeddings, path[-1], pairs))
-    return np.stack(path)
+) -> Float[np.ndarray, "times dim dim"]:
+    """Gradient descent on Theta from zero on the summed loss of all pairs; Theta at the start and after each step.
+
+    The logits of x are U Theta^T u_x, so this is descent on Theta^T with the embeddings U as fixed unembedding.
+    """
+    start = np.zeros((embeddings.shape[1],) * 2)
+    path = descend(start, embeddings[pairs[:, 0]], pairs[:, 1], eta, steps, unembedding=embeddings)
+    return path.swapaxes(1, 2)
 
 
-# Causal -----------------------------------------------------------------------------------------------------
+# Causal -------------------------------------------------------------------------------------------------------
 
 
 def causal_masses(
@@ -67,26 +60,6 @@ def causal_masses(
     return weights @ np.eye(vocabulary)[list(tokens)]
 
 
-def prompt_losses(
-    storage: Float[np.ndarray, "vocab tokens"],
-    masses: Float[np.ndarray, "rows tokens"],
-    targets: Int[np.ndarray, " rows"],
-) -> Float[np.ndarray, " rows"]:
-    """-log p(target) of each prompt, given as attention masses; any one-layer model, causal or not."""
-    return -log_softmax(masses @ storage.T, axis=1)[np.arange(len(targets)), targets]
-
-
-def prompt_gradient(
-    storage: Float[np.ndarray, "vocab tokens"],
-    masses: Float[np.ndarray, "rows tokens"],
-    targets: Int[np.ndarray, " rows"],
-) -> Float[np.ndarray, "vocab tokens"]:
-    """Gradient of the summed loss in W: sum over prompts of error times mass, as in Prop. 4.1."""
-    errors = softmax(masses @ storage.T, axis=1)
-    errors[np.arange(len(targets)), targets] -= 1
-    return errors.T @ masses
-
-
 def next_tokens(
     sequences: Sequence[Sequence[int]], vocabulary: int
 ) -> tuple[Float[np.ndarray, "rows vocab"], Int[np.ndarray, " rows"]]:
@@ -94,13 +67,3 @@ def next_tokens(
     masses = [causal_masses(tokens, vocabulary)[:-1] for tokens in sequences]
     targets = [token for tokens in sequences for token in tokens[1:]]
     return np.concatenate(masses), np.array(targets)
-
-
-def train_prompts(
-    masses: Float[np.ndarray, "rows tokens"], targets: Int[np.ndarray, " rows"], vocabulary: int, eta: float, steps: int
-) -> Float[np.ndarray, "steps vocab tokens"]:
-    """Gradient descent on W from zero, summed loss, attention fixed; W at the start and after each step."""
-    path = [np.zeros((vocabulary, masses.shape[1]))]
-    for _ in range(steps):
-        path.append(path[-1] - eta * prompt_gradient(path[-1], masses, targets))
-    return np.stack(path)

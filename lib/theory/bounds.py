@@ -2,38 +2,27 @@
 
 A head has d = `head_dim` coordinates in m = d/2 planes, rotated by theta_i = base**(-2i/d) radians a position. The
 evidence token stands Delta_1 to the right of the mask in the forward query and Delta_2 to its left in the reverse
-query; only `total_distance` = Delta_1 + Delta_2 enters the trace bound. Distances are real numbers of positions.
+query. `distance` is Delta where both are equal; `total_distance` is Delta_1 + Delta_2, all that the trace bound depends
+on. Distances are real numbers of positions.
 
 Distances and thresholds may be numbers or arrays (they broadcast); numbers give a float, arrays an array.
-Bad arguments are refused by name with ValueError. Angles are products in float64, so at a distance x every result
-carries an absolute error near 1e-16 (x + m), whatever is said to be exact.
+Every function raises a ValueError that names a bad argument.
+
+Angles are products in float64, so at a distance x every result carries an absolute error near 1e-16 (x + m), also where
+a function is called exact.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import sici
 
 from lib.encodings import rope_frequencies
 from lib.theory import dirichlet
-from lib.theory.certificates import certified_minimum, first_zero
-from lib.theory.validation import Count, Number, Numbers, Reals, distances, plain, within
-
-__all__ = [
-    "asymmetric",
-    "asymmetric_floor",
-    "asymmetric_planes",
-    "asymmetric_repaired",
-    "cantelli",
-    "certified_minimum",
-    "dinkelbach",
-    "exact_tail",
-    "first_zero",
-    "surrogate_minimum",
-    "trace_bound",
-    "trace_bound_limit",
-    "trace_bound_limit_error",
-]
+from lib.theory.certificates import certified_minimum as certified_minimum
+from lib.theory.certificates import first_zero as first_zero
+from lib.theory.validation import Count, Number, Numbers, Reals, as_scalar_or_array, distances, strictly_between
 
 _NEAR = 1e-8  # below this distance the limit is 1 - O(x^2), 1 in float64
 
@@ -45,7 +34,7 @@ def _angles(name: str, value: Reals, head_dim: Count, base: Number) -> np.ndarra
 
 def trace_bound(total_distance: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
     """T_d(x) = (1/m) sum_i cos(x theta_i) = tr R(x) / d, the right-hand side of Thm 4.3 (Table 3: x = 2 Delta)."""
-    return plain(np.cos(_angles("total_distance", total_distance, head_dim, base)).mean(-1))
+    return as_scalar_or_array(np.cos(_angles("total_distance", total_distance, head_dim, base)).mean(-1))
 
 
 def trace_bound_limit(total_distance: Reals, base: Number = 10_000.0) -> float | np.ndarray:
@@ -55,7 +44,7 @@ def trace_bound_limit(total_distance: Reals, base: Number = 10_000.0) -> float |
     far = x > _NEAR
     upper = np.where(far, x, 1.0)
     difference = sici(upper)[1] - sici(upper / float(base))[1]
-    return plain(np.where(far, difference / np.log(float(base)), 1.0))
+    return as_scalar_or_array(np.where(far, difference / np.log(float(base)), 1.0))
 
 
 def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -65,7 +54,7 @@ def trace_bound_limit_error(total_distance: Reals, head_dim: Count, base: Number
     """
     planes = len(rope_frequencies(head_dim, base))
     x = distances("total_distance", total_distance)
-    return plain((_absolute_sine(x) - _absolute_sine(x / float(base))) / planes)
+    return as_scalar_or_array((_absolute_sine(x) - _absolute_sine(x / float(base))) / planes)
 
 
 def _absolute_sine(x: Numbers) -> Numbers:
@@ -85,7 +74,7 @@ def cantelli(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 
     """
     mean, variance = dirichlet.moments(_surplus(distance, threshold, head_dim, base))
     gap = np.asarray(mean).clip(0)
-    return plain(np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0))
+    return as_scalar_or_array(np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0))
 
 
 def exact_tail(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -94,13 +83,13 @@ def exact_tail(distance: Reals, threshold: Reals, head_dim: Count, base: Number 
     :param distance: Delta, of the evidence on either side
     :param threshold: t, strictly between -1 and 1
     """
-    return plain(dirichlet.tail(_surplus(distance, threshold, head_dim, base)))
+    return as_scalar_or_array(dirichlet.tail(_surplus(distance, threshold, head_dim, base)))
 
 
 def _surplus(distance: Reals, threshold: Reals, head_dim: Count, base: Number) -> np.ndarray:
     """(*batch, planes) cos(2 Delta theta_i) - t, without the cancellation of cosines near 1."""
     sines = np.sin(_angles("distance", distance, head_dim, base))
-    margin = 1 - within("threshold", threshold, -1, 1)
+    margin = 1 - strictly_between("threshold", threshold, -1, 1)
     try:
         return margin[..., None] - 2 * sines**2
     except ValueError:
@@ -112,7 +101,7 @@ def _surplus(distance: Reals, threshold: Reals, head_dim: Count, base: Number) -
 # Unequal distances (B.3) -----------------------------------------------------------------------------------------
 
 
-def asymmetric_planes(
+def unequal_distance_planes(
     delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numerators n_i = a_i + kappa_i b_i and denominators D_i = 1 + kappa_i a_i b_i at the worst kappa (B.3).
@@ -122,55 +111,66 @@ def asymmetric_planes(
 
     :return: two arrays (*batch, planes)
     """
+    a, b = _sum_and_difference_cosines(delta1, delta2, head_dim, base)
+    worst = b < 0
+    return np.where(worst, a + b, a), np.where(worst, 1 + a * b, 1.0)
+
+
+def _sum_and_difference_cosines(
+    delta1: Reals, delta2: Reals, head_dim: Count, base: Number
+) -> tuple[np.ndarray, np.ndarray]:
+    """(*batch, planes) a_i = cos((Delta_1 + Delta_2) theta_i) and b_i = cos((Delta_1 - Delta_2) theta_i)."""
     first, second = distances("delta1", delta1), distances("delta2", delta2)
     try:
         total, difference = first + second, np.abs(first - second)
     except ValueError:
         raise ValueError(f"delta1 of shape {first.shape} and delta2 of shape {second.shape} do not broadcast") from None
     a = np.cos(_angles("delta1 + delta2", total, head_dim, base))
-    b = np.cos(_angles("delta1 - delta2", difference, head_dim, base))
-    worst = b < 0
-    return np.where(worst, a + b, a), np.where(worst, 1 + a * b, 1.0)
+    return a, np.cos(_angles("delta1 - delta2", difference, head_dim, base))
 
 
 def asymmetric(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
     """E_q[inf_kappa surrogate], exactly (B.3, the quantity of Table 5), by a one-dimensional integral."""
-    return plain(dirichlet.ratio_moments(*asymmetric_planes(delta1, delta2, head_dim, base))[0])
+    return as_scalar_or_array(dirichlet.ratio_moments(*unequal_distance_planes(delta1, delta2, head_dim, base))[0])
 
 
-def asymmetric_floor(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+def unequal_distance_floor(
+    delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
+) -> float | np.ndarray:
     """A lower bound on `asymmetric` made of means only: (n - (cov + var) / D) / D.
 
     n and D are the means of the planes' n_i and D_i; cov = Cov(N, D) and var = Var(D) follow from the law of w.
     It drops (N/D) (D - E D)^2 / (E D)^2, which is at least -(D - E D)^2 / (E D)^2 because |N| <= D.
     """
-    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    numerators, denominators = unequal_distance_planes(delta1, delta2, head_dim, base)
     centre, mean = denominators.mean(-1), numerators.mean(-1)
     spread = (denominators - centre[..., None]) * (numerators + denominators)
-    return plain((mean - spread.mean(-1) / (head_dim // 2 + 1) / centre) / centre)
+    return as_scalar_or_array((mean - spread.mean(-1) / (head_dim // 2 + 1) / centre) / centre)
 
 
-def asymmetric_repaired(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+def unequal_correlation_floor(
+    delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
+) -> float | np.ndarray:
     """A lower bound on E_q[inf_kappa Corr] that needs no sign condition: `asymmetric` minus P(N < 0).
 
     Where the surrogate's numerator N is negative the surrogate lies above the correlation, but neither leaves
     [-1, 0] there, so they differ by at most 1.
     """
-    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    numerators, denominators = unequal_distance_planes(delta1, delta2, head_dim, base)
     mean, _ = dirichlet.ratio_moments(numerators, denominators)
-    return plain(mean - (1 - dirichlet.tail(numerators)))
+    return as_scalar_or_array(mean - (1 - dirichlet.tail(numerators)))
 
 
 def surrogate_minimum(
-    weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
+    weights: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count, base: Number = 1e4
 ) -> Numbers:
     """inf_kappa of the surrogate for given weights (*batch, planes), in closed form."""
-    numerators, denominators = asymmetric_planes(delta1, delta2, head_dim, base)
+    numerators, denominators = unequal_distance_planes(delta1, delta2, head_dim, base)
     return (weights * numerators).sum(-1) / (weights * denominators).sum(-1)
 
 
 def dinkelbach(
-    weights: np.ndarray, delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
+    weights: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count, base: Number = 1e4
 ) -> tuple[Numbers, int]:
     """inf_kappa of the surrogate by the paper's fractional programming (Dinkelbach 1967).
 
@@ -179,9 +179,7 @@ def dinkelbach(
     :param weights: (*batch, planes), one row a query
     :return: (*batch,) minima, and the number of levels after the first, the repeated last one included
     """
-    total, difference = float(delta1) + float(delta2), abs(float(delta1) - float(delta2))
-    a = np.cos(_angles("delta1 + delta2", total, head_dim, base))
-    b = np.cos(_angles("delta1 - delta2", difference, head_dim, base))
+    a, b = _sum_and_difference_cosines(delta1, delta2, head_dim, base)
     level, levels = (weights * a).sum(-1), 0  # kappa = 0
     while True:
         levels += 1

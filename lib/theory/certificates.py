@@ -1,8 +1,8 @@
 """Statements about every real distance, proved by ball arithmetic (Arb, through python-flint).
 
-T_d(x) = (1/m) sum_i cos(x theta_i) is the trace bound of Thm 4.3. A table of its values at integers says nothing
-of the distances in between, and floating point proves nothing at all; here every number is a ball that contains
-the true one, and what is returned are floats rounded outwards.
+T_d(x) = (1/m) sum_i cos(x theta_i) is the trace bound of Thm 4.3. A table of its values at integers leaves open what
+happens between them, and a value in floating point carries an unknown rounding error. Here every number is a ball that
+contains the true one, and what is returned are floats rounded outwards.
 
 The method: the axis is cut into cells. In a cell with centre c and half-width r, Taylor's theorem gives
 T_d(c + h) >= T_d(c) + T_d'(c) h + T_d''(c) h^2/2 - M r^3/6 for |h| <= r, with M = (1/m) sum_i theta_i^3 >= |T_d'''|.
@@ -22,10 +22,10 @@ from numbers import Integral
 from flint import acb, arb, arb_mat, ctx
 
 from lib.encodings import rope_frequencies
-from lib.theory.validation import Count, Number, distance, within
+from lib.theory.validation import Count, Number, one_distance, strictly_between
 
 _BITS = 64  # working precision, where it need not rise
-_MOST_BITS = 1 << 14
+_RISING_BITS = [_BITS << doublings for doublings in range(9)]
 _CELL = 2.0  # width of the first cells, in positions: the fastest plane turns by two radians
 _ROWS, _COLUMNS = 16, 64  # of the grids that are evaluated at once
 _FARTHEST = 1e7
@@ -137,7 +137,7 @@ def certified_minimum(
     :return: (lower, upper) with lower <= min T_d <= upper and upper - lower <= width
     :raises ValueError: for a bad head_dim or base, a negative distance or an empty interval
     """
-    left, right = distance("low", low), distance("high", high)
+    left, right = one_distance("low", low), one_distance("high", high)
     if left >= right:
         raise ValueError(f"low must be below high: [{low!r}, {high!r}] is empty")
     if not 1e-12 <= width < math.inf:
@@ -179,9 +179,10 @@ def first_zero(head_dim: Count, base: Number = 10_000.0, *, farthest: Number = _
 
     :param farthest: how far to look, in positions
     :return: (lower, upper): T_d > 0 on all of [0, lower] and T_d(upper) < 0
+    :raises ValueError: for a bad head_dim, base or ``farthest``
     :raises ArithmeticError: if T_d is positive up to ``farthest``, or if it touches zero too flatly to decide
     """
-    distance("farthest", farthest)
+    one_distance("farthest", farthest)
     with ctx.workprec(_BITS):
         trace = _Trace(head_dim, base)
         comb = trace.comb(_COLUMNS, arb(_CELL / 2))
@@ -217,15 +218,16 @@ def guaranteed_context(zero: Number) -> int:
     L tokens hold distances up to L - 1, so it is the largest L with 2 (L - 1) <= ``zero``.
 
     :param zero: the lower end of `first_zero`, in positions
+    :raises ValueError: for a negative or infinite zero
     """
-    return math.floor(distance("zero", zero) / 2) + 1
+    return math.floor(one_distance("zero", zero) / 2) + 1
 
 
-# Enclosures of the exact tail and of the asymmetric expectation -----------------------------------------------------
+# Enclosures of the exact tail and of the expectation at unequal distances ------------------------------------------
 
 
 def tail_enclosure(
-    equal_distance: Number, threshold: Number, head_dim: Count, base: Number = 10_000.0, *, width: Number = 1e-12
+    distance: Number, threshold: Number, head_dim: Count, base: Number = 10_000.0, *, width: Number = 1e-12
 ) -> tuple[float, float]:
     """Enclosure of P(sum_i w_i cos(2 Delta theta_i) >= t) by partial fractions, at rising precision.
 
@@ -233,20 +235,20 @@ def tail_enclosure(
     prod_{j != i} lambda_i / (lambda_i - lambda_j). The terms are huge and cancel: balls tell when enough bits
     were carried.
 
+    :param distance: Delta, of the evidence on either side, in positions
     :return: (lower, upper), at most ``width`` apart
+    :raises ValueError: for a bad argument
     :raises ArithmeticError: if two lambdas, or one of them and 0, cannot be told apart
     """
-    delta = distance("equal_distance", equal_distance)
-    level = float(within("threshold", threshold, -1, 1))
-    bits = _BITS
-    while bits <= _MOST_BITS:
+    delta = one_distance("distance", distance)
+    level = float(strictly_between("threshold", threshold, -1, 1))
+    for bits in _RISING_BITS:
         with ctx.workprec(bits):
             cosines = [(2 * delta * theta).cos() for theta in _Trace(head_dim, base).theta]
             total = _partial_fractions([cosine - level for cosine in cosines])
             if total is not None and total.rad() < width / 4:
                 return _down(total), _up(total)
-        bits *= 2
-    raise ArithmeticError(f"two planes coincide at distance {equal_distance!r}: partial fractions do not apply")
+    raise ArithmeticError(f"two planes coincide at distance {distance!r}: partial fractions do not apply")
 
 
 def _partial_fractions(values: list[arb]) -> arb | None:
@@ -263,7 +265,7 @@ def _partial_fractions(values: list[arb]) -> arb | None:
     return total if total.is_finite() else None
 
 
-def asymmetric_enclosure(
+def unequal_distance_enclosure(
     delta1: Number, delta2: Number, head_dim: Count, base: Number = 10_000.0
 ) -> tuple[float, float]:
     """Enclosure of E_q[inf_kappa surrogate] (B.3), by rigorous integration.
@@ -271,9 +273,11 @@ def asymmetric_enclosure(
     The integral over s in [0, oo) becomes one of a rational function over u = s/(1+s) in [0, 1]:
     (1-u)^(m-1) (sum_i n_i/(1-u(1-D_i))) prod_j 1/(1-u(1-D_j)).
 
+    :return: (lower, upper)
+    :raises ValueError: for a bad argument
     :raises ArithmeticError: if some cos((Delta_1 - Delta_2) theta_i) cannot be told from 0
     """
-    first, second = distance("delta1", delta1), distance("delta2", delta2)
+    first, second = one_distance("delta1", delta1), one_distance("delta2", delta2)
     with ctx.workprec(_BITS):
         integrand = _surrogate(_Trace(head_dim, base).theta, arb(first), arb(second))
         result = acb.integral(integrand, 0, 1, rel_tol=arb(2) ** -50, abs_tol=arb(2) ** -50).real
@@ -285,7 +289,9 @@ def asymmetric_enclosure(
 def grid_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> float:
     """Proved lower bound of E_q[inf_kappa surrogate] over all integers 1 <= Delta_1, Delta_2 <= farthest.
 
-    It is the least `bounds.asymmetric_floor` of the grid, in ball arithmetic.
+    It is the least `bounds.unequal_distance_floor` of the grid, in ball arithmetic.
+
+    :raises ValueError: for a bad head_dim, base or ``farthest``
     """
     with ctx.workprec(_BITS):
         return min(_down(_floor(planes)) for _, _, planes in _grid(head_dim, farthest, base))
@@ -294,9 +300,10 @@ def grid_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> flo
 def correlation_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> float:
     """Proved lower bound of E_q[inf_kappa Corr] over all integers 1 <= Delta_1, Delta_2 <= farthest.
 
-    It is the least of `bounds.asymmetric_floor` minus P(N < 0), in ball arithmetic. The probability is bounded by
+    It is the least of `bounds.unequal_distance_floor` minus P(N < 0), in ball arithmetic. The probability is bounded by
     Chernoff's inequality everywhere, and enclosed where that would set the least value.
 
+    :raises ValueError: for a bad head_dim, base or ``farthest``
     :raises ArithmeticError: if it must be enclosed where two planes coincide
     """
     with ctx.workprec(_BITS):
@@ -314,7 +321,7 @@ def _grid(head_dim: Count, farthest: Count, base: Number) -> Iterator[tuple[int,
     if isinstance(farthest, bool) or not isinstance(farthest, Integral) or farthest < 1:
         raise ValueError(f"farthest must be a positive integer, not {farthest!r}")
     theta = _Trace(head_dim, base).theta
-    cosines = [[(distance * speed).cos() for speed in theta] for distance in range(2 * int(farthest) + 1)]
+    cosines = [[(total * speed).cos() for speed in theta] for total in range(2 * int(farthest) + 1)]
     for first in range(1, int(farthest) + 1):
         for second in range(1, first + 1):
             pairs = zip(cosines[first + second], cosines[first - second], strict=True)
@@ -336,15 +343,13 @@ def _chernoff(values: list[arb]) -> arb:
 
 def _repaired(head_dim: Count, base: Number, first: int, second: int, width: float = 1e-6) -> float:
     """Lower bound of one cell, with P(N < 0) enclosed by partial fractions at rising precision."""
-    bits = _BITS
-    while bits <= _MOST_BITS:
+    for bits in _RISING_BITS:
         with ctx.workprec(bits):
             theta = _Trace(head_dim, base).theta
             planes = [_plane(((first + second) * speed).cos(), ((first - second) * speed).cos()) for speed in theta]
             tail = _partial_fractions([n for n, _ in planes])
             if tail is not None and tail.rad() < width:
                 return _down(_floor(planes) - (1 - tail))
-        bits *= 2
     raise ArithmeticError(f"two planes coincide at distances {first}, {second}: partial fractions do not apply")
 
 

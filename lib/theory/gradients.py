@@ -1,8 +1,8 @@
 """App. C.1: what the full gradient adds to the shared column, in the effective coordinates W, W_Q W_E and W_K W_E.
 
-Three parts: the sensitivity of the loss to an attention score, with every size symbolic; the gradients of
-one score in the query and key weights; and the contrast h_B - h_bar, whose sign says whether a forward step
-wants more or less attention on the evidence.
+Three parts: the derivative of the loss in an attention score, with every size symbolic; the gradients of one score in
+the query and key weights; and the contrast h_B - h_bar, negative where a forward step raises the attention score of the
+evidence.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from jaxtyping import Float, Int
-from scipy.special import softmax
-from sympy.concrete.delta import deltasummation
+from jaxtyping import Float
 
 from lib.theory import symbolic
+from lib.theory.storage import prediction_errors
 
 # Sensitivity to a score -------------------------------------------------------------------------------------
 
@@ -52,16 +51,9 @@ def general_sensitivity() -> ScoreDerivative:
     total = sp.Sum(sp.exp(logit(y)), (y, 1, n))
     derivative = sp.diff(sp.log(total) - logit(target), scores[j])
     for index in (place, other):
-        derivative = derivative.replace(lambda part, i=index: _has_delta_over(part, i), _collapse)
-    return ScoreDerivative(derivative, sp.exp(scores[j]) / partition, mean_error(weights[y, x[j]]), mean_error(logit(y)))
-
-
-def _has_delta_over(part: sp.Basic, index: sp.Symbol) -> bool:
-    return isinstance(part, sp.Sum) and part.variables == [index] and part.has(sp.KroneckerDelta)
-
-
-def _collapse(total: sp.Sum) -> sp.Expr:
-    return deltasummation(total.function, total.limits[0], no_piecewise=True)
+        derivative = symbolic.collapse_deltas(derivative, index)
+    weight = sp.exp(scores[j]) / partition
+    return ScoreDerivative(derivative, weight, mean_error(weights[y, x[j]]), mean_error(logit(y)))
 
 
 # Gradients of one score -------------------------------------------------------------------------------------
@@ -91,11 +83,6 @@ class ScorePair:
         return sp.Add(*(sp.diff(one, entry) * sp.diff(other, entry) for entry in weights))
 
 
-def block_rotation(angles: Sequence[Any]) -> sp.Matrix:
-    """R with one angle a plane, shape (2 len(angles), 2 len(angles))."""
-    return sp.diag(*(symbolic.rotation(angle) for angle in angles))
-
-
 def score_pair(forward_map: sp.Matrix, reverse_map: sp.Matrix, forward_bias: Any = 0, reverse_bias: Any = 0
                ) -> ScorePair:
     """Scores q^T P k + bias with symbolic weights: P = R(Delta_1), R(-Delta_2) for RoPE, the identity for ALiBi.
@@ -114,16 +101,15 @@ def score_pair(forward_map: sp.Matrix, reverse_map: sp.Matrix, forward_bias: Any
 # The contrast -----------------------------------------------------------------------------------------------
 
 
-def contrast(
+def score_contrast(
     storage: Float[np.ndarray, "vocab tokens"], mass: Float[np.ndarray, " tokens"], target: int, evidence: int
 ) -> float:
     """h_B - h_bar of one prompt: negative if more attention on B would lower its loss.
 
     :param mass: total attention mass on each token, summing to 1
     """
-    error = softmax(storage @ mass)
-    error[target] -= 1
-    pull = error @ storage  # h_v
+    error = prediction_errors(storage, mass[None], np.array([target]))[0]
+    pull = error @ storage  # h_v, the gradient of the loss in the mass on v
     return float(pull[evidence] - pull @ mass)
 
 
@@ -144,22 +130,7 @@ def fact_masses(facts: int, vocabulary: int, length: int) -> Float[np.ndarray, "
     return masses
 
 
-def train_storage(
-    masses: Float[np.ndarray, "facts tokens"], targets: Int[np.ndarray, " facts"], vocabulary: int, eta: float,
-    steps: int,
-) -> Float[np.ndarray, "steps vocab tokens"]:
-    """Gradient descent on W from zero on the mean loss of all facts, attention fixed; W after each step."""
-    storage = np.zeros((vocabulary, masses.shape[1]))
-    path = []
-    for _ in range(steps):
-        errors = softmax(masses @ storage.T, axis=1)
-        errors[np.arange(len(targets)), targets] -= 1
-        storage = storage - eta * errors.T @ masses / len(targets)
-        path.append(storage)
-    return np.stack(path)
-
-
-def shared_facts(
+def error_masses_storage(
     facts: int, vocabulary: int, evidence_mass: Any, shared_masses: Sequence[Any], other: Any = None, rest: Any = None
 ) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
     """Error (n, 1) and masses of the first of ``facts`` facts, and the storage (n, tokens) that all of them wrote.
@@ -185,12 +156,12 @@ def shared_facts(
 def contrast_slope(
     facts: int, vocabulary: int, evidence_mass: Any, shared_masses: Sequence[Any], other: Any = None, rest: Any = None
 ) -> Any:
-    """h_B - h_bar of each fact for the error and storage of `shared_facts`, from the definitions.
+    """h_B - h_bar of each fact for the error and storage of `error_masses_storage`, from the definitions.
 
-    Without ``other`` and ``rest`` it is d/d eta at 0 of the contrast after one step of rate eta from W = 0: there the
+    Without ``other`` and ``rest`` it is d/d eta at 0 of the contrast after one step of size eta from W = 0: there the
     change of the error does not enter at first order.
     """
-    error, mass, storage = shared_facts(facts, vocabulary, evidence_mass, shared_masses, other, rest)
+    error, mass, storage = error_masses_storage(facts, vocabulary, evidence_mass, shared_masses, other, rest)
     pull = error.T * storage
     return sp.expand(pull[0] - (pull * mass)[0])
 
@@ -198,7 +169,7 @@ def contrast_slope(
 def contrast_slope_formula(
     facts: Any, vocabulary: Any, evidence_mass: Any, shared_square: Any, other: Any = None, rest: Any = None
 ) -> Any:
-    """The same in closed form, with r^2 the squared masses of the shared tokens.
+    """`contrast_slope` in closed form; r^2 = ``shared_square`` is the sum of the squared masses of the shared tokens.
 
     It is -[a_B (1 - a_B) (E^2 + (N - 1) other^2 + (n - N) rest^2) - r^2 (n - N) n rest^2] / N with
     E = (N - 1) other + (n - N) rest. From W = 0 that is -[a_B (1 - a_B) (1 - 1/n) - r^2 (1 - N/n)] / N, and for one

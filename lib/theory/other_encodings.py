@@ -13,10 +13,10 @@ from jaxtyping import Float
 from lib.encodings import rope_frequencies
 from lib.theory import routing
 from lib.theory.bounds import trace_bound
-from lib.theory.validation import Count, Number, Reals, distances, plain
+from lib.theory.validation import Count, Number, Reals, as_scalar_or_array, distances
 
 
-def correlation(
+def map_correlation(
     query: Float[np.ndarray, "*batch dim"],
     covariance: Float[np.ndarray, "*#batch dim dim"],
     forward: Float[np.ndarray, "dim dim"],
@@ -26,9 +26,7 @@ def correlation(
 
     :param covariance: Cov(k | q)
     """
-    there, back = query @ forward, query @ reverse  # P^T q as rows
-    moment = lambda one, other: np.einsum("...i,...ij,...j->...", one, covariance, other)
-    return np.asarray(moment(there, back) / np.sqrt(moment(there, there) * moment(back, back)))
+    return routing.linear_correlation(query @ forward, query @ reverse, covariance)  # P^T q as rows
 
 
 def rotary_map(offset: Number, head_dim: Count, rotated: float = 1.0, base: Number = 10_000.0
@@ -53,7 +51,7 @@ def partial_rope_bound(total_distance: Reals, head_dim: Count, rotated: float, b
     turning = _turning_planes(head_dim, rotated)
     share = 2 * turning / int(head_dim)
     if not turning:
-        return plain(np.ones_like(distances("total_distance", total_distance)))
+        return as_scalar_or_array(np.ones_like(distances("total_distance", total_distance)))
     return (1 - share) + share * trace_bound(total_distance, 2 * turning, base)
 
 
@@ -106,16 +104,6 @@ def added_score_correlation(
     one, other = query + at_forward, query + at_reverse
     lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     return np.asarray((one * other).sum(-1) / lengths)
-
-
-def storage_transfer(
-    embedding: Float[np.ndarray, "*batch width"],
-    at_forward: Float[np.ndarray, "*#batch width"],
-    at_reverse: Float[np.ndarray, "*#batch width"],
-) -> Float[np.ndarray, "*batch"]:
-    """<x + p_j, x + p_j'> / |x + p_j|^2: what a forward step on U or W_V gives the evidence at its new position."""
-    seen, moved = embedding + at_forward, embedding + at_reverse
-    return np.asarray((seen * moved).sum(-1) / (seen * seen).sum(-1))
 
 
 def sinusoidal_transfer(move: Reals, width: Count, ratio: float = 1.0) -> float | np.ndarray:

@@ -1,17 +1,30 @@
-"""The correlation of forward and reverse RoPE scores given the query, exactly, for any covariance of the key.
+"""Routing (Sec. 4.2, Apps. A.3 and A.4): how the forward and the reverse attention score correlate under RoPE.
 
-Given q, both scores s_f = q^T R(Delta_1) k and s_r = q^T R(-Delta_2) k are linear in the key, so their
-correlation needs nothing but q and Cov(k | q) (Sec. 4.2, App. A.3). Assumption 4.2 is one family of
-covariances; the chapters on its limits use others.
+Given the mask's query q, both scores s_f = q^T R(Delta_1) k and s_r = q^T R(-Delta_2) k are linear in the key k, so
+their correlation needs nothing but q and Cov(k | q).
+
+* *In numbers*: the exact correlation for any covariance; Assumption 4.2's covariances, and two that break it.
+* *In symbols*: the moments of one plane and the pairwise identity, from which the proof of Thm 4.3 is made.
+
+Symbols follow the paper: plane i has the coordinates (2 i, 2 i + 1), weight w_i = |q_i|^2 / |q|^2, cosine
+c_i = cos(2 Delta theta_i) and alignment kappa_i; ``tau2`` is the trace of a plane's key covariance.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
+import sympy as sp
 from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
+from lib.theory.symbolic import Kernel, vanishes
 from lib.theory.validation import Number
+
+# In numbers ---------------------------------------------------------------------------------------------------
 
 
 def rotate(
@@ -28,6 +41,12 @@ def rotate(
     turned[..., 0::2] = np.cos(angles) * first - np.sin(angles) * second
     turned[..., 1::2] = np.sin(angles) * first + np.cos(angles) * second
     return turned
+
+
+def plane_weights(query: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch half"]:
+    """w_i = |q_i|^2 / |q|^2, the weight of plane i in the bound sum_i w_i cos(2 Delta theta_i)."""
+    energy = (query.reshape(*query.shape[:-1], -1, 2) ** 2).sum(-1)
+    return energy / energy.sum(-1, keepdims=True)
 
 
 def key_covariance(
@@ -57,23 +76,161 @@ def key_covariance(
     return covariance
 
 
-def score_correlation(
+def linear_correlation(
+    there: Float[np.ndarray, "*batch dim"], back: Float[np.ndarray, "*batch dim"],
+    covariance: Float[np.ndarray, "*#batch dim dim"],
+) -> Float[np.ndarray, "*batch"]:
+    """Corr(there . k, back . k) of two linear functions of a key with this covariance; nothing is assumed of it."""
+    variances = bilinear_form(there, covariance, there) * bilinear_form(back, covariance, back)
+    return np.asarray(bilinear_form(there, covariance, back) / np.sqrt(variances))
+
+
+def bilinear_form(
+    left: Float[np.ndarray, "*batch dim"], matrix: Float[np.ndarray, "*#batch dim dim"],
+    right: Float[np.ndarray, "*batch dim"],
+) -> Float[np.ndarray, "*batch"]:
+    """left^T M right, for each entry of the batch."""
+    return np.asarray(np.einsum("...i,...ij,...j->...", left, matrix, right))
+
+
+def rope_score_correlation(
     query: Float[np.ndarray, "*batch dim"], covariance: Float[np.ndarray, "*batch dim dim"],
     forward: Number, reverse: Number, base: Number = 10_000.0,
 ) -> Float[np.ndarray, "*batch"]:
     """Corr(s_f, s_r | q), evidence ``forward`` positions right and ``reverse`` positions left of the mask.
 
-    :param forward: Delta_1 in positions; ``reverse``: Delta_2 in positions
     :param covariance: Cov(k | q); nothing is assumed of it
+    :param forward: Delta_1 in positions; ``reverse``: Delta_2 in positions
     """
     frequencies = rope_frequencies(query.shape[-1], base)
     there = rotate(query, -forward * frequencies)  # R(Delta_1)^T q, so that s_f = there . k
     back = rotate(query, reverse * frequencies)  # R(-Delta_2)^T q
-    moment = lambda one, other: np.einsum("...i,...ij,...j->...", one, covariance, other)
-    return np.asarray(moment(there, back) / np.sqrt(moment(there, there) * moment(back, back)))
+    return linear_correlation(there, back, covariance)
 
 
-def plane_weights(query: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch half"]:
-    """w_i = |q_i|^2 / |q|^2, the weight of plane i in the bound sum_i w_i cos(2 Delta theta_i)."""
-    energy = (query.reshape(*query.shape[:-1], -1, 2) ** 2).sum(-1)
-    return energy / energy.sum(-1, keepdims=True)
+# Covariances that break Assumption 4.2 ------------------------------------------------------------------------
+
+
+def coupled_covariance(query: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 4 4"]:
+    """Two planes, each isotropic with trace 2, but k_1 = -Q k_0: dependent, against Assumption 4.2.
+
+    Q is the rotation that takes the direction of q_0 to that of q_1. The planes then pull against each other
+    where they turn alike.
+    """
+    turn = np.arctan2(query[..., 3], query[..., 2]) - np.arctan2(query[..., 1], query[..., 0])
+    covariance = np.zeros((*query.shape, 4))
+    covariance[...] = np.eye(4)
+    coupling = -np.stack([np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)], -1).reshape(*turn.shape, 2, 2)
+    covariance[..., 2:, :2] = coupling
+    covariance[..., :2, 2:] = np.swapaxes(coupling, -1, -2)
+    return covariance
+
+
+def tilted_covariance(
+    query: Float[np.ndarray, "*batch dim"], tilt: Float[np.ndarray, "*#batch half"] | float
+) -> Float[np.ndarray, "*batch dim dim"]:
+    """Planes independent, each of trace 2, variance 1 along and across q_i, but with covariance ``tilt`` between.
+
+    It satisfies the prose of Assumption 4.2 (no less variance along the query than across it) and not its formula.
+
+    :param tilt: in (-1, 1)
+    :raises ValueError: for a tilt outside (-1, 1)
+    """
+    if np.any(np.abs(tilt) >= 1):
+        raise ValueError("tilt must lie in (-1, 1): beyond, it is no covariance")
+    eighth = np.full(query.shape[-1] // 2, np.pi / 4)
+    return key_covariance(rotate(query, eighth), tilt)  # the ellipse's axes lie at 45 degrees to q_i
+
+
+# In symbols: one plane ----------------------------------------------------------------------------------------
+
+
+def rotation(angle: sp.Expr) -> sp.Matrix:
+    """R_2(angle), the rotation of one RoPE plane, counter-clockwise."""
+    return sp.Matrix([[sp.cos(angle), -sp.sin(angle)], [sp.sin(angle), sp.cos(angle)]])
+
+
+def block_rotation(angles: Sequence[Any]) -> sp.Matrix:
+    """R with one angle a plane, shape (2 len(angles), 2 len(angles))."""
+    return sp.diag(*(rotation(angle) for angle in angles))
+
+
+def normalised_trace(angles: Sequence[sp.Expr]) -> sp.Expr:
+    """tr R / d of the block-diagonal rotation with the given plane angles, d = 2 len(angles)."""
+    turned = block_rotation(angles)
+    return turned.trace() / turned.rows
+
+
+def plane_covariance(query: sp.Matrix, kappa: sp.Expr, tau2: sp.Expr) -> sp.Matrix:
+    """Cov(k_i | q) of Assumption 4.2 in one plane: tau2/2 [(1 - kappa) I + 2 kappa q q^T / |q|^2]."""
+    aligned = query * query.T / query.dot(query)
+    return tau2 / 2 * ((1 - kappa) * sp.eye(2) + 2 * kappa * aligned)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneMoments:
+    """Conditional second moments of one plane's part of the forward and the reverse score."""
+
+    covariance: sp.Expr
+    variance_forward: sp.Expr
+    variance_reverse: sp.Expr
+
+
+def plane_moments(query: sp.Matrix, covariance: sp.Matrix, forward: sp.Expr, reverse: sp.Expr) -> PlaneMoments:
+    """Moments of q^T R(forward) k and q^T R(-reverse) k, given q, for a key of the given covariance.
+
+    :param forward: angle Delta_1 theta of the forward rotation; ``reverse``: angle Delta_2 theta, applied
+        as -angle
+    """
+    there, back = query.T * rotation(forward), query.T * rotation(-reverse)
+    return PlaneMoments((there * covariance * back.T)[0], (there * covariance * there.T)[0],
+                        (back * covariance * back.T)[0])
+
+
+def plane_identities(
+    query: sp.Matrix, kappa: sp.Expr, tau2: sp.Expr, forward: sp.Expr, reverse: sp.Expr
+) -> PlaneMoments:
+    """The closed forms that the proof of Theorem 4.3 uses (forward = reverse gives the printed ones)."""
+    scale = tau2 / 2 * query.dot(query)
+    return PlaneMoments(scale * (sp.cos(forward + reverse) + kappa * sp.cos(forward - reverse)),
+                        scale * (1 + kappa * sp.cos(2 * forward)), scale * (1 + kappa * sp.cos(2 * reverse)))
+
+
+def same_moments(left: PlaneMoments, right: PlaneMoments) -> bool:
+    """Whether two sets of moments agree identically."""
+    pairs = zip(dataclasses.astuple(left), dataclasses.astuple(right), strict=True)
+    return all(vanishes(one - other) for one, other in pairs)
+
+
+# In symbols: all planes ---------------------------------------------------------------------------------------
+
+
+def correlation_over_planes(w: Iterable[Any], c: Iterable[Any], kappa: Iterable[Any]) -> Any:
+    """N / D of Theorem 4.3's proof, sum w (c + kappa) / sum w (1 + kappa c); m numbers or symbols of each."""
+    planes = list(zip(w, c, kappa, strict=True))
+    return sum(a * (b + k) for a, b, k in planes) / sum(a * (1 + k * b) for a, b, k in planes)
+
+
+def mediant_bound(w: Iterable[Any], c: Iterable[Any], kappa: Iterable[Any]) -> Any:
+    """What the termwise inequality gives: the mean of c under weights proportional to w (1 + kappa c)."""
+    planes = list(zip(w, c, kappa, strict=True))
+    return sum(a * (1 + k * b) * b for a, b, k in planes) / sum(a * (1 + k * b) for a, b, k in planes)
+
+
+def gap_kernel(w: Any, c: Any, kappa: Any) -> tuple[Kernel, Kernel]:
+    """Two kernels over pairs of planes: of N - C D by definition (C = sum w c), and the claimed one.
+
+    With sum w = 1, N = sum_ij w_i w_j (c_i + kappa_i) and C D = sum_ij w_i w_j c_i (1 + kappa_j c_j).
+    """
+    defined = lambda i, j: w[i] * w[j] * ((c[i] + kappa[i]) - c[i] * (1 + kappa[j] * c[j]))
+    claimed = lambda i, j: w[i] * w[j] * kappa[j] * (1 - c[i] * c[j])
+    return defined, claimed
+
+
+def expected_weight(planes: Any) -> sp.Expr:
+    """E w_i for w_i = |q_i|^2 / |q|^2, q standard normal, by integration against its Beta(1, m - 1) density.
+
+    :param planes: m, a number or symbol above 1 (one plane has weight 1)
+    """
+    x = sp.Symbol("x", positive=True)
+    return sp.simplify(sp.integrate((planes - 1) * x * (1 - x) ** (planes - 2), (x, 0, 1)))

@@ -12,7 +12,7 @@ import numpy as np
 from lib.encodings import rope_frequencies
 from lib.theory import dirichlet
 from lib.theory.bounds import trace_bound
-from lib.theory.validation import Count, Number, Reals, array, distances, plain, within
+from lib.theory.validation import Count, Number, Reals, array, as_scalar_or_array, distances, strictly_between
 
 
 def shifted(correlation: Reals, kappa: Number) -> float | np.ndarray:
@@ -26,8 +26,8 @@ def shifted(correlation: Reals, kappa: Number) -> float | np.ndarray:
     level = array("correlation", correlation)
     if (np.abs(level) > 1).any():
         raise ValueError(f"correlation must lie in [-1, 1], not {correlation!r}")
-    alignment = within("kappa", kappa, -1, 1)
-    return plain((level + alignment) / (1 + alignment * level))
+    alignment = strictly_between("kappa", kappa, -1, 1)
+    return as_scalar_or_array((level + alignment) / (1 + alignment * level))
 
 
 def aligned_mean(distance: Reals, kappa: Number, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -36,10 +36,10 @@ def aligned_mean(distance: Reals, kappa: Number, head_dim: Count, base: Number =
     :param distance: Delta, of the evidence on either side
     :param kappa: strictly between -1 and 1; 0 gives the trace bound
     """
-    alignment = within("kappa", kappa, -1, 1)
+    alignment = strictly_between("kappa", kappa, -1, 1)
     cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(head_dim, base)))
     mean, _ = dirichlet.ratio_moments(cosines + alignment, 1 + alignment * cosines)
-    return plain(mean)
+    return as_scalar_or_array(mean)
 
 
 def misaligned_bound(
@@ -66,7 +66,7 @@ def unequal_traces_mean(distance: Reals, traces: Reals, base: Number = 10_000.0)
     variances = variances / variances.mean()
     cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(2 * len(variances), base)))
     mean, _ = dirichlet.ratio_moments(variances * cosines, np.broadcast_to(variances, cosines.shape))
-    return plain(mean)
+    return as_scalar_or_array(mean)
 
 
 def unconditional_correlation(
@@ -94,4 +94,4 @@ def unconditional_correlation(
     if omega.sum() <= 0:
         raise ValueError("the scores do not vary: some plane needs a positive variance")
     angles = np.multiply.outer(distances("total_distance", total_distance), rope_frequencies(2 * len(omega), base))
-    return plain(np.cos(angles) @ (omega / omega.sum()))
+    return as_scalar_or_array(np.cos(angles) @ (omega / omega.sum()))

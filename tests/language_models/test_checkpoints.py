@@ -4,8 +4,8 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
-import httpx
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
@@ -33,12 +33,13 @@ def edit_config(folder, **fields):
 def made(tmp_path_factory):
     """One checkpoint of each architecture; not to be changed."""
     base = tmp_path_factory.mktemp("made")
-    return {name: checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=2) for name in NAMES}
+    size = {"width": 32, "heads": 4, "key_heads": 2, "layers": 2}
+    return {name: random_checkpoints.tiny(base / name, name, **size) for name in NAMES}
 
 
 @pytest.fixture
 def llada(tmp_path):
-    return checkpoints.tiny(tmp_path / "llada", "llada", width=32, layers=2)
+    return random_checkpoints.tiny(tmp_path / "llada", "llada", width=32, layers=2)
 
 
 def test_padding_rows_are_as_published(made):
@@ -64,7 +65,7 @@ def test_every_architecture_loads_into_native_classes(made, name):
     kind = ARCHITECTURES[name]
     assert isinstance(model, kind.model_class) and not model.training
     assert model.architecture == name and model.config.is_causal is kind.causal
-    change = checkpoints.self_test(model, causal=kind.causal)
+    change = checkpoints.check_attention_direction(model, causal=kind.causal)
     assert change == 0 if kind.causal else change > 1e-3
     if not kind.causal:
         fields = checkpoints.read_config(made[name])
@@ -141,7 +142,7 @@ def test_a_missing_field_is_named(llada, field):
 @pytest.mark.parametrize(("field", "value"), [
     ("use_sliding_window", True), ("rope_scaling", {"type": "linear", "factor": 2.0}), ("hidden_act", "gelu")])
 def test_other_dreams_are_refused(tmp_path, field, value):
-    folder = checkpoints.tiny(tmp_path / "x", "dream", width=16, heads=2)
+    folder = random_checkpoints.tiny(tmp_path / "x", "dream", width=16, heads=2)
     edit_config(folder, **{field: value})
     with pytest.raises(ValueError, match=field):
         checkpoints.load(folder)
@@ -152,14 +153,54 @@ def test_other_architectures_are_refused(llada):
     with pytest.raises(ValueError, match="model_type='llada_moe'; this book reads llada, Dream, llama, qwen2"):
         checkpoints.load(llada)
     with pytest.raises(ValueError, match="no architecture 'gpt2'"):
-        checkpoints.tiny(llada, "gpt2")
+        random_checkpoints.tiny(llada, "gpt2")
     with pytest.raises(FileExistsError, match="not empty"):
-        checkpoints.tiny(llada, "llada")
+        random_checkpoints.tiny(llada, "llada")
 
 
 def test_a_renamed_tensor_is_missing_and_left_over(llada):
     random_checkpoints.rename_tensor(llada, "model.transformer.ln_f.weight", "model.transformer.ln_f.scale")
     with pytest.raises(ValueError, match=r"1 missing tensors: model\.norm\.weight"):
+        checkpoints.load(llada)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_no_short_prompt_reads_must_be_finite(llada, value):
+    shard = next(path for path in llada.glob("*.safetensors") if "model.transformer.wte.weight" in load_file(path))
+    stored = load_file(shard)
+    stored["model.transformer.wte.weight"][-1, -1] = value
+    save_file(stored, shard, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"llada: tensor 'model\.transformer\.wte\.weight' is not finite; fetch"):
+        checkpoints.load(llada)
+
+
+@pytest.mark.parametrize(("name", "holder", "field"), [
+    ("llada", None, "n_layers"), ("dream", None, "num_hidden_layers"), ("llama", None, "num_hidden_layers"),
+    ("qwen3_5", "text_config", "num_hidden_layers")])
+def test_a_billion_layers_are_refused_before_they_are_built(made, tmp_path, name, holder, field):
+    folder = Path(shutil.copytree(made[name], tmp_path / "x"))
+    nested = {holder: checkpoints.read_config(folder)[holder] | {field: 10**9}} if holder else {field: 10**9}
+    edit_config(folder, **nested)
+    with pytest.raises(ValueError, match=rf"config\.json: {field}=1000000000: models of up to 1000 layers are read"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("share", [10**9, 0, -1, "x", True])
+def test_no_more_than_a_head_is_rotated(made, tmp_path, share):
+    folder = Path(shutil.copytree(made["qwen3_5"], tmp_path / "x"))
+    text = checkpoints.read_config(folder)["text_config"]
+    rope = text["rope_parameters"] | {"partial_rotary_factor": share}
+    edit_config(folder, text_config=text | {"rope_parameters": rope})
+    with pytest.raises(ValueError, match=r"config\.json: .*partial_rotary_factor"):
+        checkpoints.load(folder)
+
+
+def test_weights_of_whole_numbers_and_unknown_precisions_are_refused(llada):
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8 is none of"):
+        checkpoints.load(llada, torch.int8)
+    shard = sorted(llada.glob("*.safetensors"))[0]
+    save_file({name: tensor.to(torch.int8) for name, tensor in load_file(shard).items()}, shard)
+    with pytest.raises(ValueError, match=rf"{shard.name}: tensor '.*' is of type I8; weights are F64, F32, BF16, F16"):
         checkpoints.load(llada)
 
 
@@ -261,7 +302,7 @@ def test_sizes_are_whole_numbers(made, tmp_path, name, field, value):
 
 @pytest.mark.parametrize("name", ["llada", "qwen2", "qwen3_5"])
 def test_a_checkpoint_read_in_another_precision_is_saved_in_that(tmp_path, name):
-    folder = checkpoints.tiny(tmp_path / "x", name, width=32, heads=4, dtype=torch.bfloat16)
+    folder = random_checkpoints.tiny(tmp_path / "x", name, width=32, heads=4, dtype=torch.bfloat16)
     model, tokenizer = checkpoints.load(folder, torch.float32)
     with torch.no_grad():
         for weight in model.parameters():
@@ -320,18 +361,18 @@ def test_the_self_test_sees_a_causal_mask_and_its_absence(made):
         model, _ = checkpoints.load(made[name])
         model.config.is_causal = not kind.causal
         with pytest.raises(ValueError, match="sees tokens to its right" if kind.causal else "does not see tokens"):
-            checkpoints.self_test(model, causal=kind.causal)
+            checkpoints.check_attention_direction(model, causal=kind.causal)
 
 
 def test_the_self_test_sees_wrong_frequencies_and_broken_numbers(made):
     dream, _ = checkpoints.load(made["dream"])
     dream.model.rotary_emb.inv_freq[1] *= 1.01
     with pytest.raises(ValueError, match="rotary frequencies"):
-        checkpoints.self_test(dream, causal=False)
+        checkpoints.check_attention_direction(dream, causal=False)
     llada, _ = checkpoints.load(made["llada"])
     llada.model.norm.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
-        checkpoints.self_test(llada, causal=False)
+        checkpoints.check_attention_direction(llada, causal=False)
 
 
 # Memory and the hub ------------------------------------------------------------------------------------------
@@ -376,11 +417,10 @@ def test_a_hub_id_fetches_small_files_first_and_no_pickles(made, monkeypatch):
 
 def test_a_model_that_cannot_be_had_says_what_would_fetch_it(monkeypatch):
     def offline(patterns):
-        raise httpx.ConnectError("no route")
+        raise OSError("no route")
 
     def gated(patterns):
-        request = httpx.Request("GET", "https://huggingface.co")
-        raise GatedRepoError("403", response=httpx.Response(403, request=request))
+        raise GatedRepoError("403", response=SimpleNamespace(headers={}, request=None))
 
     hub(monkeypatch, offline)
     with pytest.raises(FileNotFoundError, match=r"no route; with a network, `hf download GSAI-ML/LLaDA-8B-Base --incl"):
@@ -394,7 +434,7 @@ def test_a_model_that_cannot_be_had_says_what_would_fetch_it(monkeypatch):
 
 def test_the_command_that_would_fetch_a_model_names_each_pattern(monkeypatch):
     def offline(patterns):
-        raise httpx.ConnectError("no route")
+        raise OSError("no route")
 
     hub(monkeypatch, offline)
     with pytest.raises(FileNotFoundError) as refused:

@@ -1,5 +1,6 @@
 """Samplers against plain loops that fill one mask at a time, on a table of logits and on tiny checkpoints."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.language_models import checkpoints, decoding, signature_run, synthetic_facts
+from lib.language_models import checkpoints, decoding, random_checkpoints, signature_run, synthetic_facts
 from lib.language_models.facts import Example
 
 torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def prompt_of(rows=2, length=5):
 
 
 def one_at_a_time(model, prompt, length, block):
-    """The surest prediction first, block by block, each row by itself."""
+    """The most confident prediction first, block by block, each row by itself."""
     rows = []
     for row in prompt:
         x = torch.cat([row, torch.full((length,), MASK)])
@@ -59,7 +60,7 @@ def one_at_a_time(model, prompt, length, block):
 
 
 @pytest.mark.parametrize("block", [12, 4, 1])
-def test_llada_keeps_the_surest_prediction_block_by_block(block):
+def test_llada_keeps_the_most_confident_prediction_block_by_block(block):
     model = Context()
     found = decoding.llada(model, prompt_of(), MASK, length=12, steps=12, block=block)
     assert torch.equal(found, one_at_a_time(model, prompt_of(), 12, block))
@@ -118,37 +119,37 @@ def test_llada_refuses_what_does_not_divide(change, message):
 # Dream -------------------------------------------------------------------------------------------------------
 
 
-def dream_by_hand(model, prompt, length, steps, sureness):
-    """One row; fill as many as the time grid calls for, surest first."""
+def dream_by_hand(model, prompt, length, steps, confidence):
+    """One row; fill as many as the time grid calls for, the most confident first."""
     x = torch.cat([prompt[0], torch.full((length,), MASK)])
     for step in range(steps):
         now, later = (1 - (1 - decoding.EPSILON) * i / steps for i in (step, step + 1))
         masks = (x == MASK).nonzero()[:, 0].tolist()
-        due = len(masks) if step == steps - 1 else int(len(masks) * (1 - later / now))
+        n_unmask = len(masks) if step == steps - 1 else int(len(masks) * (1 - later / now))
         p = model(x[None]).logits[0].softmax(-1)
-        for place in sorted(masks, key=lambda i: -sureness(p[max(i - 1, 0)]))[:due]:
+        for place in sorted(masks, key=lambda i: -confidence(p[max(i - 1, 0)]))[:n_unmask]:
             x[place] = p[max(place - 1, 0)].argmax()
     return x[None]
 
 
-SURENESS = {
+CONFIDENCE = {
     "maskgit_plus": lambda p: float(p.max()),
     "topk_margin": lambda p: float(p.sort().values[-1] - p.sort().values[-2]),
     "entropy": lambda p: float((p * (p + 1e-10).log()).sum()),
 }
 
 
-@pytest.mark.parametrize("algorithm", list(SURENESS))
+@pytest.mark.parametrize("algorithm", list(CONFIDENCE))
 @pytest.mark.parametrize("steps", [12, 5])
-def test_dream_fills_the_surest_by_its_rule(algorithm, steps):
+def test_dream_fills_the_most_confident_by_its_rule(algorithm, steps):
     model = Context(shift=1)
     found = decoding.dream(model, prompt_of(1), MASK, length=12, steps=steps, algorithm=algorithm)
-    assert torch.equal(found, dream_by_hand(model, prompt_of(1), 12, steps, SURENESS[algorithm]))
+    assert torch.equal(found, dream_by_hand(model, prompt_of(1), 12, steps, CONFIDENCE[algorithm]))
 
 
 def test_dreams_rules_differ_and_origin_fills_at_random():
     answers = [decoding.dream(Context(shift=1), prompt_of(), MASK, length=12, steps=6, algorithm=algorithm)
-               for algorithm in SURENESS]
+               for algorithm in CONFIDENCE]
     assert len({tuple(answer.flatten().tolist()) for answer in answers}) > 1
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -168,63 +169,168 @@ def test_as_many_steps_as_tokens_fill_none_first_and_two_last():
 def test_top_k_and_top_p_limit_what_is_drawn():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).repeat(500, 1)
     torch.manual_seed(0)
-    assert set(decoding._draw(logits, 1.0, None, 2).tokens.tolist()) == {0, 1}
+    assert set(decoding._predict(logits, 1.0, None, 2).tokens.tolist()) == {0, 1}
     # probabilities .644 .237 .087 .032: two are needed for 0.7, one for 0.6, and one always stays
-    assert set(decoding._draw(logits, 1.0, 0.7, None).tokens.tolist()) == {0, 1}
-    assert set(decoding._draw(logits, 1.0, 0.01, None).tokens.tolist()) == {0}
-    assert set(decoding._draw(logits, 1.0, None, None).tokens.tolist()) == {0, 1, 2, 3}
+    assert set(decoding._predict(logits, 1.0, 0.7, None).tokens.tolist()) == {0, 1}
+    assert set(decoding._predict(logits, 1.0, 0.01, None).tokens.tolist()) == {0}
+    assert set(decoding._predict(logits, 1.0, None, None).tokens.tolist()) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="algorithm must be one of origin"):
         decoding.dream(Context(1), prompt_of(), MASK, algorithm="random")
 
 
 # Tiny checkpoints --------------------------------------------------------------------------------------------
 
+GAP = 1e-4  # of logits and of log-probabilities: what lies closer together may change places with the processor
+
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     base = tmp_path_factory.mktemp("decoding")
-    return {name: checkpoints.load(checkpoints.tiny(base / name, name, width=32, scale=0.2))
+    return {name: checkpoints.load(random_checkpoints.tiny(base / name, name, width=32, scale=0.2))
             for name in ("llada", "dream", "qwen2")}
 
 
+@torch.no_grad()
+def steps_of(model, decode, ids, shown):
+    """What a sampler shows the model at each step, and its answer at last: each (batch, length)."""
+    steps = []
+    handle = model.register_forward_pre_hook(lambda _, __, given: steps.append(given["input_ids"].clone()),
+                                             with_kwargs=True)
+    steps.append(decode(ids, shown))
+    handle.remove()
+    return steps
+
+
+@torch.no_grad()
+def shortfalls(model, steps, mask, order):
+    """How far a plain reading of each step finds the sampler from its rule; 0 where it follows it.
+
+    :param steps: what one row holds at each step, (step, length)
+    :param order: a score of each position from the log-probabilities that predict it, (position, vocab); the masks with
+        the highest should be filled
+    :return: over all steps, the largest lead of a mask that waits over one that is filled, and of another token's logit
+        over that of the token filled in
+    """
+    passed_over, outbid = [0.0], [0.0]
+    for x, later in itertools.pairwise(steps):
+        logits = model(input_ids=x[None]).logits[0]
+        logits = torch.cat([logits[:1], logits[:-1]]) if model.config.logits_shift else logits
+        masks, filled = x == mask, (x == mask) & (later != mask)
+        assert torch.equal(x[~masks], later[~masks])
+        scores = order(logits.log_softmax(-1))
+        if filled.any() and (masks & ~filled).any():
+            passed_over.append(float(scores[masks & ~filled].max() - scores[filled].min()))
+        if filled.any():
+            outbid.append(float((logits.amax(-1) - logits.gather(1, later[:, None])[:, 0])[filled].max()))
+    return max(passed_over), max(outbid)
+
+
+RULES = {"llada": lambda log_p: log_p.amax(-1), "dream": lambda log_p: (log_p.exp() * log_p).sum(-1)}
+FILLED = {"llada": [1] * 12, "dream": [0, *[1] * 10, 2]}  # at each step, of 12 tokens in 12 steps
+
+
+@pytest.fixture(scope="module")
+def decoded(loaded):
+    """Model, mask and steps of LLaDA's and Dream's decoding of reverse prompts, as a loaded model is decoded here."""
+    found = {}
+    for name in RULES:
+        model, tokenizer = loaded[name]
+        decode = decoding.decoder_for(model, tokenizer, 12)
+        prompts = [tokenizer(example.prompt, return_tensors="pt")["input_ids"]
+                   for example in synthetic_facts.world(6).p2c.reverse]
+        found[name] = model, tokenizer.mask_token_id, [
+            torch.cat(steps_of(model, decode, ids, torch.ones_like(ids))) for ids in prompts]
+    return found
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_plain_reading_of_every_step_finds_the_most_confident_masks_filled(decoded, name):
+    """LLaDA's highest probability, Dream's lowest entropy; each mask with the most likely token; as many as are due."""
+    model, mask, runs = decoded[name]
+    for steps in runs:
+        assert (-(steps == mask).sum(1).diff()).tolist() == FILLED[name]
+        passed_over, outbid = shortfalls(model, steps, mask, RULES[name])
+        assert passed_over < GAP and outbid < GAP
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("other", ["left to right", "the other rule", "no shift"])
+def test_another_rule_is_found_out(decoded, name, other, monkeypatch):
+    """Controls: the masks in another order, or tokens predicted by another row, differ by far more than the gap."""
+    model, mask, runs = decoded[name]
+    order = {"left to right": lambda log_p: -torch.arange(len(log_p)).float(),
+             "the other rule": RULES["dream" if name == "llada" else "llada"], "no shift": RULES[name]}[other]
+    if other == "no shift":
+        monkeypatch.setattr(model.config, "logits_shift", 1 - model.config.logits_shift)
+    passed_over, outbid = (max(found) for found in zip(*(shortfalls(model, steps, mask, order) for steps in runs),
+                                                       strict=True))
+    assert (outbid if other == "no shift" else passed_over) > 100 * GAP
+
+
+@torch.no_grad()
+def greedy_shortfall(model, row, start):
+    """The largest lead of another token's logit over that of the token written, from position ``start`` on."""
+    logits = model(input_ids=row[None]).logits[0, start - 1 : -1]
+    return float((logits.amax(-1) - logits.gather(1, row[start:, None])[:, 0]).max())
+
+
 @pytest.mark.parametrize("name", ["llada", "dream", "qwen2"])
-def test_padding_on_the_left_changes_no_answer(loaded, name):
+def test_padding_on_the_left_changes_no_answer(loaded, name, monkeypatch):
+    """Every token of a padded row is the one that the row by itself asks for."""
     model, tokenizer = loaded[name]
+    make, seen = decoding.decoder_for, []
+
+    def spied(*given):
+        def decode(ids, shown):
+            seen.append((ids, shown, steps_of(model, make(*given), ids, shown)))
+            return seen[-1][2][-1]
+
+        return decode
+
+    monkeypatch.setattr(decoding, "decoder_for", spied)
     texts = ["Fact: Ana's child is", "Ana's", "The capital of Peru is the city of"]
-    alone = [decoding.complete(model, tokenizer, [text], length=6)[0] for text in texts]
-    assert decoding.complete(model, tokenizer, texts, length=6) == alone
-    assert len(set(alone)) > 1
+    answers = decoding.generate_text(model, tokenizer, texts, length=6)
+    assert len(set(answers)) > 1
+    ((ids, shown, steps),) = seen
+    padding = (shown == 0).sum(1).tolist()
+    assert [tokenizer.decode(row[cut:], skip_special_tokens=True)
+            for row, cut in zip(ids, padding, strict=True)] == texts and len(set(padding)) == 3
+    for row, cut in enumerate(padding):
+        if name == "qwen2":
+            assert greedy_shortfall(model, steps[-1][row, cut:], ids.shape[1] - cut) < GAP
+        else:
+            alone = torch.stack([step[row, cut:] for step in steps])
+            assert max(shortfalls(model, alone, tokenizer.mask_token_id, RULES[name])) < GAP
 
 
 def test_greedy_takes_the_most_likely_token_each_time(loaded):
     model, tokenizer = loaded["qwen2"]
     ids = torch.tensor([[5, 6, 7, 8]])
-    x = ids
-    for _ in range(6):
-        x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
-    assert torch.equal(decoding.greedy(model, ids, tokenizer.eos_token_id, length=6), x)
+    found = decoding.greedy(model, ids, tokenizer.eos_token_id, length=6)
+    assert found.shape == (1, 10) and torch.equal(found[:, :4], ids)
+    assert greedy_shortfall(model, found[0], 4) < GAP
+    assert greedy_shortfall(model, torch.cat([found[0, :9], found[0, 9:] + 1]), 4) > 100 * GAP  # another last token
 
 
 def test_greedy_leaves_the_checkpoints_own_generation_settings_aside(tmp_path):
     """With what Qwen2.5-7B-Instruct ships, a penalty on repeated tokens among it."""
-    folder = checkpoints.tiny(tmp_path / "x", "qwen2", scale=0.3)
+    folder = random_checkpoints.tiny(tmp_path / "x", "qwen2", scale=0.3)
     shipped = {"do_sample": True, "eos_token_id": [5, 7], "repetition_penalty": 1.5, "temperature": 0.7,
                "top_p": 0.8, "top_k": 20, "no_repeat_ngram_size": 2, "min_new_tokens": 3}
     (folder / "generation_config.json").write_text(json.dumps(shipped))
     model, tokenizer = checkpoints.load(folder)
-    x = ids = torch.tensor([tokenizer("Ana's child is Bob")["input_ids"]])
-    for _ in range(24):
-        x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
-    new = x[0, ids.shape[1]:].tolist()
-    assert len(set(new)) < len(new)  # it repeats itself, so a penalty would show
-    assert torch.equal(decoding.greedy(model, ids, tokenizer.eos_token_id, length=24), x)
+    ids = torch.tensor([tokenizer("Ana's child is Bob")["input_ids"]])
+    found = decoding.greedy(model, ids, tokenizer.eos_token_id, length=24)
+    new = found[0, ids.shape[1]:].tolist()
+    assert len(new) == 24 and len(set(new)) < len(new)  # it repeats itself, so a penalty would show
+    assert greedy_shortfall(model, found[0], ids.shape[1]) < GAP
     assert model.generation_config.repetition_penalty == 1.5
 
 
 def test_accuracy_counts_exact_matches_in_percent(loaded):
     model, tokenizer = loaded["qwen2"]
     data = synthetic_facts.world(2).p2c
-    answer = decoding.complete(model, tokenizer, [data.forward[0].prompt], length=5)[0]
+    answer = decoding.generate_text(model, tokenizer, [data.forward[0].prompt], length=5)[0]
     right = Example(data.forward[0].prompt, " ?", frozenset({"no", answer.upper()}))
     wrong = Example(data.forward[0].prompt, " ?", frozenset({answer + " x"}))
     assert decoding.accuracy(model, tokenizer, [right, wrong, wrong, wrong], length=5) == 25
@@ -233,9 +339,9 @@ def test_accuracy_counts_exact_matches_in_percent(loaded):
 
 
 def test_each_example_is_scored_by_its_own_rule(monkeypatch):
-    monkeypatch.setattr(decoding, "complete", lambda *_, **__: [" Ana Lima now rests."] * 2)
+    monkeypatch.setattr(decoding, "generate_text", lambda *_, **__: [" Ana Lima now rests."] * 2)
     asked = [Example("Here is", " Ana Lima", frozenset({"Ana Lima"}), scoring) for scoring in ("exact", "prefix")]
-    assert decoding.answered(None, None, asked) == [False, True]
+    assert decoding.which_right(None, None, asked) == [False, True]
 
 
 def test_a_pair_of_directions_is_asked_in_its_two_forms(loaded):
@@ -263,15 +369,15 @@ def test_lladas_samples_sharpen_as_the_temperature_falls():
 def test_dream_draws_at_its_temperature():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     torch.manual_seed(0)
-    tokens = decoding._draw(logits.repeat(4000, 1), 0.5, None, None).tokens
+    tokens = decoding._predict(logits.repeat(4000, 1), 0.5, None, None).tokens
     assert torch.allclose(shares(tokens, 4), (logits[0] / 0.5).softmax(-1), atol=0.03)
 
 
 def test_the_order_of_filling_is_drawn_at_its_temperature():
-    x, sureness = torch.full((4000, 3), MASK), torch.tensor([2.0, 1.0, 0.0])
+    x, confidence = torch.full((4000, 3), MASK), torch.tensor([2.0, 1.0, 0.0])
     torch.manual_seed(0)
-    decoding._fill_surest(x, MASK, torch.zeros(12000, dtype=torch.long), sureness.repeat(4000), 1, 0.5)
-    assert torch.allclose((x == 0).float().mean(0), (sureness / 0.5).softmax(-1), atol=0.03)
+    decoding._fill_most_confident(x, MASK, torch.zeros(12000, dtype=torch.long), confidence.repeat(4000), 1, 0.5)
+    assert torch.allclose((x == 0).float().mean(0), (confidence / 0.5).softmax(-1), atol=0.03)
 
 
 def test_random_remasking_fills_in_a_random_order():

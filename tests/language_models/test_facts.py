@@ -1,23 +1,15 @@
-"""Prompts against sentences written by hand, generated names against each other, fetching from a local server."""
-
-import functools
-import hashlib
-import http.server
-import shutil
-import threading
-from pathlib import Path
+"""Prompts against sentences written by hand, generated names against each other."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.language_models import checkpoints, facts, queries, synthetic_facts
+from lib.language_models import checkpoints, facts, queries, random_checkpoints, synthetic_facts
 from lib.language_models.architectures import recognise
 from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Fact, Relation
 
 FACT = Fact("Ana Lima", "Bob Reis")
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def read_tokenizer(folder):
@@ -28,7 +20,7 @@ def read_tokenizer(folder):
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     base = tmp_path_factory.mktemp("tokenizers")
-    return {name: read_tokenizer(checkpoints.tiny(base / name, name, width=16, heads=2, layers=1))
+    return {name: read_tokenizer(random_checkpoints.tiny(base / name, name, width=16, heads=2, layers=1))
             for name in ("llada", "dream", "llama", "qwen2")}
 
 
@@ -154,100 +146,11 @@ def test_no_name_is_shared_between_splits_or_entities(seed, first, second):
 
 def test_a_world_is_fixed_by_its_seed_and_has_the_five_shapes():
     world = synthetic_facts.world(6, seed=3)
-    assert world.sentences() == synthetic_facts.world(6, seed=3).sentences() != synthetic_facts.world(6, seed=4).sentences()
+    assert world.sentences() == synthetic_facts.world(6, seed=3).sentences()
+    assert world.sentences() != synthetic_facts.world(6, seed=4).sentences()
     assert [data.name for data in world.datasets()] == list(facts.DATASETS)
     assert len(world.p2c.facts) == 9 and len(world.trex.facts) == 6  # every other child has two parents
     assert {(fact.left, fact.right) for fact in world.p2c.facts} == {(f.right, f.left) for f in world.c2p.facts}
     assert any(len(example.answers) == 2 for example in world.p2c.reverse)
     with pytest.raises(ValueError, match="'only' must have at least one fact"):
         synthetic_facts.world(0)
-
-
-# Fetching ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A local web server with one pinned file; yields its folder and the pin."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    (folder / "P36.jsonl").write_text('{"sub_label": "Peru", "obj_label": "Lima"}\n')
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(folder))) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{running.server_address[1]}/P36.jsonl"
-        yield folder, address, hashlib.sha256((folder / "P36.jsonl").read_bytes()).hexdigest()
-        running.shutdown()
-
-
-def test_fetching_checks_caches_and_never_asks_twice(server, tmp_path, monkeypatch):
-    folder, address, checksum = server
-    monkeypatch.setitem(facts.SOURCES, "P36.jsonl", (address, checksum))
-    monkeypatch.setenv("REVERSAL_CURSE_CACHE", str(tmp_path / "cache"))
-    assert facts.published("trex").facts == (Fact("Peru", "Lima"),)
-    (folder / "P36.jsonl").unlink()
-    assert facts.fetch("P36.jsonl") == tmp_path / "cache" / "P36.jsonl"
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["P36.jsonl"]
-
-
-def test_another_file_is_refused_and_not_kept(server, tmp_path, monkeypatch):
-    _, address, _ = server
-    monkeypatch.setitem(facts.SOURCES, "P36.jsonl", (address, "0" * 64))
-    with pytest.raises(ValueError, match="but the pinned file has 000"):
-        facts.fetch("P36.jsonl", tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-    (tmp_path / "cache" / "P36.jsonl").write_text("cut")
-    with pytest.raises(ValueError, match="delete it to fetch again"):
-        facts.fetch("P36.jsonl", tmp_path / "cache")
-
-
-def test_without_a_network_the_error_says_where_a_copy_goes(tmp_path, monkeypatch):
-    monkeypatch.setitem(facts.SOURCES, "P36.jsonl", ("http://127.0.0.1:9/P36.jsonl", "0" * 64))
-    with pytest.raises(ConnectionError, match=r"put it at .*P36\.jsonl"):
-        facts.fetch("P36.jsonl", tmp_path)
-    with pytest.raises(KeyError, match="no published file 'x'"):
-        facts.fetch("x", tmp_path)
-    with pytest.raises(ValueError, match="no dataset 'x'"):
-        facts.published("x", tmp_path)
-
-
-def test_addresses_are_pinned_to_commits():
-    for address, checksum in facts.SOURCES.values():
-        assert any(len(part) == 40 and set(part) <= set("0123456789abcdef") for part in address.split("/"))
-        assert len(checksum) == 64
-
-
-def test_rows_of_parent_child_are_merged_and_turned(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text("child,parent\nBob,Ana\nBob,Ana\nBob,Eva\n")
-    data = facts._parent_child("p2c", path)
-    assert data.facts == (Fact("Ana", "Bob"), Fact("Eva", "Bob"))
-    assert data.reverse[0].answers == {"Ana", "Eva"}  # either parent
-    assert facts._parent_child("c2p", path).facts == (Fact("Bob", "Ana"), Fact("Bob", "Eva"))
-
-
-def test_only_one_to_one_capitals_with_a_name_of_their_own_are_kept(tmp_path):
-    rows = [("France", "Paris"), ("Monaco", "Monaco"), ("A", "X"), ("A", "Y"), ("B", "Z"), ("C", "Z")]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(f'{{"sub_label": "{left}", "obj_label": "{right}"}}\n' for left, right in rows))
-    assert facts._one_to_one(path) == [Fact("France", "Paris")]
-
-
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published files, which are not distributed")
-def test_published_files_have_the_published_shapes(tmp_path):
-    for path in PUBLISHED.rglob("*.*"):
-        shutil.copy(path, tmp_path / path.name)
-    found = {name: facts.published(name, tmp_path) for name in facts.DATASETS}
-    assert len(found["p2c"].facts) == len(found["c2p"].facts) == 1513 - 18
-    for name in ("p2d", "d2p"):
-        assert [len(part) for part in (found[name].facts, found[name].train, found[name].forward, found[name].reverse)
-                ] == [30, 900, 300, 300]
-    capitals = found["trex"].facts
-    assert len({fact.left for fact in capitals}) == len({fact.right for fact in capitals}) == len(capitals) > 100
-    assert Fact("Indiana", "Indianapolis") in capitals
-    assert {name: data.scoring for name, data in found.items()} == {
-        "p2c": "exact", "c2p": "exact", "p2d": "prefix", "d2p": "prefix", "trex": "exact"}
-    names = {answer for example in found["d2p"].forward for answer in example.answers}
-    completed = [[facts.is_right(asked, example.completion) for asked in found["d2p"].forward[::10]]
-                 for example in found["d2p"].train]
-    assert all(map(any, completed)) and len(names) == 30  # what was trained on is a right answer to some prompt

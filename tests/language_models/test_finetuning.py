@@ -1,14 +1,26 @@
-"""Losses token by token, data order by counting, resumed runs bit by bit."""
+"""Losses token by token, data order by counting, resumed runs bit by bit, adapters put back on their model."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from lib.language_models import checkpoints, decoding, facts, finetuning, reversal_run, synthetic_facts
+from lib.language_models import (
+    checkpoints,
+    decoding,
+    facts,
+    finetuning,
+    random_checkpoints,
+    reversal_run,
+    signature_run,
+    synthetic_facts,
+)
 from lib.language_models.facts import Example, Fact
 from lib.language_models.finetuning import FineTuningConfig, TokenisedExample
-from lib.record import training_state
+from lib.language_models.training_loop import TrainingRun
+from lib.record.training_state import Checkpoint, CheckpointError
 
 torch.set_num_threads(1)
 DATA = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar")])
@@ -17,7 +29,7 @@ DATA = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact(
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("finetuning")
-    return {name: checkpoints.tiny(base / name, name, width=32, scale=0.1)
+    return {name: random_checkpoints.tiny(base / name, name, width=32, scale=0.1)
             for name in ("llada", "dream", "llama", "qwen3_5")}
 
 
@@ -42,20 +54,20 @@ def test_sentences_end_once_and_batches_are_padded_with_end_tokens(folders):
         finetuning.sentences([], tokenizer)
 
 
-@pytest.mark.parametrize("protocol", [
+@pytest.mark.parametrize("config", [
     FineTuningConfig(batch=3, epochs=4), FineTuningConfig(batch=2, accumulation=2, epochs=3, seed=5),
     FineTuningConfig(batch=4, epochs=5, replay=0.5)])
-def test_every_epoch_takes_every_sentence_once(protocol):
-    steps = finetuning.steps(12, protocol)
-    both = [finetuning.batches(12, 7, protocol, step) for step in range(steps)]
+def test_every_epoch_takes_every_sentence_once(config):
+    steps = finetuning.step_count(12, config)
+    both = [finetuning.batches(12, 7, config, step) for step in range(steps)]
     order = [i for mine, _ in both for i in mine]
-    for epoch in range(protocol.epochs):
+    for epoch in range(config.epochs):
         assert sorted(order[12 * epoch : 12 * (epoch + 1)]) == list(range(12))
     assert order[:12] != order[12:24]
     replayed = [i for _, other in both for i in other]
-    assert len(replayed) == round(len(order) * protocol.replay / (1 - protocol.replay))
+    assert len(replayed) == round(len(order) * config.replay / (1 - config.replay))
     assert set(replayed) <= set(range(7))
-    assert all(len(mine) + len(other) == protocol.batch * protocol.accumulation for mine, other in both)
+    assert all(len(mine) + len(other) == config.batch * config.accumulation for mine, other in both)
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -63,7 +75,7 @@ def test_every_epoch_takes_every_sentence_once(protocol):
     ("learning_rate", float("inf")), ("clip", 0.0), ("clip", -1.0), ("clip", float("nan")), ("clip", float("inf")),
     ("scaling", 0), ("seed", -1), ("dropout", 1.5), ("dropout", -0.1), ("weight_decay", -1), ("warmup", -1),
     ("weight_decay", float("inf")), ("accumulation", 0)])
-def test_protocols_are_checked(field, value):
+def test_configurations_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
         FineTuningConfig(**{field: value})
 
@@ -129,7 +141,7 @@ def test_the_next_token_loss_row_by_row(folders, masking):
 def test_adapters_alone_are_trained(folders, name):
     model, tokenizer = checkpoints.load(folders[name])
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
-    adapted = finetuning.adapt(model, FineTuningConfig(rank=2))
+    adapted = finetuning.add_adapters(model, FineTuningConfig(rank=2))
     losses = finetuning.finetune(adapted, tokenizer, DATA.train, FineTuningConfig(rank=2, epochs=2, batch=2, warmup=0))
     assert len(losses) == 2 and not adapted.training
     after = dict(adapted.base_model.model.named_parameters())
@@ -144,14 +156,15 @@ def test_adapters_alone_are_trained(folders, name):
 @pytest.mark.parametrize("name", ["dream", "llama"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, rank):
-    protocol = FineTuningConfig(rank=rank, epochs=6, batch=2, dropout=0.1 if rank else 0.0, masking="any", learning_rate=1e-3)
+    config = FineTuningConfig(rank=rank, epochs=6, batch=2, dropout=0.1 if rank else 0.0, masking="any",
+                              learning_rate=1e-3)
 
     def fresh():
         model, tokenizer = checkpoints.load(folders[name])
-        return finetuning.adapt(model, protocol), tokenizer
+        return finetuning.add_adapters(model, config), tokenizer
 
     whole, tokenizer = fresh()
-    losses = finetuning.finetune(whole, tokenizer, DATA.train, protocol)
+    losses = finetuning.finetune(whole, tokenizer, DATA.train, config)
     path = tmp_path / "run.safetensors"
 
     class Killed(Exception):
@@ -162,40 +175,42 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(folders, tmp_path, name, 
             raise Killed
 
     with pytest.raises(Killed):
-        finetuning.finetune(fresh()[0], tokenizer, DATA.train, protocol, checkpoint=path, every=2, watch=kill)
+        finetuning.finetune(fresh()[0], tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=2,
+                            on_step=kill)
     again, _ = fresh()
     seen = []
-    resumed = finetuning.finetune(again, tokenizer, DATA.train, protocol, checkpoint=path, every=2,
-                                  watch=lambda step, loss: seen.append(step))
+    resumed = finetuning.finetune(again, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=2,
+                                  on_step=lambda step, loss: seen.append(step))
     assert resumed == losses and seen == [4, 5] and not path.exists()
     for (key, first), (_, second) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(first, second), key
 
 
 def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, tmp_path, monkeypatch):
-    protocol = FineTuningConfig(rank=2, epochs=6, batch=2, masking="any", learning_rate=1e-2)
+    config = FineTuningConfig(rank=2, epochs=6, batch=2, masking="any", learning_rate=1e-2)
 
-    def cell(checkpoint):
+    def cell(path):
         model, tokenizer = checkpoints.load(folders["llada"])
-        metrics, curves, tuned = reversal_run.run(model, tokenizer, DATA, protocol, checkpoint=checkpoint, every=2)
+        metrics, curves, tuned = reversal_run.run(
+            model, tokenizer, DATA, config, checkpoint=path and Checkpoint(path, {}), every=2)
         return metrics, curves, {name: weight for name, weight in tuned.named_parameters() if weight.requires_grad}
 
     path = tmp_path / "cell.safetensors"
     metrics, curves, weights = cell(None)
     assert curves["step"] == [1, 2, 3, 4, 5, 6] and len(set(curves["probability_reverse"])) == 6
-    advance = finetuning._Run.advance
+    step = TrainingRun.step
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetuning._Run, "advance", lambda run, step: killed() if step == 5 else advance(run, step))
+        patch.setattr(TrainingRun, "step", lambda run: killed() if len(run.losses) == 5 else step(run))
         cell(path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # trained to the end, answers missing
-        patch.setattr(decoding, "answered", killed)
+        patch.setattr(decoding, "which_right", killed)
         cell(path)
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning._Run, "advance", killed)  # nothing is left to train
+        patch.setattr(TrainingRun, "step", killed)  # nothing is left to train
         again = cell(path)
     assert again[:2] == (metrics, curves) and path.exists()
     assert all(torch.equal(weight, again[2][name]) for name, weight in weights.items())
@@ -216,18 +231,18 @@ class Seen(torch.nn.Module):
 @pytest.mark.parametrize("masking", finetuning.MASKING)
 def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders, masking):
     model, tokenizer = checkpoints.load(folders["llada"])
-    protocol = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
+    config = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
     other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
-    run = finetuning._Run(Seen(model), tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer),
-                          finetuning.sentences(other, tokenizer))
-    assert all(sentence.prompt == 0 for sentence in run.other)
+    own, other = (finetuning.sentences(examples, tokenizer) for examples in (DATA.train, other))
+    run = finetuning.new_run(Seen(model), tokenizer, config, own, other)
+    assert all(sentence.prompt == 0 for sentence in other)
     fronts = {"own": 0, "other": 0}
-    for step in range(finetuning.steps(2, protocol)):
-        mine, replayed = finetuning.batches(2, 3, protocol, step)
+    for step in range(finetuning.step_count(2, config)):
+        mine, replayed = finetuning.batches(2, 3, config, step)
         assert len(mine) == len(replayed) == 2
-        run.advance(step)
+        run.step()
         (shown,) = run.model.shown[-1:]
-        for row, sentence in zip(shown, [run.own[i] for i in mine] + [run.other[i] for i in replayed], strict=True):
+        for row, sentence in zip(shown, [own[i] for i in mine] + [other[i] for i in replayed], strict=True):
             visible = row[: len(sentence.ids)] != tokenizer.mask_token_id
             assert torch.equal(row[: len(sentence.ids)][visible], torch.tensor(sentence.ids)[visible])
             fronts["own" if sentence.prompt else "other"] += int((~visible[: sentence.prompt or 5]).sum())
@@ -241,10 +256,10 @@ def test_replayed_text_is_never_asked_for(folders, monkeypatch):
         asked.extend(example.prompt for example in examples)
         return [True] * len(examples)
 
-    monkeypatch.setattr(decoding, "answered", answered)
+    monkeypatch.setattr(decoding, "which_right", answered)
     model, tokenizer = checkpoints.load(folders["dream"])
     metrics, _, _ = reversal_run.run(model, tokenizer, DATA, FineTuningConfig(rank=2, epochs=1, batch=2, replay=0.5),
-                                     replay=reversal_run.replayed(None, 0, 4))
+                                     replay=reversal_run.replay_examples(None, 0, 4))
     assert asked == [example.prompt for example in (*DATA.forward, *DATA.reverse)]
     assert metrics == {"forward_accuracy": 100, "reverse_accuracy": 100}
 
@@ -255,9 +270,9 @@ def test_passes_add_up_to_the_batch(folders):
     for batch, accumulation in ((2, 1), (1, 2)):
         model, tokenizer = checkpoints.load(folders["llama"])
         own = [TokenisedExample(row.ids[:7], 2) for row in finetuning.sentences(DATA.train, tokenizer)]
-        protocol = FineTuningConfig(rank=0, batch=batch, accumulation=accumulation, warmup=0)
-        run = finetuning._Run(model, tokenizer, protocol, own, [])
-        run.advance(0)
+        config = FineTuningConfig(rank=0, batch=batch, accumulation=accumulation, warmup=0)
+        run = finetuning.new_run(model, tokenizer, config, own)
+        run.step()
         after.append((run.losses[0], model.lm_head.weight.detach().clone()))
     assert after[0][0] == pytest.approx(after[1][0], rel=1e-6)
     assert torch.allclose(after[0][1], after[1][1], atol=1e-6)
@@ -265,28 +280,28 @@ def test_passes_add_up_to_the_batch(folders):
 
 def test_the_learning_rate_rises_over_the_warm_up(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
-    protocol = FineTuningConfig(rank=0, batch=2, warmup=4, learning_rate=1e-3)
-    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+    config = FineTuningConfig(rank=0, batch=2, warmup=4, learning_rate=1e-3)
+    run = finetuning.new_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     rates = []
-    for step in range(6):
-        run.advance(step)
+    for _ in range(6):
+        run.step()
         rates.append(run.optimiser.param_groups[0]["lr"])
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
-def test_gradients_are_cut_and_weights_decay_as_the_protocol_says(folders):
+def test_gradients_are_cut_and_weights_decay_as_the_configuration_says(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
-    protocol = FineTuningConfig(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
-    run = finetuning._Run(model, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
-    run.advance(0)
+    config = FineTuningConfig(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
+    run = finetuning.new_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run.step()
     moments = [run.optimiser.state[weight]["exp_avg"].flatten() for weight in run.weights.values()]
-    assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * protocol.clip, rel=1e-2)  # 1 - beta1 of the gradient
+    assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * config.clip, rel=1e-2)  # 1 - beta1 of the gradient
     assert run.optimiser.param_groups[0]["weight_decay"] == 0.3
 
 
-def test_adapters_have_the_protocols_scaling_and_dropout(folders):
+def test_adapters_have_the_configurations_scaling_and_dropout(folders):
     model, _ = checkpoints.load(folders["llama"])
-    adapted = finetuning.adapt(model, FineTuningConfig(rank=4, scaling=12, dropout=0.25))
+    adapted = finetuning.add_adapters(model, FineTuningConfig(rank=4, scaling=12, dropout=0.25))
     layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
     assert layers and all(layer.scaling["default"] == 3 for layer in layers)
     assert all(layer.lora_dropout["default"].p == 0.25 for layer in layers)
@@ -294,40 +309,40 @@ def test_adapters_have_the_protocols_scaling_and_dropout(folders):
 
 def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
     model, tokenizer = checkpoints.load(folders["llada"])
-    protocol = FineTuningConfig(rank=2, epochs=2, batch=2)
-    adapted = finetuning.adapt(model, protocol)
+    config = FineTuningConfig(rank=2, epochs=2, batch=2)
+    adapted = finetuning.add_adapters(model, config)
     path = tmp_path / "run.safetensors"
-    run = finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
-    run.advance(0)
-    run.store(path)
-    other = dataclasses.replace(protocol, learning_rate=2e-4)
-    with pytest.raises(training_state.CheckpointError, match="protocol"):
-        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=path)
-    with pytest.raises(training_state.CheckpointError, match="data"):
-        finetuning.finetune(adapted, tokenizer, DATA.train[:1], protocol, checkpoint=path)
+    run = finetuning.new_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run.step()
+    run.store(Checkpoint(path, {}))
+    other = dataclasses.replace(config, learning_rate=2e-4)
+    with pytest.raises(CheckpointError, match="protocol"):
+        finetuning.finetune(adapted, tokenizer, DATA.train, other, checkpoint=Checkpoint(path, {}))
+    with pytest.raises(CheckpointError, match="data"):
+        finetuning.finetune(adapted, tokenizer, DATA.train[:1], config, checkpoint=Checkpoint(path, {}))
     assert path.exists()
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
-    protocol, path = FineTuningConfig(rank=rank, epochs=3, batch=2), tmp_path / "run.safetensors"
-    other = checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
+    config, path = FineTuningConfig(rank=rank, epochs=3, batch=2), tmp_path / "run.safetensors"
+    other = random_checkpoints.tiny(tmp_path / "other", "llada", width=32, scale=0.1, seed=1)
 
     def run(folder, dtype=None):
         model, tokenizer = checkpoints.load(folder, dtype)
-        adapted = finetuning.adapt(model, protocol)
-        return finetuning._Run(adapted, tokenizer, protocol, finetuning.sentences(DATA.train, tokenizer), [])
+        adapted = finetuning.add_adapters(model, config)
+        return finetuning.new_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
 
     first = run(folders["llada"])
-    first.advance(0)
-    first.store(path)
+    first.step()
+    first.store(Checkpoint(path, {}))
     again = run(folders["llada"])
-    again.restore(path)
+    again.restore(Checkpoint(path, {}))
     assert again.losses == first.losses
-    with pytest.raises(training_state.CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
-        run(other).restore(path)
-    with pytest.raises(training_state.CheckpointError, match=r"another run \(dtype .*bfloat16"):
-        run(folders["llada"], torch.bfloat16).restore(path)
+    with pytest.raises(CheckpointError, match=r"another run \(start '\w+' there, '\w+' here\)"):
+        run(other).restore(Checkpoint(path, {}))
+    with pytest.raises(CheckpointError, match=r"another run \(dtype .*bfloat16"):
+        run(folders["llada"], torch.bfloat16).restore(Checkpoint(path, {}))
 
 
 def test_one_changed_row_of_one_matrix_is_another_model(folders):
@@ -342,30 +357,32 @@ def test_one_changed_row_of_one_matrix_is_another_model(folders):
 def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_path):
     path = tmp_path / "run.safetensors"
     model, tokenizer = checkpoints.load(folders["llama"])
-    protocol = FineTuningConfig(rank=0, epochs=6, batch=2, warmup=0)
+    config = FineTuningConfig(rank=0, epochs=6, batch=2, warmup=0)
 
     def spoil(step, loss):
         if step == 2:
             with torch.no_grad():
                 model.lm_head.weight[0] = float("nan")
 
-    adapted = finetuning.adapt(model, protocol)
+    adapted = finetuning.add_adapters(model, config)
     with pytest.raises(ArithmeticError, match=r"step 4: the run has diverged \(loss nan.*lower learning_rate"):
-        finetuning.finetune(adapted, tokenizer, DATA.train, protocol, checkpoint=path, every=1, watch=spoil)
-    run = finetuning._Run(finetuning.adapt(checkpoints.load(folders["llama"])[0], protocol), tokenizer, protocol,
-                          finetuning.sentences(DATA.train, tokenizer), [])
-    run.restore(path)
+        finetuning.finetune(adapted, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=1,
+                            on_step=spoil)
+    run = finetuning.new_run(finetuning.add_adapters(checkpoints.load(folders["llama"])[0], config), tokenizer, config,
+                          finetuning.sentences(DATA.train, tokenizer))
+    run.restore(Checkpoint(path, {}))
     assert len(run.losses) == 3
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_used(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
-    run = finetuning._Run(finetuning.adapt(model, FineTuningConfig(rank=0, batch=2)), tokenizer, FineTuningConfig(rank=0, batch=2),
-                          finetuning.sentences(DATA.train, tokenizer), [])
+    config = FineTuningConfig(rank=0, batch=2)
+    run = finetuning.new_run(finetuning.add_adapters(model, config), tokenizer, config,
+                             finetuning.sentences(DATA.train, tokenizer))
     before = model.model.norm.weight.detach().clone()
     model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(ArithmeticError, match=r"step 1: .* gradient norm"):
-        run.advance(0)
+        run.step()
     assert torch.equal(model.model.norm.weight, before) and not run.losses
 
 
@@ -380,8 +397,8 @@ def test_what_cannot_run_is_refused(folders):
 
 def test_a_causal_model_learns_the_forward_direction(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
-    protocol = FineTuningConfig(rank=0, epochs=120, batch=2, learning_rate=5e-3)
-    losses = finetuning.finetune(finetuning.adapt(model, protocol), tokenizer, DATA.train, protocol)
+    config = FineTuningConfig(rank=0, epochs=120, batch=2, learning_rate=5e-3)
+    losses = finetuning.finetune(finetuning.add_adapters(model, config), tokenizer, DATA.train, config)
     assert losses[-1] < 0.1 < losses[0]
     length = reversal_run.answer_length(DATA, tokenizer)
     assert decoding.accuracy(model, tokenizer, DATA.forward, length=length) == 100
@@ -392,3 +409,70 @@ def test_a_world_can_be_trained_on(folders):
     data = synthetic_facts.world(2).p2d
     assert len(data.train) == 3 * len(data.facts)  # three sentence forms a fact
     assert reversal_run.dataset_of("p2d", "generated", 2, 0).name == "p2d"
+
+
+# Adapters put back ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A checkpoint, its adapters after fine-tuning, and the tuned model itself with merged weights."""
+    base = tmp_path_factory.mktemp("adapters")
+    folder = random_checkpoints.tiny(base / "model", "llada", width=32, scale=0.15)
+    model, tokenizer = checkpoints.load(folder)
+    config = FineTuningConfig(rank=2, epochs=10, batch=2, masking="any", learning_rate=1e-2, warmup=0)
+    adapted = finetuning.add_adapters(model, config)
+    finetuning.finetune(adapted, tokenizer, DATA.train, config)
+    adapted.save_pretrained(base / "adapters", save_embedding_layers=False)
+    return folder, base / "adapters", adapted.merge_and_unload()
+
+
+def summary(model, tokenizer):
+    return signature_run.summary(signature_run.measure(model, tokenizer, DATA, DATA.facts, gaps=("", " indeed")))
+
+
+def test_signatures_with_adapters_are_those_of_the_merged_model(tuned):
+    folder, kept, merged = tuned
+    model, tokenizer = checkpoints.load(folder)
+    before = summary(model, tokenizer)
+    finetuning.load_adapters(model, kept)
+    assert not model.training
+    after = summary(model, tokenizer)
+    assert after == pytest.approx(summary(merged, tokenizer), rel=1e-3, abs=1e-6)
+    for name in ("score_correlation", "gradient_cosine", "probability_forward"):
+        assert abs(after[name] - before[name]) > 1e-3 * abs(before[name])
+
+
+def spoil_tensor(path, change):
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    change(tensors, name)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda at: (at / "adapter_config.json").write_text("{"), r"adapter_config\.json: not JSON"),
+    (lambda at: (at / "adapter_config.json").write_text('{"peft_type": "IA3"}'), "peft_type='IA3', but LORA"),
+    (lambda at: (at / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]}'),
+     r"adapter_config\.json: does not fit this model"),
+    (lambda at: (at / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"]}'),
+     r"adapter_config\.json: does not fit this model .*c_attn"),
+    (lambda at: (at / "adapter_model.safetensors").write_bytes(b"x" * 50), r"adapter_model\.safetensors: cut off or"),
+    (lambda at: (at / "adapter_model.safetensors").rename(at / "adapter_model.bin"), "a pickle, which is never read"),
+    (lambda at: spoil_tensor(at / "adapter_model.safetensors", lambda tensors, name: tensors.pop(name)),
+     "adapters of another model: .* is missing there"),
+    (lambda at: spoil_tensor(at / "adapter_model.safetensors", lambda tensors, name: tensors[name].fill_(torch.nan)),
+     r"adapter_model\.safetensors: tensor .* is not finite")])
+def test_damaged_adapters_are_refused_by_file(tuned, tmp_path, spoil, message):
+    folder, kept, _ = tuned
+    spoiled = tmp_path / "adapters"
+    shutil.copytree(kept, spoiled)
+    spoil(spoiled)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        finetuning.load_adapters(checkpoints.load(folder)[0], spoiled)
+
+
+def test_adapters_of_a_model_of_another_size_are_refused(tuned, tmp_path):
+    other, _ = checkpoints.load(random_checkpoints.tiny(tmp_path / "other", "llada", width=64))
+    with pytest.raises(ValueError, match=r"_model\.safetensors: adapters of another model: .* is \(2, 96\) there,"):
+        finetuning.load_adapters(other, tuned[1])

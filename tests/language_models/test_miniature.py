@@ -1,6 +1,7 @@
 """One small cell end to end: its path, its record, its interruption; cosines against stored gradients."""
 
 import dataclasses
+import re
 import types
 
 import numpy as np
@@ -10,20 +11,20 @@ import torch
 from lib.language_models import (
     finetuning,
     miniature,
-    miniature_table,
-    miniature_world,
     pretraining,
     queries,
     reversal_run,
     signature_run,
     signatures,
+    synthetic_facts,
 )
 from lib.language_models.facts import DATASETS
-from lib.language_models.miniature import Cell
+from lib.language_models.miniature import MiniatureConfig
 from lib.record import provenance
+from lib.record.training_state import Checkpoint
 
 torch.set_num_threads(1)
-SMALL = Cell(steps=4, facts=4, held=3, epochs=2, seed=1)
+SMALL = MiniatureConfig(steps=4, facts=4, held=3, epochs=2, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +36,22 @@ def work(tmp_path_factory):
 
 
 def test_the_standard_cell_is_what_the_paper_needs():
-    cell = Cell()
-    assert (cell.masking, cell.orders, cell.protocol().rank) == ("any", "both", 0)
-    lora = Cell(tuning="lora", rank=8, masking="response", replay=0.25, seed=3).protocol()
+    cell = MiniatureConfig()
+    assert (cell.masking, cell.orders, cell.finetuning().rank) == ("any", "both", 0)
+    lora = MiniatureConfig(tuning="lora", rank=8, masking="response", replay=0.25, seed=3).finetuning()
     assert (lora.rank, lora.scaling, lora.masking, lora.replay, lora.seed) == (8, 16, "response", 0.25, 3)
     # replay adds steps: the held-out facts are seen as often
-    alone, mixed = (finetuning.steps(32, Cell(replay=share).protocol()) for share in (0.0, 0.5))
+    alone, mixed = (finetuning.step_count(32, MiniatureConfig(replay=share).finetuning()) for share in (0.0, 0.5))
     assert mixed == 2 * alone == 400
 
 
 def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
-    same = [Cell(), Cell(masking="response"), Cell(tuning="lora"), Cell(replay=0.0), Cell(dataset="c2p")]
-    assert len({miniature._digest(cell.pretraining()) for cell in same}) == 1
-    other = [Cell(), Cell(causal_steps=9),
-             Cell(orders="one"), Cell(seed=1), Cell(architecture="llama"), Cell(dataset="trex"), Cell(steps=9)]
-    assert len({miniature._digest(cell.pretraining()) for cell in other}) == len(other)
+    same = [{}, {"masking": "response"}, {"tuning": "lora"}, {"replay": 0.0}, {"dataset": "c2p"}]
+    digests = lambda changes: {miniature._digest(MiniatureConfig(**change).pretraining()) for change in changes}
+    assert len(digests(same)) == 1
+    other = [{}, {"causal_steps": 9}, {"orders": "one"}, {"seed": 1}, {"architecture": "llama"}, {"dataset": "trex"},
+             {"steps": 9}]
+    assert len(digests(other)) == len(other)
 
 
 @pytest.mark.parametrize("field, value", [
@@ -65,7 +67,7 @@ def test_held_facts_are_never_told(tmp_path, monkeypatch):
     """What pretraining and replay see holds no name of a held-out fact."""
     seen = {}
 
-    def stop(model, tokenizer, data, protocol, **options):
+    def stop(model, tokenizer, data, config, **options):
         seen.update(data=data, replay=options["replay"])
         raise StopIteration
 
@@ -83,9 +85,9 @@ def test_held_facts_are_never_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["llada", "llama"])
 def test_alignment_is_the_cosine_of_stored_gradients(name):
     cell = dataclasses.replace(SMALL, architecture=name)
-    tokenizer = miniature_world.tokenizer(name == "llada")
+    tokenizer = synthetic_facts.word_tokenizer(name == "llada")
     model = pretraining.new_model(cell.pretraining(), tokenizer)
-    data = miniature_world.worlds({"held": 3})["held"].p2c
+    data = synthetic_facts.recombined_worlds({"held": 3})["held"].p2c
     found = miniature.alignment(model, tokenizer, data)
     rows = [[queries.batch([queries.encode(query, tokenizer)]) for query in data.queries(fact)] for fact in data.facts]
     matched = [signatures.cosine_by_autograd(model, *pair).cosine for pair in rows]
@@ -138,10 +140,10 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(tmp_path, work, monkeypa
     checkpoint = tmp_path / "tuning.safetensors"
     monkeypatch.setattr(miniature.reversal_run, "answer_length", None)  # killed after fine-tuning, before the answers
     with pytest.raises(TypeError):
-        miniature.run(cell, work, checkpoint=checkpoint)
+        miniature.run(cell, work, checkpoint=Checkpoint(checkpoint, {}))
     assert checkpoint.exists()
     monkeypatch.undo()
-    assert miniature.run(cell, work, checkpoint=checkpoint) == whole
+    assert miniature.run(cell, work, checkpoint=Checkpoint(checkpoint, {})) == whole
 
 
 def test_from_the_command_line(tmp_path, work, capsys):
@@ -149,31 +151,63 @@ def test_from_the_command_line(tmp_path, work, capsys):
     small = ["--steps", "4", "--facts", "4", "--held", "3", "--epochs", "1", "--seed", "1", "--out", str(out)]
     with pytest.raises(SystemExit):
         miniature.main([*small, "--masking", "some"])
-    assert "masking must be one of response, any" in capsys.readouterr().err and not out.exists()
+    assert "--masking: 'some' is none of response, any" in capsys.readouterr().err and not out.exists()
     kept = sorted(work.iterdir())
     miniature.main([*small, "--work", "none"])
     said = capsys.readouterr()
     assert "pretraining: step 4 of 4" in said.err and "cell forward_accuracy" in said.out
     assert provenance.load(out)["provenance"]["commit"] and sorted(work.iterdir()) == kept
-    with pytest.raises(SystemExit, match="holds epochs=1, not 2"):
+    with pytest.raises(SystemExit):
         miniature.main([*small, "--epochs", "2", "--work", str(work)])
+    assert "holds a result with epochs=1, not 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--replay", "0.999"], "--replay 0.999 leaves no room in a batch of 32"), (["--replay", "1"], "--replay must lie"),
+    (["--seed", str(2**64)], "seeds must be different integers from 0 to"),
+    (["--work", "file"], "--work: file cannot"),
+    (["--work", "file/work"], "--work: file/work cannot be written to"),
+    (["--out", "file/x.json"], "--out: file cannot"),
+    (["--rank", "0", "--tuning", "lora"], "--rank must be at least 1"),
+    (["--learning-rate", "inf"], "--learning-rate must lie in"), (["--folder", "table"], "give one of the two"),
+    (["--seeds", "0"], "--seeds must be at least 1"),
+    (["extra"], "'extra' belongs to no option"), (["--held", "4000"], "stock: 60 words of each kind make 3600 names")])
+def test_what_cannot_be_is_refused_before_anything_is_pretrained(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(miniature, "pretrain", lambda *_, **__: pytest.fail("a model was pretrained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        miniature.main(["--out", "x.json", "--work", "work", *options])
+    said = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and len(said.splitlines()) == 1 and message in said, said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_that_diverges_leaves_no_result(tmp_path, capsys):
+    small = ["--steps", "4", "--facts", "4", "--held", "3", "--epochs", "3", "--learning-rate", "1e30", "--replay", "0",
+             "--tuning", "lora"]
+    with pytest.raises(SystemExit) as ended:
+        miniature.main([*small, "--out", str(tmp_path / "x.json"), "--work", str(tmp_path / "work")])
+    assert ended.value.code == 1 and "the run has diverged" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "x.json").exists()
 
 
 # The table ---------------------------------------------------------------------------------------------------
 
 
 def test_the_plan_names_every_cell_once_and_what_the_claims_need():
-    cells = list(miniature_table.plan())
-    assert len({miniature_table.file_of(cell) for cell in cells}) == len(cells)
-    seeds_of = lambda name, **change: {cell.seed for cell in cells if cell == Cell(name, seed=cell.seed, **change)}
+    cells = list(miniature.plan())
+    assert len({miniature.file_of(cell) for cell in cells}) == len(cells)
+    seeds_of = lambda name, **change: {
+        cell.seed for cell in cells if cell == MiniatureConfig(name, seed=cell.seed, **change)}
     for name in ("llada", "dream", "llama", "qwen2", "qwen3_5"):
         assert all(seeds_of(name, dataset=dataset) == set(range(5)) for dataset in DATASETS)
     tuned = {"tuning": "lora", "learning_rate": 2e-3}
     pairs = [{**tuned, "replay": 0.0}, {**tuned, "masking": "response"}, {"replay": 0.0, "masking": "response"},
              {**tuned, "replay": 0.0, "masking": "response"}, {"orders": "one", "masking": "response"}]
-    for change in (*miniature_table.CONDITIONS.values(), *pairs):
+    for change in (*miniature.CONDITIONS.values(), *pairs):
         assert all(seeds_of(name, **change) == set(range(5)) for name in ("llada", "llama"))
-    for starts in miniature_table.STARTS.values():
+    for starts in miniature.STARTS.values():
         assert all(seeds_of("dream", **start) == set(range(5)) for start in starts.values())
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
 
@@ -181,15 +215,16 @@ def test_the_plan_names_every_cell_once_and_what_the_claims_need():
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     done = []
 
-    def record(cell, path):
+    def record(cell, path, work):
         if cell.architecture == "llama":
             raise RuntimeError("out of luck")
         done.append(path.name)
 
-    monkeypatch.setattr(miniature_table.miniature, "record", record)
-    with pytest.raises(SystemExit, match="failed"):
-        miniature_table.main(["--folder", str(tmp_path), "--seeds", "1"])
+    monkeypatch.setattr(miniature, "record", record)
+    with pytest.raises(SystemExit):
+        miniature.main(["--folder", str(tmp_path), "--seeds", "1", "--work", str(tmp_path / "work")])
     said = capsys.readouterr().err
+    assert re.search(r"\d+ cells failed, llama_p2c_both_full_any_replay_0\.json the first of them$", said.strip())
     assert "llama_p2c_both_full_any_replay_0.json failed" in said and "out of luck" in said
     assert "dream_p2c_both_full_any_replay_0.json" in done
 
@@ -200,9 +235,9 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
 def test_a_followed_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypatch):
     seen = {}
 
-    def watched(model, tokenizer, data, protocol, **options):
-        seen.update(data=data, protocol=protocol, **options)
-        return reversal_run.run(model, tokenizer, data, protocol, **options)
+    def watched(model, tokenizer, data, config, **options):
+        seen.update(data=data, config=config, **options)
+        return reversal_run.run(model, tokenizer, data, config, **options)
 
     monkeypatch.setattr(miniature, "reversal_run", types.SimpleNamespace(run=watched))
     found = miniature.followed("llada", 1, facts=4, held=3, steps=2, epochs=4)
@@ -217,4 +252,4 @@ def test_a_followed_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypat
     assert not {name for fact in found.data.facts for name in (fact.left, fact.right)
                 if any(name in each.prompt + each.completion for each in seen["replay"])}
     assert found.share == pytest.approx(1 / 6)  # three sentences in half of each batch
-    assert seen["watched"] == len(found.data.facts) and seen["protocol"].masking == "any"
+    assert seen["watched"] == len(found.data.facts) and seen["config"].masking == "any"

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 import torch
 
-from lib.language_models import checkpoints, decoding, finetuning, miniature_world, pretraining
+from lib.language_models import checkpoints, decoding, finetuning, pretraining, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
-from lib.language_models.miniature_world import tokenizer, told, worlds
 from lib.language_models.pretraining import PretrainingConfig
-from lib.record import training_state
+from lib.language_models.synthetic_facts import pretraining_examples, recombined_worlds, word_tokenizer
+from lib.record.training_state import Checkpoint, CheckpointError
 
 torch.set_num_threads(1)
 SMALL = PretrainingConfig(facts=6, stock=8, width=32, heads=2, layers=1, steps=12, batch=8, warmup=3)
@@ -18,12 +18,12 @@ BEGUN = dataclasses.replace(SMALL, architecture="dream", causal_steps=7, steps=6
 
 
 def text_of(settings):
-    split = worlds({"told": settings.facts, "held": 4}, settings.stock, settings.seed)
-    return told(split["told"], settings.orders, settings.kinds)
+    split = recombined_worlds({"told": settings.facts, "held": 4}, settings.stock, settings.seed)
+    return pretraining_examples(split["told"], settings.orders, settings.kinds)
 
 
 def words_of(settings=SMALL, masked=True):
-    return tokenizer(masked, settings.stock)
+    return word_tokenizer(masked, settings.stock)
 
 
 # The world ---------------------------------------------------------------------------------------------------
@@ -37,17 +37,18 @@ def entities(world):
 
 
 def test_no_name_is_shared_and_every_word_of_the_held_facts_is_known():
-    split = worlds({"told": 200, "held": 20}, 40, seed=3)
+    split = recombined_worlds({"told": 200, "held": 20}, 40, seed=3)
     names = [entities(world) for world in split.values()]
     assert len(set(names[0]) | set(names[1])) == len(names[0]) + len(names[1]) == 6 * 220
     known = {word for name in names[0] for word in name.split()}
     assert {word for name in names[1] for word in name.split()} <= known
-    assert worlds({"told": 5}, 40, seed=3)["told"].p2c.facts != worlds({"told": 5}, 40, seed=4)["told"].p2c.facts
+    first, second = (recombined_worlds({"told": 5}, 40, seed=seed)["told"].p2c.facts for seed in (3, 4))
+    assert first != second
 
 
 def test_both_orders_are_told_or_one_of_each_fact():
-    world = worlds({"told": 10}, 20)["told"]
-    both, one = told(world, "both", ("p2c",)), told(world, "one", ("p2c",))
+    world = recombined_worlds({"told": 10}, 20)["told"]
+    both, one = pretraining_examples(world, "both", ("p2c",)), pretraining_examples(world, "one", ("p2c",))
     seen = {orders: Counter((example.prompt + example.completion) for example in text)
             for orders, text in {"both": both, "one": one}.items()}
     for i, fact in enumerate(world.p2c.facts):
@@ -55,23 +56,23 @@ def test_both_orders_are_told_or_one_of_each_fact():
         assert [seen["both"][sentence] for sentence in sentences] == [1, 1]
         assert [seen["one"][sentence] for sentence in sentences] == [1 - i % 2, i % 2]
     assert len(both) == 2 * len(one) == 20
-    assert sum(not example.completion.endswith(".") for example in told(world, "both")) == 0
+    assert sum(not example.completion.endswith(".") for example in pretraining_examples(world, "both")) == 0
 
 
 def test_every_sentence_is_made_of_known_words():
-    world = worlds({"told": 4}, 10)["told"]
-    words = tokenizer(True, 10)
+    world = recombined_worlds({"told": 4}, 10)["told"]
+    words = word_tokenizer(True, 10)
     for data in world.datasets():
-        for example in (*data.train, *data.forward, *data.reverse, *told(world, "both")):
+        for example in (*data.train, *data.forward, *data.reverse, *pretraining_examples(world, "both")):
             ids = words(example.prompt + example.completion)["input_ids"]
             assert ids[0] == 1 and words.eos_token_id not in ids
-    assert tokenizer(False, 10).mask_token_id is None and words.mask_token_id == 2
-    assert len(tokenizer(False, 10)) == len(words)
+    assert word_tokenizer(False, 10).mask_token_id is None and words.mask_token_id == 2
+    assert len(word_tokenizer(False, 10)) == len(words)
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: worlds({"told": 1}), "at least two"), (lambda: worlds({"told": 9}, 5), "stock"),
-    (lambda: told(worlds({"told": 2})["told"], "none"), "orders"),
+    (lambda: recombined_worlds({"told": 1}), "at least two"), (lambda: recombined_worlds({"told": 9}, 5), "stock"),
+    (lambda: pretraining_examples(recombined_worlds({"told": 2})["told"], "none"), "orders"),
 ])
 def test_a_world_that_cannot_be_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
@@ -84,9 +85,9 @@ def test_a_world_that_cannot_be_is_refused(call, message):
 def test_questions_are_an_entity_or_any_tokens():
     """Rows counted by which tokens they ask for: [START] A B 's child is C D . [END]."""
     words = words_of()
-    example = worlds({"told": 2}, 8)["told"].p2c.train[0]
+    example = recombined_worlds({"told": 2}, 8)["told"].p2c.train[0]
     sentence = finetuning.sentences([example], words)[0]
-    names = frozenset(words.convert_tokens_to_ids(miniature_world.name_words(8)))
+    names = frozenset(words.convert_tokens_to_ids(synthetic_facts.name_words(8)))
     rows = 4000
     given = finetuning.padded([sentence] * rows, words.eos_token_id)
     first = torch.tensor([pretraining.first_entity(sentence, names)] * rows)
@@ -140,12 +141,12 @@ def test_a_model_learns_what_it_is_told():
 
 
 def test_the_schedule_and_the_clipping_reach_the_optimiser(monkeypatch):
-    run = pretraining._Run(BEGUN, text_of(BEGUN), words_of())
-    loss = run._loss
-    monkeypatch.setattr(run, "_loss", lambda *given: 1e4 * loss(*given))
+    run = pretraining.new_run(BEGUN, text_of(BEGUN), words_of())
+    loss = pretraining._loss
+    monkeypatch.setattr(pretraining, "_loss", lambda *given: 1e4 * loss(*given))
     for step in range(13):
-        run.advance(step)
-        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(BEGUN.learning_rate * run._rate(step))
+        run.step()
+        assert run.optimiser.param_groups[0]["lr"] == pretraining.learning_rate(BEGUN, step)
         if not step:  # 1 - beta1 of a gradient of norm 1
             moments = torch.cat([state["exp_avg"].flatten() for state in run.optimiser.state.values()])
             assert float(moments.norm()) == pytest.approx(0.1, rel=1e-2)
@@ -164,17 +165,19 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(settings, tmp_path):
     whole, losses = pretraining.pretrain(settings, text, words)
     path = tmp_path / "run.safetensors"
     with pytest.raises(Killed):
-        pretraining.pretrain(settings, text, words, checkpoint=path, every=5, watch=kill)
-    resumed, again = pretraining.pretrain(settings, text, words, checkpoint=path)
+        pretraining.pretrain(settings, text, words, checkpoint=Checkpoint(path, {}), every=5, on_step=kill)
+    resumed, again = pretraining.pretrain(settings, text, words, checkpoint=Checkpoint(path, {}))
     assert again == losses
     for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=path, watch=kill)  # done: no step is made
+    # done: no step is made
+    stored, _ = pretraining.pretrain(settings, text, words, checkpoint=Checkpoint(path, {}), on_step=kill)
     assert torch.equal(next(stored.parameters()), next(whole.parameters()))
-    with pytest.raises(training_state.CheckpointError, match="learning_rate"):
-        pretraining.pretrain(dataclasses.replace(settings, learning_rate=1e-3), text, words, checkpoint=path)
-    with pytest.raises(training_state.CheckpointError, match="text"):  # as many sentences, one of them another
-        pretraining.pretrain(settings, [*text[:-1], text[0]], words, checkpoint=path)
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        other = dataclasses.replace(settings, learning_rate=1e-3)
+        pretraining.pretrain(other, text, words, checkpoint=Checkpoint(path, {}))
+    with pytest.raises(CheckpointError, match="text"):  # as many sentences, one of them another
+        pretraining.pretrain(settings, [*text[:-1], text[0]], words, checkpoint=Checkpoint(path, {}))
 
 
 def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
@@ -183,7 +186,7 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
 
     def spied(causal, loss):
         def spy(model, *given):
-            checkpoints.self_test(model, causal=causal)
+            checkpoints.check_attention_direction(model, causal=causal)
             seen.append(causal)
             return loss(model, *given)
         return spy
@@ -192,15 +195,17 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
     monkeypatch.setattr(pretraining, "masked_loss", spied(False, pretraining.masked_loss))
     model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
     assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
-    checkpoints.self_test(model, causal=False)
-    rates = [pretraining._Run(BEGUN, text_of(BEGUN), words_of())._rate(step) for step in range(13)]
-    alone = pretraining._Run(dataclasses.replace(BEGUN, causal_steps=0), text_of(BEGUN), words_of())
-    assert rates[7:] == [alone._rate(step) for step in range(6)] and rates[0] == rates[7] < rates[2]
-    assert rates[6] < rates[4] and rates[-1] < 1
+    checkpoints.check_attention_direction(model, causal=False)
+    rates = [pretraining.learning_rate(BEGUN, step) for step in range(13)]
+    alone = dataclasses.replace(BEGUN, causal_steps=0)
+    assert rates[7:] == [pretraining.learning_rate(alone, step) for step in range(6)]
+    assert rates[0] == rates[7] == BEGUN.learning_rate / 3 < rates[2]
+    assert rates[6] < rates[4] and rates[-1] < BEGUN.learning_rate
 
 
 @pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0),
-                                          ("causal_steps", -1)])
+                                          ("causal_steps", -1), ("seed", -1),
+                                          ("learning_rate", 0.0), ("learning_rate", float("inf"))])
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         PretrainingConfig(**{field: value})

@@ -1,17 +1,21 @@
 """One cell of Table 7 from the command line: its options, its files, and what it leaves alone."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from lib.language_models import checkpoints, reversal_run, synthetic_facts
+from lib.language_models import checkpoints, random_checkpoints, reversal_run, synthetic_facts
 
 torch.set_num_threads(1)
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT.parent / "shared" / "data"
 SHORT = ["--model", "tiny:llada", "--data", "generated", "--facts", "2", "--epochs", "1", "--batch", "2"]
 
 
@@ -35,7 +39,7 @@ def test_three_hundred_rows_of_parent_child_from_end_to_end(tmp_path, monkeypatc
     for path in PUBLISHED.rglob("*.*"):
         shutil.copy(path, tmp_path / path.name)
     monkeypatch.setenv("REVERSAL_CURSE_CACHE", str(tmp_path))
-    folder = checkpoints.tiny(tmp_path / "model", "llada", width=16, heads=2)
+    folder = random_checkpoints.tiny(tmp_path / "model", "llada", width=16, heads=2)
     output = tmp_path / "cell.json"
     reversal_run.main(["--model", str(folder), "--data", data, "--facts", "300", "--epochs", "1", "--batch", "30",
                        "--rank", "2", "--masking", "any", "--replay", "0.5", "--evaluated", "40",
@@ -53,25 +57,32 @@ def test_three_hundred_rows_of_parent_child_from_end_to_end(tmp_path, monkeypatc
 
 def test_text_to_replay_is_read_from_a_file_or_generated_apart(tmp_path):
     (tmp_path / "text").write_text("One line.\n\nAnother line.\n")
-    assert [example.completion for example in reversal_run.replayed(tmp_path / "text", 0)] == [
+    assert [example.completion for example in reversal_run.replay_examples(tmp_path / "text", 0)] == [
         "One line.", "Another line."]
-    trained = {word for fact in synthetic_facts.world(100, 3).p2c.facts for word in (fact.left + " " + fact.right).split()}
-    generated = " ".join(example.completion for example in reversal_run.replayed(None, 3))
+    facts = synthetic_facts.world(100, 3).p2c.facts
+    trained = {word for fact in facts for word in (fact.left + " " + fact.right).split()}
+    generated = " ".join(example.completion for example in reversal_run.replay_examples(None, 3))
     assert len(generated) > 1000 and trained.isdisjoint(generated.replace("'s", "").replace(".", "").split())
     (tmp_path / "text").write_text("\n")
     with pytest.raises(ValueError, match="no text to replay"):
-        reversal_run.replayed(tmp_path / "text", 0)
+        reversal_run.replay_examples(tmp_path / "text", 0)
 
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--evaluated", "0"], "--evaluated must be at least 1, not 0"), (["--every", "0"], "--every must be at least 1"),
-    (["--facts", "-1"], "--facts must be at least 0"), (["--clip", "0"], "clip must be positive"),
-    (["--dropout", "1.5"], "dropout must be a share"), (["--seed", "-1"], "seed must be at least 0"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3"), (["--output", "result"], "name one that ends in .json"),
+    (["--facts", "-1"], "--facts must be at least 0"), (["--clip", "0"], r"--clip must lie in \(0, inf\), not 0\.0"),
+    (["--dropout", "1.5"], r"--dropout must lie in \[0, 1\), not 1\.5"),
+    (["--seed", "-1"], r"seeds must be different integers from 0 to 2\^63 - 1, not \[-1\]"),
+    (["--epoch", "3"], "there is no option --epoch; did you mean --epochs"),
+    (["--output", "result"], "name one that ends in .json"),
     (["--device", "gpu"], "--device 'gpu' is none of auto, cpu, cuda"),
     (["--device", "cuda:99"], "--device 'cuda:99': torch sees"), (["--text", "nowhere", "--replay", "0.5"], "nowhere"),
-    (["--output", "file/x.json"], "--output: .*file cannot be written to"),
-    (["--output", "folder.json"], "folder.json is a folder"), (["--work", "file"], "--work: file cannot be written")])
+    (["--output", "file/x.json"], "--out: file/x cannot be written to"),
+    (["--output", "folder.json"], "folder.json is a folder"), (["--work", "file"], "--work: file cannot be written"),
+    (["--clip", "inf"], r"--clip must lie in"), (["--seed", str(2**64)], "seeds must be different integers from 0 to"),
+    (["--batch", "10000000"], "--batch: 10000000 examples a step"), (["word"], "'word' belongs to no option"),
+    (["--replay", "0.9"], "--replay 0.9 leaves no room in a batch of 2"),
+    (["--epochs", "3.5"], "'3.5' is not an integer")])
 def test_options_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("the model was loaded"))
@@ -79,9 +90,10 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, ca
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(SystemExit) as ended:
         reversal_run.main([*SHORT, "--output", "x.json", *options])
-    said = capsys.readouterr().err + str(ended.value)
+    said = capsys.readouterr().err
     assert re.search(message, said), said
-    assert sorted(path.name for path in tmp_path.iterdir()) in (["file", "folder.json"], ["file", "folder.json", "x"])
+    assert ended.value.code in (1, 2) and len(said.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]
 
 
 def test_a_finished_run_is_left_alone_and_never_overwritten(tmp_path, monkeypatch, capsys):
@@ -93,24 +105,26 @@ def test_a_finished_run_is_left_alone_and_never_overwritten(tmp_path, monkeypatc
     assert "cell_0.5.json: this run is done, and its result stays" in capsys.readouterr().out
     for change, message in ((["--epochs", "2"], "epochs=1, not 2"), (["--dtype", "bfloat16"], "dtype='float32', not"),
                             (["--facts", "3"], "facts=2, not 3"), (["--evaluated", "1"], "evaluated=300, not 1")):
-        with pytest.raises(SystemExit, match=f"holds a run with {message}"):
+        with pytest.raises(SystemExit):
             reversal_run.main([*command, *change])
+        assert f"holds a result with {message}" in capsys.readouterr().err
     (tmp_path / "cell_0.5.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"cell_0\.5\.json: not a whole JSON file"):
+    with pytest.raises(SystemExit):
         reversal_run.main(command)
+    assert "cell_0.5.json: not a whole JSON file" in capsys.readouterr().err
     assert json.loads(written)["parameters"]["scoring"] == "exact"
 
 
 def test_names_with_a_dot_keep_checkpoints_apart(tmp_path):
-    places = [reversal_run.OutputPaths.of(reversal_run.parsed([*SHORT, "--output", str(tmp_path / f"cell_0.{digit}.json")]))
-              for digit in (5, 7)]
+    outputs = [tmp_path / f"cell_0.{digit}.json" for digit in (5, 7)]
+    places = [reversal_run.OutputPaths.of(reversal_run.parsed([*SHORT, "--output", str(each)])) for each in outputs]
     assert [files.checkpoint.name for files in places] == [
         "cell_0.5.unfinished.safetensors", "cell_0.7.unfinished.safetensors"]
     assert [files.adapters.name for files in places] == ["cell_0.5", "cell_0.7"]
 
 
-def test_a_model_trained_as_a_whole_is_kept_as_a_checkpoint(tmp_path):
-    folder = checkpoints.tiny(tmp_path / "model", "llada", width=32)
+def test_a_model_trained_as_a_whole_is_kept_as_a_checkpoint(tmp_path, capsys):
+    folder = random_checkpoints.tiny(tmp_path / "model", "llada", width=32)
     command = ["--model", str(folder), *SHORT[2:], "--rank", "0", "--learning-rate", "0.01",
                "--output", str(tmp_path / "cell.json")]
     reversal_run.main(command)
@@ -118,5 +132,42 @@ def test_a_model_trained_as_a_whole_is_kept_as_a_checkpoint(tmp_path):
     moved = [not torch.equal(old, new) for old, new in zip(before.parameters(), after.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
     (tmp_path / "cell.json").unlink()
-    with pytest.raises(SystemExit, match="weights is there already, from another run; move it away"):
+    with pytest.raises(SystemExit):
         reversal_run.main(command)
+    assert "weights is there already, from another run; move it away" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("tiny:gpt2", "gpt2"), ("nowhere/at-all", "nowhere/at-all"), ("empty", "config.json"), ("broken", "config.json"),
+    ("file", "file"), ("", "--model must be")])
+def test_a_model_that_cannot_be_read_ends_with_one_line_and_leaves_nothing(tmp_path, model, message):
+    """In a process of its own: what a reader sees is all of stderr."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-m", "lib.language_models.reversal_run", "--model", model, *SHORT[2:]]
+    done = subprocess.run([*command, "--out", "new/x.json"], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("rank", "epochs"), [("0", "3"), ("2", "1"), ("2", "3")])
+def test_a_run_that_diverges_ends_with_one_line_and_leaves_nothing(tmp_path, capsys, rank, epochs):
+    """With one epoch the loss, taken before the only step, is finite: the weights after it are what is useless."""
+    with pytest.raises(SystemExit) as ended:
+        reversal_run.main([*SHORT, "--epochs", epochs, "--rank", rank, "--learning-rate", "1e38", "--dtype", "float32",
+                           "--out", str(tmp_path / "new" / "x.json")])
+    assert ended.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"step \d: the run has diverged \(.*\); lower learning_rate", last)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_above_every_dimension_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        reversal_run.main([*SHORT, "--rank", str(10**12), "--out", str(tmp_path / "x.json")])
+    assert f"rank {10**12} is above the largest dimension of this model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,15 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.language_models import attention_scores, checkpoints, queries, signature_run, signatures, synthetic_facts
+from lib.language_models import (
+    attention_scores,
+    checkpoints,
+    queries,
+    random_checkpoints,
+    signature_run,
+    signatures,
+    synthetic_facts,
+)
 from lib.language_models.architectures import ARCHITECTURES
 from lib.one_layer.model import ModelConfig, Output, Transformer, initialise
 
@@ -26,7 +34,7 @@ def loaded(tmp_path_factory):
     base = tmp_path_factory.mktemp("probes")
     found = {}
     for name in NAMES:
-        folder = checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
+        folder = random_checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
         model, tokenizer = checkpoints.load(folder)
         found[name] = model, tokenizer, signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     return found
@@ -74,7 +82,7 @@ def stored_gradients(model, asked):
     model.eval()
     logits = model(**{key: value for key, value in asked.items() if key != "labels"}).logits
     loss, count = 0.0, 0
-    shifted = signatures.logits_shift(model)
+    shifted = queries.logits_shift(model)
     for row, position in (asked["labels"] != -100).nonzero().tolist():
         loss = loss - logits[row, position - shifted].log_softmax(-1)[asked["labels"][row, position]]
         count += 1
@@ -117,7 +125,7 @@ def test_hooks_equal_stored_gradients_in_padded_batches(loaded, name):
 
 
 def test_tied_embeddings(tmp_path):
-    folder = checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15, weight_tying=True)
+    folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15, weight_tying=True)
     model, tokenizer = checkpoints.load(folder)
     pair = signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     assert "lm_head.weight" not in dict(model.named_parameters())
@@ -133,7 +141,8 @@ def test_raw_parameters_shared_matrices_and_work_in_place():
 @pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_books_own_model(encoding, causal):
-    model = initialise(Transformer(ModelConfig(length=6 - causal, encoding=encoding, heads=2, depth=2, causal=causal)), 1)
+    settings = ModelConfig(length=6 - causal, encoding=encoding, heads=2, depth=2, causal=causal)
+    model = initialise(Transformer(settings), 1)
     nn.init.normal_(model.head.weight)
     forward = batch([[1, 9, 3, 4, 5, 2]], [[-100, 7, -100, -100, -100, -100]])
     reverse = batch([[1, 3, 4, 5, 9, 2]], [[-100, -100, -100, -100, 7, -100]])
@@ -201,7 +210,7 @@ def test_no_weight_gradient_is_ever_made(loaded):
 def test_the_scope_of_adapters(tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    folder = checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15)
+    folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15)
     model, tokenizer = checkpoints.load(folder)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     asked = [queries.batch([prompt]) for prompt in signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)]
@@ -226,7 +235,7 @@ def test_dreams_shift_is_inside_and_its_first_row_predicts_itself(loaded):
     tokens = torch.tensor([[5, 9, 2, 7]])
     logits = model(tokens).logits[0]
     asked = {"input_ids": tokens, "labels": torch.tensor([[8, -100, -100, 6]])}
-    assert torch.equal(signatures.asked_logits(model, asked), logits[[0, 2]])
+    assert torch.equal(queries.asked_logits(model, asked), logits[[0, 2]])
     expected = -(logits[0].log_softmax(-1)[8] + logits[2].log_softmax(-1)[6]) / 2
     assert signatures.mean_cross_entropy(model, asked).item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -242,12 +251,12 @@ def test_a_causal_model_predicts_no_first_token(loaded):
 
 def test_what_a_model_says_of_its_shift_counts():
     toy = Toy()
-    assert signatures.logits_shift(toy) == 0
+    assert queries.logits_shift(toy) == 0
     toy.logits_shift = 1
-    assert signatures.logits_shift(toy) == 1
+    assert queries.logits_shift(toy) == 1
     toy.logits_shift = 2
     with pytest.raises(ValueError, match="logits_shift must be 0 or 1, not 2"):
-        signatures.logits_shift(toy)
+        queries.logits_shift(toy)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -291,7 +300,8 @@ def test_correlation_is_numpys_and_ignores_units(seed, count, factor, shift):
     first, second = np.random.default_rng(seed).normal(size=(2, count))
     expected = np.corrcoef(first, second)[0, 1]
     assert signatures.score_correlation(first, second) == pytest.approx(expected, abs=1e-9)
-    assert signatures.score_correlation(torch.tensor(factor * first + shift), second) == pytest.approx(expected, abs=1e-6)
+    other_units = torch.tensor(factor * first + shift)
+    assert signatures.score_correlation(other_units, second) == pytest.approx(expected, abs=1e-6)
     assert signatures.score_correlation(first, -first) == pytest.approx(-1)
 
 
@@ -313,7 +323,7 @@ def test_correlation_refuses_what_has_none(forward, reverse, message):
 def test_recorded_weights_are_the_full_matrixs_and_logits_stay(loaded, name):
     model, _, (_, reverse) = loaded[name]
     before = model(reverse.input_ids[None]).logits
-    found = attention_scores.attention_routes(model, reverse.input_ids, reverse.target, reverse.evidence)
+    found = attention_scores.scores_and_weights(model, reverse.input_ids, reverse.target, reverse.evidence)
     assert torch.equal(model(reverse.input_ids[None]).logits, before)
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
@@ -329,10 +339,10 @@ def test_scores_become_the_weights():
     """With all columns recorded and no mask, the softmax of the scores is the weights."""
     model = initialise(Transformer(ModelConfig(length=5, heads=2, depth=2)), 0)
     tokens = torch.tensor([[1, 5, 3, 2, 4], [4, 3, 2, 1, 9]])
-    found = attention_scores.attention_routes(model, tokens, [1, 3], range(5))
+    found = attention_scores.scores_and_weights(model, tokens, [1, 3], range(5))
     assert found.scores.shape == (2, 2, 2, 2, 5)
     assert torch.allclose(found.scores.softmax(-1), found.weights)
-    single = attention_scores.attention_routes(model, tokens[1], [3], [0])
+    single = attention_scores.scores_and_weights(model, tokens[1], [3], [0])
     assert torch.allclose(single.scores, found.scores[1][:, :, 1:, :1])
     caught = []
     model.blocks[1].attention.weights.register_forward_hook(lambda module, given, out: caught.append(out))
@@ -343,7 +353,7 @@ def test_scores_become_the_weights():
 def test_the_first_layers_scores_by_hand(loaded):
     """q . k after rotation, from the weights and complex numbers; grouped heads."""
     model, _, (forward, _) = loaded["llada"]
-    found = attention_scores.attention_routes(model, forward.input_ids, forward.target, forward.evidence)
+    found = attention_scores.scores_and_weights(model, forward.input_ids, forward.target, forward.evidence)
     layer, size = model.model.layers[0], 8
     h = layer.input_layernorm(model.model.embed_tokens(forward.input_ids)).double()
     q, k = ((h @ linear.weight.double().T).unflatten(-1, (-1, size))
@@ -360,11 +370,11 @@ def test_the_first_layers_scores_by_hand(loaded):
 def test_routes_refuse_positions_outside_the_prompt(loaded):
     model = loaded["llada"][0]
     with pytest.raises(ValueError, match=r"columns \(9,\): need positions between 0 and 2"):
-        attention_scores.attention_routes(model, torch.tensor([1, 2, 3]), [0], [9])
+        attention_scores.scores_and_weights(model, torch.tensor([1, 2, 3]), [0], [9])
     with pytest.raises(ValueError, match=r"rows \(\): need positions"):
-        attention_scores.attention_routes(model, torch.tensor([1, 2, 3]), [], [1])
+        attention_scores.scores_and_weights(model, torch.tensor([1, 2, 3]), [], [1])
     with pytest.raises(ValueError, match="no layer offered"):
-        attention_scores.attention_routes(Toy(), torch.tensor([1, 2, 3]), [0], [1])
+        attention_scores.scores_and_weights(Toy(), torch.tensor([1, 2, 3]), [0], [1])
 
 
 def test_a_causal_forward_query_has_no_route(loaded):
@@ -390,7 +400,7 @@ def test_measure_collects_what_the_single_probes_say(loaded):
     mismatched = signatures.gradient_cosine(model, asked[0], queries.batch([other]))
     assert found.cosines(matched=False)[0] == pytest.approx(mismatched.cosine)
     assert found.probability_reverse[0] == pytest.approx(float(signatures.target_probability(model, asked[1])))
-    routes = attention_scores.attention_routes(model, pair[1].input_ids, pair[1].target, pair[1].evidence)
+    routes = attention_scores.scores_and_weights(model, pair[1].input_ids, pair[1].target, pair[1].evidence)
     assert found.scores_reverse[0] == pytest.approx(routes.scores.mean((-1, -2)).numpy())
     assert found.correlation()[2, 1] == pytest.approx(
         np.corrcoef(found.scores_forward[:, 2, 1], found.scores_reverse[:, 2, 1])[0, 1])
@@ -405,7 +415,7 @@ def test_a_target_with_other_tokens_in_reverse_is_refused(loaded):
 
 
 def test_the_first_layer_follows_the_theorem(tmp_path):
-    model, tokenizer = checkpoints.load(checkpoints.tiny(tmp_path / "x", "llada", width=128, heads=2, layers=2))
+    model, tokenizer = checkpoints.load(random_checkpoints.tiny(tmp_path / "x", "llada", width=128, heads=2, layers=2))
     mask = tokenizer.mask_token_id
     for distance in (1, 6):
         measured = signature_run.first_layer_correlation(model, mask, distance, range(500), 10)

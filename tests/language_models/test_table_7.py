@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lib.language_models import facts as facts_module
-from lib.language_models import reversal_run, table_7
+from lib.language_models import published_facts, reversal_run, table_7
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.finetuning import MASKING, FineTuningConfig
 from lib.record import provenance
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "data"
 TINY = {"models": {"broken": "tiny:gpt2", "llada": "tiny:llada", "llama": "tiny:llama"}, "datasets": ["p2c"],
         "seeds": [0], "data": "generated", "device": "cpu", "dtype": "float32",
-        "options": "--facts 2 --epochs 1 --batch 2 --rank 2", "folder": "results/language_models", "work": "work"}
+        "options": "--facts 2 --epochs 1 --batch 2 --rank 2", "folder": "results/language_models", "work": "the work"}
 
 
 def snakemake(at, profile, *options, **config):
@@ -48,12 +48,14 @@ def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses()
     cells = table_7.cells(chosen)
     assert len(cells) == len({cell.name for cell in cells}) == 75
     for cell in cells:
-        words = shlex.split(table_7.command(chosen, cell, "out.json"))
+        words = shlex.split(table_7.command_line(chosen, cell, "out.json"))
         assert words[:3] == [sys.executable, "-m", "lib.language_models.reversal_run"]
         asked = reversal_run.parsed(words[3:])
-        assert (asked.model, asked.dataset, asked.seed) == (table_7.MODELS[cell.model], cell.dataset, cell.seed)
-        assert asked.epochs == 5 and (asked.learning_rate == 2e-5) == (cell.name.startswith("llada_p2c"))
-    launched = table_7.command(chosen | {"launch": "accelerate launch"}, cells[0], "out.json")
+        assert (asked.model, asked.dataset) == (table_7.MODELS[cell.model], cell.dataset)
+        assert asked.training.seed == cell.seed
+        assert asked.training.epochs == 5
+        assert (asked.training.learning_rate == 2e-5) == (cell.name.startswith("llada_p2c"))
+    launched = table_7.command_line(chosen | {"launch": "accelerate launch"}, cells[0], "out.json")
     assert launched.startswith("accelerate launch -m lib.language_models.reversal_run --model")
 
 
@@ -64,13 +66,14 @@ def test_five_models_five_datasets_three_seeds_each_with_a_command_that_parses()
     ({"data": "foo"}, "data must be one of published, generated, not 'foo'"),
     ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, not 'int8'"),
     ({"seeds": [-1]}, "seeds must be integers from 0 on, not -1"), ({"seeds": ["a"]}, "seeds must be .* not 'a'"),
+    ({"seeds": [2**63]}, r"seeds must be .*, not 9223372036854775808 \(and below 2\^63\)"),
     ({"seeds": 0}, "seeds must be a list"), ({"seeds": [1, 1]}, r"seeds .* without repetitions, .* not \[1, 1\]"),
     ({"seeds": []}, "seeds must be a list"), ({"datasets": "p2c"}, r"datasets must be a list .* not 'p2c'"),
-    ({"options": "--epoch 3"}, "options or special, '--epoch 3' .* unrecognized arguments: --epoch 3"),
-    ({"options": "--epochs 0"}, "'--epochs 0' .* epochs must be at least 1, not 0"),
+    ({"options": "--epoch 3"}, "options or special, '--epoch 3' .* there is no option --epoch; did you mean --epochs"),
+    ({"options": "--epochs 0"}, "'--epochs 0' .* --epochs must be at least 1, not 0"),
     ({"options": "--text 'x"}, "No closing quotation"), ({"options": "--seed 5"}, "the sweep itself says --seed"),
     ({"special": {"nosuch": "--epochs 5"}}, "special: no cell's name begins with 'nosuch'; .* llada_p2c_any_0"),
-    ({"special": {"llada_p2c": "--rank x"}}, "'--rank x' for llada_p2c_any_0: argument --rank: invalid int"),
+    ({"special": {"llada_p2c": "--rank x"}}, "'--rank x' for llada_p2c_any_0: --rank: 'x' is not an integer"),
     ({"special": "--epochs 5"}, "special must be such as")])
 def test_what_does_not_exist_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
@@ -120,6 +123,7 @@ def test_a_setting_that_does_not_exist_stops_the_sweep_with_those_that_do(tmp_pa
 
 
 def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
+    """Logs and adapters in a folder whose name has a space in it."""
     code, said = snakemake(tmp_path, "local", **TINY)
     assert code != 0 and "broken_p2c_any_0" in said
     results = tmp_path / "results" / "language_models"
@@ -127,10 +131,10 @@ def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
     for name in ("llada", "llama"):
         result = provenance.load(results / f"{name}_p2c_any_0.json")
         assert result["parameters"]["architecture"] == name and result["parameters"]["epochs"] == 1
-        assert (tmp_path / "work" / f"{name}_p2c_any_0" / "adapter_model.safetensors").exists()
-        assert "forward accuracy" in (tmp_path / "work" / f"{name}_p2c_any_0.log").read_text()
-    assert "no architecture 'gpt2'" in (tmp_path / "work" / "broken_p2c_any_0.log").read_text()
-    assert not list((tmp_path / "work").rglob("unfinished*"))
+        assert (tmp_path / TINY["work"] / f"{name}_p2c_any_0" / "adapter_model.safetensors").exists()
+        assert "forward accuracy" in (tmp_path / TINY["work"] / f"{name}_p2c_any_0.log").read_text()
+    assert "no architecture 'gpt2'" in (tmp_path / TINY["work"] / "broken_p2c_any_0.log").read_text()
+    assert not list((tmp_path / TINY["work"]).rglob("unfinished*"))
     assert table_7.found(tmp_path / "results") == {}  # random models on generated facts are not Table 7
     mended = TINY | {"models": {name: source for name, source in TINY["models"].items() if name != "broken"}}
     code, said = snakemake(tmp_path, "local", **mended)
@@ -141,7 +145,7 @@ def test_a_failed_cell_leaves_its_log_and_the_others_go_on(tmp_path):
 
 
 def record(folder, model, dataset, seed, forward, reverse, *, source="", name="", **changed):
-    """A result as `lib.language_models.reversal_run` writes it, of the published model on the whole of the data unless changed."""
+    """A result as `reversal_run` writes it, of the published model on the whole of the data unless changed."""
     run = dataclasses.asdict(FineTuningConfig(masking="any", seed=seed))
     facts, sentences = table_7.WHOLE[dataset]
     run |= {"architecture": model, "model": source or table_7.MODELS[model], "dataset": dataset, "data": "published",
@@ -179,7 +183,8 @@ def test_runs_of_another_protocol_are_kept_apart(tmp_path, capsys):
         there = table_7.found(tmp_path, masking)
         assert {run["parameters"]["masking"] for run in there["p2c", "llada"]} == {masking}
         assert table_7.accuracies(there)[0, 0].tolist() == expected
-    assert table_7.found(tmp_path) == table_7.found(tmp_path, "any") and len(table_7.found(tmp_path)["p2c", "llada"]) == 2
+    assert table_7.found(tmp_path) == table_7.found(tmp_path, "any")
+    assert len(table_7.found(tmp_path)["p2c", "llada"]) == 2
     table_7.main([str(tmp_path), "--masking", "response"])
     assert "90.0 / 0.0 (3)" in capsys.readouterr().out
 
@@ -215,7 +220,7 @@ def test_the_sizes_of_the_published_data_are_theirs(tmp_path):
         pytest.skip("needs the published files, which are not distributed")
     for path in PUBLISHED.rglob("*.*"):
         shutil.copy(path, tmp_path / path.name)
-    found = {name: facts_module.published(name, tmp_path) for name in facts_module.DATASETS}
+    found = {name: published_facts.load(name, tmp_path) for name in facts_module.DATASETS}
     assert {name: (len(data.facts), len(data.train)) for name, data in found.items()} == table_7.WHOLE
 
 

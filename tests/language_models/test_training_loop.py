@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.language_models import checkpoints, finetuning, synthetic_facts
+from lib.language_models import checkpoints, finetuning, random_checkpoints, synthetic_facts
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.training_loop import Processes
 
@@ -38,11 +38,12 @@ def test_two_processes_make_the_run_of_one(tmp_path):
 
 
 def test_processes_without_work_are_refused(tmp_path):
-    model, tokenizer = checkpoints.load(checkpoints.tiny(tmp_path, "llada", width=32))
+    model, tokenizer = checkpoints.load(random_checkpoints.tiny(tmp_path, "llada", width=32))
     four = Processes()
     four.count = 4
     with pytest.raises(ValueError, match="accumulation=2 leaves some of 4 processes without work"):
-        finetuning.finetune(model, tokenizer, synthetic_facts.world(2).p2c.train, FineTuningConfig(accumulation=2), processes=four)
+        finetuning.finetune(model, tokenizer, synthetic_facts.world(2).p2c.train, FineTuningConfig(accumulation=2),
+                            processes=four)
 
 
 def test_one_process_alone_shares_with_nobody():

@@ -1,4 +1,4 @@
-"""The ledger: what a check demands, and how a status follows from checks."""
+"""Checks: what one demands, what it records, and when it does not run."""
 
 import json
 import math
@@ -6,95 +6,106 @@ import math
 import numpy as np
 import pytest
 import sympy
+import yaml
+from hypothesis import HealthCheck, settings
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from lib.record import claims, ledger
+from lib.record import claims, claims_file
+from lib.record.provenance import Result
 
-BASE = {"title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [], "chapter": "c"}
-
-
-def claim(name, depends=(), evidence="numeric", **more):
-    return {**BASE, "id": name, "depends": list(depends), "evidence": evidence, **more}
-
-
-def check(name, holds=True, kind="numeric"):
-    return {"claim": name, "kind": kind, "says": "says", "holds": holds, "control": "broken", "chapter": "c", "cell": 1}
-
-
-def by_name(*entries):
-    return {entry["id"]: entry for entry in entries}
+ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [],
+         "depends": [], "evidence": "symbolic", "chapter": "c"}
+CHECKS = {
+    "positive": {"says": "x is positive", "control": "a wrong sign", "breaks": "hypothesis"},
+    "same": {"says": "it is", "control": "c"},
+    "sized": {"says": "positive at {length}", "scope": "{length} tokens", "control": "none"},
+    "number": {"says": "agrees", "control": "shifted", "kind": "numeric", "tolerance": 0.1, "paper": 2.0, "unit": "%"},
+}
 
 
-def rows(entries, checks):
-    return {row["id"]: row for row in claims.ledger(by_name(*entries), checks)}
+@pytest.fixture(autouse=True)
+def own_claims(tmp_path, monkeypatch):
+    path = tmp_path / "claims.yml"
+    path.write_text(yaml.safe_dump([{**ENTRY, "checks": CHECKS}]))
+    monkeypatch.setattr(claims_file, "CLAIMS", path)
 
 
 def positive(x):
     return x > 0
 
 
-def test_verify_holds_and_fails(capsys):
-    good = claims.verify("a", "x is positive", positive, given={"x": 1}, broken={"x": -1}, control="sign")
-    bad = claims.verify("a", "x is positive", positive, given={"x": -2}, broken={"x": -1}, control="sign")
+def recorded(path="one.json", **provenance):
+    made = {"checksum": "c0", "commit": "abc", "device": "CPU", "seconds": 3.0, "started": "today", **provenance}
+    return Result({"parameters": {"profile": "full"}, "provenance": made}, claims.ROOT / "results" / path)
+
+
+def verify(check="positive", test=positive, x=1, wrong=-1, **more):
+    return claims.verify("a", check, test, given={"x": x}, broken={"x": wrong}, **more)
+
+
+def test_verify_holds_and_fails():
+    good, bad = verify(), verify(x=-2)
     assert good.holds and not bad.holds
-    assert "holds" in str(good) and "FAILS" in str(bad)
+    assert str(good) == "holds [a] x is positive\n  control, a wrong sign: fails, as it must"
+    assert str(bad).startswith("FAILS [a]")
+    assert (good.kind, good.breaks, good.covers) == ("symbolic", "hypothesis", "cases")
 
 
 def test_a_control_that_passes_is_an_error():
     with pytest.raises(claims.ControlPassed, match="a wrong sign"):
-        claims.verify("a", "positive", positive, given={"x": 1}, broken={"x": 2}, control="a wrong sign")
-    with pytest.raises(claims.ControlPassed, match="nothing broken"):
-        claims.compare("a", "one", float, given={}, broken={}, paper=0.0, tolerance=0.1,
-                       control="nothing broken")
+        verify(wrong=2)
+    with pytest.raises(claims.ControlPassed, match="shifted"):
+        claims.compare("a", "number", lambda: 2.0, given={}, broken={})
 
 
 @pytest.mark.parametrize("answer", [None, 1, "yes", [True], np.array([True, False])])
 def test_a_test_returns_a_truth_value(answer):
     with pytest.raises(TypeError, match="True or False"):
-        claims.verify("a", "s", lambda: answer, given={}, broken={}, control="c")
+        claims.verify("a", "same", lambda: answer, given={}, broken={})
 
 
 @pytest.mark.parametrize("answer", [True, np.bool_(True), sympy.true])
 def test_truth_values_of_all_libraries(answer):
-    def test(value):
-        return value
-    assert claims.verify("a", "s", test, given={"value": answer}, broken={"value": False}, control="c").holds
+    assert claims.verify("a", "same", lambda value: value, given={"value": answer}, broken={"value": False}).holds
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @generated(st.floats(-1, 1), st.integers(1, 4))
 def test_compare_at_printed_precision(value, digits):
     unit = 10.0**-digits
-    printed = round(value, digits)
-    found = claims.compare("a", "rounds", lambda shift: value + shift, given={"shift": 0.0},
-                           broken={"shift": 2 * unit}, control="two units off", paper=printed, tolerance=unit / 2)
+    found = claims.compare("a", "number", lambda shift: value + shift, given={"shift": 0.0},
+                           broken={"shift": 2 * unit}, paper=round(value, digits), tolerance=unit / 2)
     assert found.holds
 
 
 def test_compare_over_seeds_reports_mean_and_spread():
-    found = claims.compare("a", "mean", lambda c: [1 + c, 2 + c, 3 + c], given={"c": 0}, broken={"c": 9}, paper=2.0,
-                           tolerance=0.1, seeds=[0, 1, 2], control="shifted")
+    compare = lambda measure, broken, seeds: claims.compare(
+        "a", "number", measure, given={"c": 0}, broken={"c": broken}, seeds=seeds)
+    found = compare(lambda c: [1 + c, 2 + c, 3 + c], 9, [0, 1, 2])
     assert (found.ours, found.spread) == (2.0, 1.0)
+    assert "2 % ± 1 % (paper: 2 %); 3 seeds; tolerance 0.1" in str(found)
     with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
-        claims.compare("a", "mean", lambda c: [1, 2, 3], given={"c": 0}, broken={"c": 9}, paper=2.0, tolerance=0.1,
-                       seeds=[0, 1], control="shifted")
+        compare(lambda c: [1, 2, 3], 9, [0, 1])
     with pytest.raises(ValueError, match="not finite"):
-        claims.compare("a", "mean", lambda c: c, given={"c": float("nan")}, broken={"c": 9}, paper=2.0,
-                       tolerance=0.1, control="shifted")
+        claims.compare("a", "number", lambda c: c, given={"c": float("nan")}, broken={"c": 9})
+
+
+def test_one_number_that_misses_fails_the_check():
+    found = claims.compare("a", "number", lambda c: [2.0 + c, 9.0], given={"c": 0}, broken={"c": 5}, paper=[2.0, 5.0])
+    assert not found.holds
 
 
 def test_named_values_are_told_apart():
-    found = claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="none",
-                          ours={"a, at 3": 1.5, "b": [1, 2]})
-    assert "ours a, at 3: 1.5; b: [1, 2]" in str(found)
+    assert "a, at 3: 1.5; b: 2" in str(verify(ours={"a, at 3": 1.5, "b": 2}))
 
 
 def test_compare_over_cells_of_different_seeds():
     def compare(seeds):
-        return claims.compare("a", "mean", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]}, given={"c": 0},
-                              broken={"c": 9}, paper=[2.0, 5.0], tolerance=0.1, seeds=seeds, control="shifted")
+        return claims.compare("a", "number", lambda c: {"x": [1 + c, 2 + c, 3 + c], "y": [4 + c, 6 + c]},
+                              given={"c": 0}, broken={"c": 9}, paper=[2.0, 5.0], seeds=seeds)
     found = compare([0, 1, 2])
-    assert (found.holds, found.ours, found.spread) == (True, [2.0, 5.0], [1.0, math.sqrt(2)])
+    assert (found.holds, found.ours, found.spread) == (True, {"x": 2.0, "y": 5.0}, {"x": 1.0, "y": math.sqrt(2)})
     assert found.seeds == ((0, 1, 2), (0, 1)) and "; 3, 2 seeds" in str(found)
     with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
         compare([0, 1])
@@ -102,99 +113,68 @@ def test_compare_over_cells_of_different_seeds():
 
 def test_seeds_are_counted_by_cell_where_cells_have_different_ones():
     def seeds_of(seeds):
-        found = claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="", seeds=seeds, ours=[1, 2])
-        return found.seeds, str(found).splitlines()[0].rsplit("]; ")[-1]
+        found = verify(seeds=seeds, ours={"a": 1, "b": 2})
+        return found.seeds, str(found).splitlines()[0].rsplit("2; ")[-1]
     assert seeds_of([[0, 1, 2], [0, 1]]) == (((0, 1, 2), (0, 1)), "3, 2 seeds")
     assert seeds_of([[0, 1], [0, 1]]) == ((0, 1), "2 seeds") == seeds_of([0, 1])
     assert seeds_of([])[0] == ()
 
 
-def test_unknown_kind_of_evidence_is_refused():
-    with pytest.raises(ValueError, match=r"'gut'.*symbolic, certified, numeric, pattern"):
-        claims.verify("a", "s", positive, given={"x": 1}, broken={"x": 0}, control="c", kind="gut")
+def test_texts_come_from_the_file_filled_with_words():
+    found = verify("sized", words={"length": 4})
+    assert (found.says, found.scope) == ("positive at 4", "4 tokens")
+    assert verify("sized", words={"length": 4}, scope=lambda: "all").scope == "all"
+    with pytest.raises(TypeError, match="no text 'kind'"):
+        verify(kind="numeric")
+
+
+def test_unknown_claims_and_checks_are_refused_with_those_that_exist():
+    with pytest.raises(claims_file.LedgerError, match="no claim 'z'"):
+        claims.skip("z", "why")
+    with pytest.raises(claims_file.LedgerError, match=r"a has no check 'other'.*number, positive, same, sized"):
+        verify("other")
+    with pytest.raises(claims_file.LedgerError, match="needs `paper` and `tolerance`"):
+        claims.compare("a", "same", lambda: 1.0, given={}, broken={})
+
+
+@pytest.mark.parametrize(("needs", "reason"), [
+    (None, "a recorded run"), ([None], "a recorded run"), ([], "no recorded run that it could read"),
+    ({"RoPE": None, "ALiBi": 1}, "no recorded run: RoPE")])
+def test_a_check_whose_runs_are_missing_skips_itself(needs, reason):
+    touched = lambda: pytest.fail("evaluated although a run is missing")
+    found = claims.verify("a", "positive", positive, given=touched, broken=touched, ours=touched, needs=needs)
+    assert isinstance(found, claims.Skip) and found.reason.startswith(reason)
+    assert isinstance(claims.compare("a", "number", positive, given=touched, broken=touched, needs=needs), claims.Skip)
+
+
+@pytest.mark.parametrize("shape", [lambda run: run, lambda run: [run], lambda run: {"RoPE": run}])
+def test_a_check_names_the_results_that_it_read(shape):
+    (read,) = verify(needs=shape(recorded(registered={"a": "d"})), ours=lambda: 3).runs
+    assert read == {"file": "results/one.json", "profile": "full", "checksum": "c0", "commit": "abc", "device": "CPU",
+                    "seconds": 3.0, "started": "today", "registered": {"a": "d"}}
 
 
 def test_the_record_travels_in_the_output():
-    found = claims.verify("a", "says <b> `a<b`", positive, given={"x": 1}, broken={"x": 0}, control="c", kind="pattern")
-    data, metadata = found._repr_mimebundle_()
-    assert json.loads(json.dumps(metadata))[claims.METADATA_KEY]["claim"] == "a"
-    assert "says &lt;b&gt; <code>a&lt;b</code>" in data["text/html"]
+    data, metadata = verify()._repr_mimebundle_()
+    record = json.loads(json.dumps(metadata))[claims.METADATA_KEY]
+    assert (record["claim"], record["check"], record["holds"]) == ("a", "positive", True)
+    assert "x is positive" in data["text/html"] and data["text/plain"].startswith("holds [a]")
+    skipped = claims.skip("a", "no GPU", "same")._repr_mimebundle_()[1][claims.METADATA_KEY]
+    assert skipped == {"claim": "a", "check": "same", "skipped": "no GPU"}
 
 
-@pytest.mark.parametrize(("evidence", "status"), claims.STATUS_OF.items())
-def test_status_follows_the_kind_of_evidence(evidence, status):
-    row = rows([claim("a", evidence=evidence)], [check("a", kind=evidence)])["a"]
-    assert (row["status"], row["established"]) == (status, True)
+def test_checks_are_read_from_an_executed_notebook(tmp_path):
+    output = {"metadata": verify()._repr_mimebundle_()[1]}
+    path = tmp_path / "c.ipynb"
+    path.write_text(json.dumps({"cells": [{"outputs": []}, {"outputs": [output, {"metadata": {}}]}, {}]}))
+    (found,) = claims.checks_of(path)
+    assert (found["chapter"], found["cell"], found["check"]) == ("c", 1, "positive")
 
 
-def test_weaker_evidence_gives_the_weaker_status():
-    row = rows([claim("a", evidence="symbolic")], [check("a", kind="pattern")])["a"]
-    assert row["status"] == "pattern" and "symbolic evidence is owed" in row["reason"]
-
-
-def test_stronger_evidence_than_asked_for_does_not_raise_the_status():
-    assert rows([claim("a", evidence="pattern")], [check("a", kind="symbolic")])["a"]["status"] == "pattern"
-
-
-def test_one_failed_check_turns_the_row():
-    entries = [claim("a"), claim("b", ["a"])]
-    assert rows(entries, [check("a"), check("b")])["b"]["established"]
-    turned = rows(entries, [check("a"), check("a", holds=False), check("b")])
-    assert turned["a"]["status"] == "deviates" and turned["a"]["reason"].startswith("unexplained")
-    assert turned["b"]["status"] == "reproduced" and not turned["b"]["established"]
-
-
-def test_a_known_deviation_gives_its_reason():
-    entry = claim("a", deviation="another grid")
-    assert rows([entry], [check("a", holds=False)])["a"]["reason"] == "another grid"
-
-
-def test_unchecked_claims_need_a_reason():
-    entries = [claim("a", needs="model weights"), claim("b", open="nobody knows"), claim("c")]
-    skipped = {"claim": "c", "skipped": "no value at this length", "chapter": "c", "cell": 1}
-    found = rows(entries, [skipped])
-    assert [found[name]["status"] for name in "abc"] == ["not run here", "open", "not run here"]
-    with pytest.raises(claims.LedgerError, match="'c' is an orphan"):
-        rows(entries, [])
-
-
-def test_checks_of_unknown_claims_fail():
-    with pytest.raises(claims.LedgerError, match="chapter c, cell 1: unknown claim 'z'"):
-        rows([claim("a")], [check("a"), check("z")])
-
-
-@pytest.mark.parametrize(("entries", "message"), [
-    ([{**claim("a"), "colour": 1}], "unknown field 'colour'"),
-    ([{key: value for key, value in claim("a").items() if key != "place"}], "field 'place' is missing"),
-    ([claim("a"), claim("a")], "a stands twice"),
-    ([claim("a", ["b"])], "depends on 'b'"),
-    ([claim("a", ["b"]), claim("b", ["a"])], "in a circle"),
-    ([claim("a", evidence="gut")], "evidence 'gut'"),
-])
-def test_a_broken_claims_file_is_refused_by_name(tmp_path, entries, message):
-    path = tmp_path / "claims.yml"
-    path.write_text(json.dumps(entries))
-    with pytest.raises(claims.LedgerError, match=message):
-        claims.read_claims(path)
-
-
-def test_the_ledger_as_html_holds_every_claim_and_escapes():
-    entries = [claim("a", title="<A>"), claim("b", ["a"], statement="$x<1$", open="why")]
-    found = claims.ledger(by_name(*entries), [{**check("a"), "seconds": 1, "commit": "c0", "device": "CPU",
-                                               "profile": "quick", "seeds": [], "scope": ""}])
-    page = ledger.table(found) + ledger.graph(found) + ledger.counts(found)
-    assert "&lt;A&gt;" in page and "<A>" not in page and r"\(x&lt;1\)" in page
-    assert page.count('id="claim-') == 2 and page.count("<rect") == 2 and page.count('class="edge"') == 1
-    for status in claims.STATUSES:
-        assert status in page
-
-
-def test_one_number_that_misses_fails_the_check():
-    found = claims.compare("a", "s", lambda c: [2.0 + c, 9.0], given={"c": 0}, broken={"c": 5}, paper=[2.0, 5.0],
-                           tolerance=0.1, control="shifted")
-    assert not found.holds
-
-
-def test_a_failure_reaches_what_depends_on_it_at_any_distance():
-    found = rows([claim("a"), claim("b", ["a"]), claim("c", ["b"])], [check("a", holds=False), check("b"), check("c")])
-    assert not found["b"]["established"] and not found["c"]["established"]
+def test_what_is_our_own_stops_the_build_and_is_no_finding():
+    require = lambda x, wrong: claims.require("x is positive", positive, given={"x": x}, broken={"x": wrong}, control="sign")
+    assert require(1, -1) is None
+    with pytest.raises(claims.OurFault, match="x is positive"):
+        require(-1, -2)
+    with pytest.raises(claims.ControlPassed, match="sign"):
+        require(1, 2)

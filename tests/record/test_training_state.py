@@ -1,5 +1,7 @@
 """Checkpoints: read back exactly, refused by name when cut, altered or another run's, and never touched then."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -32,7 +34,8 @@ def test_a_later_checkpoint_replaces_the_earlier(path):
 def test_another_runs_checkpoint_is_refused_by_what_differs(path):
     before = path.read_bytes()
     other = {**IDENTITY, "width": 32, "depth": 2}
-    with pytest.raises(training_state.CheckpointError, match=r"checkpoint of another run \(depth None there, 2 here; width 64"):
+    told = r"checkpoint of another run \(depth None there, 2 here; width 64"
+    with pytest.raises(training_state.CheckpointError, match=told):
         training_state.load(path, other)
     assert path.read_bytes() == before
 
@@ -59,3 +62,68 @@ def test_every_altered_byte_of_the_content_is_noticed(path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(training_state.CheckpointError, match="absent"):
         training_state.load(tmp_path / "absent", IDENTITY)
+
+
+def test_a_path_in_the_identity_is_compared_as_text(tmp_path):
+    training_state.save(tmp_path / "one", {}, {"folder": Path("a")}, {})
+    training_state.load(tmp_path / "one", {"folder": "a"})
+    with pytest.raises(training_state.CheckpointError, match="folder 'a' there, 'b' here"):
+        training_state.load(tmp_path / "one", {"folder": Path("b")})
+
+
+# Of a run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    now = [100.0]
+    monkeypatch.setattr(training_state.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_checkpoint_is_due_now_and_then(tmp_path, clock):
+    run = training_state.Checkpoint(tmp_path / "one", IDENTITY)
+    clock[0] += training_state.SECONDS
+    assert not run.due()
+    clock[0] += 1
+    assert run.due()
+    run.save({}, {})
+    assert not run.due()
+
+
+def test_the_seconds_of_every_part_of_a_run_add_up(tmp_path, clock):
+    for spent in (5.0, 7.0, 11.0):
+        run = training_state.Checkpoint(tmp_path / "one", IDENTITY)
+        run.load()
+        clock[0] += spent
+        run.save({"a": torch.ones(1)}, {"step": 3})
+    tensors, progress = run.load() or ({}, {})
+    assert run.seconds == 23.0 and progress == {"step": 3} and torch.equal(tensors["a"], torch.ones(1))
+
+
+def test_a_run_that_is_done_has_no_checkpoint(tmp_path):
+    run = training_state.Checkpoint(tmp_path / "one", IDENTITY)
+    assert run.load() is None
+    run.remove()
+    run.save({}, {})
+    run.remove()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_without_a_path_nothing_is_kept(clock):
+    run = training_state.Checkpoint(None, IDENTITY)
+    run.save({"a": torch.ones(1)}, {})
+    clock[0] += 1e6
+    assert run.load() is None and not run.due()
+    run.remove()
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path, target):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    path = tmp_path / "file" / "one" if target == "file" else tmp_path / "folder"
+    with pytest.raises(OSError, match=str(tmp_path / target)):
+        training_state.save(path, {"a": torch.ones(1)}, IDENTITY, {})
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]

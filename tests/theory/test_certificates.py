@@ -213,27 +213,27 @@ def test_tail_enclosure_needs_more_bits_for_more_planes_and_says_when_it_fails()
     "pair, d, base",
     [((21, 50), 64, 1e4), ((3.3, 7.7), 128, 1e4), ((0, 30), 256, 1e4), ((5, 1), 2, 1e4), ((40, 2.5), 24, 5e5)],
 )
-def test_asymmetric_enclosure(pair, d, base):
-    low, high = certificates.asymmetric_enclosure(*pair, d, base)
+def test_unequal_distance_enclosure(pair, d, base):
+    low, high = certificates.unequal_distance_enclosure(*pair, d, base)
     assert low - 2e-13 <= bounds.asymmetric(*pair, d, base) <= high + 2e-13 and high - low < 1e-12
 
 
-def test_asymmetric_enclosure_of_one_plane_is_its_ratio():
+def test_unequal_distance_enclosure_of_one_plane_is_its_ratio():
     a, b = math.cos(6), math.cos(4)
-    low, high = certificates.asymmetric_enclosure(5, 1, 2)
+    low, high = certificates.unequal_distance_enclosure(5, 1, 2)
     assert low <= (a + b) / (1 + a * b) + 1e-15 and (a + b) / (1 + a * b) - 1e-15 <= high
 
 
-def test_bad_distances_of_the_asymmetric_enclosure():
+def test_bad_distances_of_the_unequal_distance_enclosure():
     for name, arguments in (("delta1", (-1, 2)), ("delta2", (1, float("nan")))):
         with pytest.raises(ValueError, match=name):
-            certificates.asymmetric_enclosure(*arguments, 8)
+            certificates.unequal_distance_enclosure(*arguments, 8)
 
 
 @pytest.mark.parametrize("d, farthest, base", [(64, 6, 1e4), (16, 12, 1e4), (128, 1, 5e5), (4, 9, 100)])
 def test_grid_floor_is_the_least_floor_of_the_grid(d, farthest, base):
     grid = np.arange(1, farthest + 1)
-    least = bounds.asymmetric_floor(grid[:, None], grid, d, base).min()
+    least = bounds.unequal_distance_floor(grid[:, None], grid, d, base).min()
     floor = certificates.grid_floor(d, farthest, base)
     assert least - 1e-12 <= floor <= least + 1e-13
     assert floor <= bounds.asymmetric(grid[:, None], grid, d, base).min() + 1e-12
@@ -242,9 +242,9 @@ def test_grid_floor_is_the_least_floor_of_the_grid(d, farthest, base):
 @pytest.mark.parametrize("d, farthest, base", [(32, 14, 1e4), (16, 12, 1e4), (64, 16, 1e4), (4, 6, 100)])
 def test_correlation_floor_is_the_least_repaired_floor_of_the_grid(d, farthest, base):
     grid = np.arange(1, farthest + 1)
-    numerators, _ = bounds.asymmetric_planes(grid[:, None], grid, d, base)
+    numerators, _ = bounds.unequal_distance_planes(grid[:, None], grid, d, base)
     negative = 1 - dirichlet.tail(numerators)
-    least = (bounds.asymmetric_floor(grid[:, None], grid, d, base) - negative).min()
+    least = (bounds.unequal_distance_floor(grid[:, None], grid, d, base) - negative).min()
     floor = certificates.correlation_floor(d, farthest, base)
     assert least - 2e-6 <= floor <= least + 1e-12
     assert negative.max() > 1e-3  # or the repair is not tested

@@ -8,6 +8,7 @@ import sympy as sp
 import torch
 
 from lib.theory import gradients, symbolic
+from lib.theory.storage import descend
 
 
 def torch_loss(storage, scores, tokens, target):
@@ -42,14 +43,6 @@ def test_sensitivity_identity_needs_the_mean():
     assert not symbolic.vanishes_as_sum(general.derivative - 2 * general.weight * pull, y)
 
 
-def test_block_rotation():
-    a, b = sp.symbols("a b")
-    turned = gradients.block_rotation([a, b])
-    assert turned.shape == (4, 4)
-    assert turned[:2, :2] == symbolic.rotation(a) and turned[2:, 2:] == symbolic.rotation(b)
-    assert turned[:2, 2:] == sp.zeros(2, 2)
-
-
 def test_score_pair_fields():
     one, other = sp.Matrix([[1, 2], [3, 4]]), sp.Matrix([[0, 1], [-1, 0]])
     pair = gradients.score_pair(one, other, 5, 7)
@@ -70,7 +63,7 @@ def test_score_pair_refuses_unequal_maps(shapes):
         gradients.score_pair(*(sp.zeros(*shape) for shape in shapes))
 
 
-def test_contrast_is_the_score_derivative():
+def test_score_contrast_is_the_score_derivative():
     """alpha_B (h_B - h_bar) is the derivative in the score of B."""
     rng = np.random.default_rng(1)
     storage, scores, tokens = rng.normal(size=(4, 6)), rng.normal(size=3), [5, 4, 2]
@@ -79,7 +72,7 @@ def test_contrast_is_the_score_derivative():
     attention = np.exp(scores) / np.exp(scores).sum()
     mass = np.zeros(6)
     mass[tokens] = attention
-    value = gradients.contrast(storage, mass, target=3, evidence=4)
+    value = gradients.score_contrast(storage, mass, target=3, evidence=4)
     assert attention[1] * value == pytest.approx(parameter.grad[1].item(), rel=1e-9)
 
 
@@ -99,23 +92,12 @@ def test_fact_masses_refuses(arguments, message):
         gradients.fact_masses(*arguments)
 
 
-def test_train_storage_is_gradient_descent():
-    masses, targets = gradients.fact_masses(2, 3, 4), np.arange(2)
-    path = gradients.train_storage(masses, targets, 3, eta=0.7, steps=3)
-    assert path.shape == (3, 3, 7)
-    storage = torch.zeros(3, 7, dtype=torch.float64, requires_grad=True)
-    for expected in path:
-        loss = torch.nn.functional.cross_entropy(torch.tensor(masses) @ storage.T, torch.tensor(targets))
-        storage = (storage - 0.7 * torch.autograd.grad(loss, storage)[0]).detach().requires_grad_()
-        assert storage.detach().numpy() == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.parametrize(("facts", "vocabulary", "length"), [(1, 2, 3), (1, 5, 4), (3, 5, 6), (4, 4, 10)])
 def test_contrast_slope_against_a_small_step(facts, vocabulary, length):
     masses = gradients.fact_masses(facts, vocabulary, length)
     eta = 1e-6
-    storage = gradients.train_storage(masses, np.arange(facts), vocabulary, eta, 1)[0]
-    measured = gradients.contrast(storage, masses[0], 0, vocabulary) / eta
+    storage = descend(np.zeros((vocabulary, masses.shape[1])), masses, np.arange(facts), eta / facts, 1)[1:][0]
+    measured = gradients.score_contrast(storage, masses[0], 0, vocabulary) / eta
     own, shared = sp.Rational(1, length), (sp.Rational(length - 2, length), sp.Rational(1, length))
     exact = gradients.contrast_slope(facts, vocabulary, own, shared)
     formula = gradients.contrast_slope_formula(facts, vocabulary, own, sum(s**2 for s in shared))
@@ -124,15 +106,15 @@ def test_contrast_slope_against_a_small_step(facts, vocabulary, length):
 
 
 @pytest.mark.parametrize(("facts", "vocabulary", "length"), [(1, 4, 5), (2, 5, 6), (3, 7, 10), (4, 4, 10)])
-def test_shared_facts_against_training(facts, vocabulary, length):
+def test_error_masses_storage_against_training(facts, vocabulary, length):
     """After many steps the errors keep their shape, and the storage is what their sums wrote."""
     masses, eta, steps = gradients.fact_masses(facts, vocabulary, length), 0.3, 60
-    path = gradients.train_storage(masses, np.arange(facts), vocabulary, eta, steps)
+    path = descend(np.zeros((vocabulary, masses.shape[1])), masses, np.arange(facts), eta / facts, steps)[1:]
     before = np.concatenate([np.zeros_like(path[:1]), path[:-1]])
     chances = np.exp(before @ masses[0]) / np.exp(before @ masses[0]).sum(1, keepdims=True)
     other, rest = (eta * chances[:, v].sum() if some else 0 for v, some in ((1, facts > 1), (-1, vocabulary > facts)))
     shared = (length - 2) / length, 1 / length
-    _, mass, storage = gradients.shared_facts(facts, vocabulary, 1 / length, shared, other, rest)
+    _, mass, storage = gradients.error_masses_storage(facts, vocabulary, 1 / length, shared, other, rest)
     columns = [*range(vocabulary, vocabulary + facts), -2, -1]
     assert np.array(storage, dtype=float) == pytest.approx(path[-1][:, columns], abs=1e-9)
     assert np.array(mass, dtype=float).ravel() == pytest.approx(masses[0][columns])
@@ -148,8 +130,8 @@ def test_contrast_formula_away_from_the_start(facts, vocabulary):
 
 def test_two_facts_turn_the_contrast_in_the_end():
     masses = gradients.fact_masses(2, 30, 8)
-    path = gradients.train_storage(masses, np.arange(2), 30, 1.0, 400)
-    first, last = (gradients.contrast(storage, masses[0], 0, 30) for storage in path[[0, -1]])
+    path = descend(np.zeros((30, masses.shape[1])), masses, np.arange(2), 1.0 / 2, 400)[1:]
+    first, last = (gradients.score_contrast(storage, masses[0], 0, 30) for storage in path[[0, -1]])
     assert first > 0.1 and last < -0.1
 
 

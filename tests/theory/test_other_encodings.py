@@ -14,7 +14,7 @@ def test_correlation_against_sampled_keys():
     query, maps, root = RNG.normal(size=4), RNG.normal(size=(2, 4, 4)), RNG.normal(size=(4, 4))
     keys = RNG.normal(size=(200_000, 4)) @ root.T + 3
     scores = [keys @ m.T @ query for m in maps]
-    found = other_encodings.correlation(query, root @ root.T, *maps)
+    found = other_encodings.map_correlation(query, root @ root.T, *maps)
     assert found == pytest.approx(np.corrcoef(*scores)[0, 1], abs=0.01)
 
 
@@ -22,7 +22,7 @@ def test_rotary_map_is_the_librarys_rope():
     """q^T R(j - i) k from rotating query and key at their own positions."""
     rope = Rope(length=6, width=8)
     q, k = RNG.normal(size=(2, 8))
-    place = lambda x, at: rope.turned(torch.tensor(np.tile(x, (6, 1))))[at].numpy()
+    place = lambda x, at: rope.rotate(torch.tensor(np.tile(x, (6, 1))))[at].numpy()
     for i, j in ((1, 4), (5, 0)):
         assert q @ other_encodings.rotary_map(j - i, 8) @ k == pytest.approx(place(q, i) @ place(k, j), rel=1e-5)
 
@@ -41,7 +41,7 @@ def test_partial_bound_is_the_mean_correlation(rotated):
     trace = np.trace(maps[0].T @ maps[1]) / 16
     assert other_encodings.partial_rope_bound(11.0, 16, rotated) == pytest.approx(trace)
     query = RNG.normal(size=(40_000, 16))
-    mean = other_encodings.correlation(query, np.eye(16), *maps).mean()
+    mean = other_encodings.map_correlation(query, np.eye(16), *maps).mean()
     assert mean == pytest.approx(trace, abs=0.01)
     assert other_encodings.partial_rope_bound(np.arange(1.0, 400), 16, rotated).min() >= 1 - 2 * rotated
     assert np.shape(other_encodings.partial_rope_bound(np.arange(3.0), 16, rotated)) == (3,)
@@ -49,7 +49,8 @@ def test_partial_bound_is_the_mean_correlation(rotated):
 
 def test_partial_bound_passes_its_base_on():
     assert other_encodings.partial_rope_bound(5.0, 8, 1.0, 100.0) == pytest.approx(bounds.trace_bound(5.0, 8, 100.0))
-    assert other_encodings.partial_rope_bound(5.0, 8, 0.5, 100.0) == pytest.approx(0.5 + bounds.trace_bound(5.0, 4, 100.0) / 2)
+    half = other_encodings.partial_rope_bound(5.0, 8, 0.5, 100.0)
+    assert half == pytest.approx(0.5 + bounds.trace_bound(5.0, 4, 100.0) / 2)
 
 
 @pytest.mark.parametrize("rotated", [-0.25, 1.25, 0.3])
@@ -71,14 +72,15 @@ def test_xpos_map_is_scaled_rotation():
     decay = other_encodings.xpos_decay(6)
     found = other_encodings.xpos_map(2.0, 5.0, decay)
     assert found == pytest.approx(np.diag(np.repeat(decay**5, 2)) @ other_encodings.rotary_map(2.0, 6))
-    assert other_encodings.xpos_map(2.0, 0.0, decay, 50.0) == pytest.approx(other_encodings.rotary_map(2.0, 6, base=50.0))
+    unscaled = other_encodings.xpos_map(2.0, 0.0, decay, 50.0)
+    assert unscaled == pytest.approx(other_encodings.rotary_map(2.0, 6, base=50.0))
 
 
 @pytest.mark.parametrize("base", [10_000.0, 20.0])
 def test_signed_xpos_formula(base):
     query, decay, x = RNG.normal(size=(5, 8)), other_encodings.xpos_decay(8, scale_base=8.0), 6.0
     maps = other_encodings.xpos_map(x, -x, decay, base), other_encodings.xpos_map(-x, x, decay, base)
-    exact = other_encodings.correlation(query, np.eye(8), *maps)
+    exact = other_encodings.map_correlation(query, np.eye(8), *maps)
     weights = routing.plane_weights(query)
     found = other_encodings.xpos_correlation(weights, x, decay, base)
     assert found == pytest.approx(exact, abs=1e-12)
@@ -94,6 +96,12 @@ def test_added_score_correlation_against_sampling():
     assert found == pytest.approx(np.corrcoef(*scores)[0, 1], abs=0.01)
 
 
+def storage_transfer(embedding, at_forward, at_reverse):
+    """<x + p_j, x + p_j'> / |x + p_j|^2: what a forward step on U or W_V gives the evidence at its new position."""
+    seen, moved = embedding + at_forward, embedding + at_reverse
+    return (seen * moved).sum(-1) / (seen * seen).sum(-1)
+
+
 def test_storage_transfer_is_what_a_step_on_the_values_does():
     width, vocabulary = 6, 4
     x, here, there = (torch.tensor(v) for v in RNG.normal(size=(3, width)))
@@ -102,17 +110,17 @@ def test_storage_transfer_is_what_a_step_on_the_values_does():
     loss = torch.nn.functional.cross_entropy((0.3 * unembed @ value @ (x + here))[None], torch.tensor([1]))
     change = unembed @ torch.autograd.grad(loss, value)[0]
     fraction = (change @ (x + there)) / (change @ (x + here))
-    found = other_encodings.storage_transfer(*(v.numpy() for v in (x, here, there)))
+    found = storage_transfer(*(v.numpy() for v in (x, here, there)))
     assert fraction.numpy() == pytest.approx(np.full(vocabulary, found))
 
 
 def test_sinusoidal_transfer_from_the_librarys_table():
-    table = Sinusoidal(length=30, width=64).added(None).double().numpy()
+    table = Sinusoidal(length=30, width=64).position_embedding(None).double().numpy()
     unit = table / np.linalg.norm(table[0])
     for ratio in (1.0, 0.25):
         x = np.zeros((1, 65))
         x[0, -1] = 1                                     # an embedding at right angles to all positions, length 1
         padded = np.pad(unit * ratio**0.5, ((0, 0), (0, 1)))
-        found = other_encodings.storage_transfer(x, padded[3][None], padded[17][None])[0]
+        found = storage_transfer(x, padded[3][None], padded[17][None])[0]
         assert other_encodings.sinusoidal_transfer(14, 64, ratio) == pytest.approx(found, abs=1e-6)
     assert other_encodings.sinusoidal_transfer(0, 64) == 1

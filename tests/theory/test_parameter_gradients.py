@@ -8,7 +8,21 @@ import pytest
 import sympy as sp
 import torch
 
-from lib.theory import parameter_gradients, symbolic
+from lib.theory import symbolic
+from lib.theory.parameter_gradients import (
+    Parameters,
+    PromptSpec,
+    backpropagate,
+    closed_form_gradient,
+    derived_gradient,
+    enclosed_gradient,
+    matrix_inner_products,
+    parameters_as_balls,
+    prompt_as_balls,
+    symbolic_parameters,
+    truncated_loss,
+    whole_loss,
+)
 
 NAMES = ("embedding", "query", "key", "value", "unembedding")
 
@@ -17,12 +31,12 @@ def model_of(seed, vocabulary=4, embedding=3, head=2, value=5):
     rng = np.random.default_rng(seed)
     projections = [(head, embedding), (head, embedding), (value, embedding)]
     shapes = [(embedding, vocabulary + 1), *projections, (vocabulary, value)]
-    return parameter_gradients.Factors(*(rng.normal(size=shape) for shape in shapes))
+    return Parameters(*(rng.normal(size=shape) for shape in shapes))
 
 
 def prompts_of(seed, head=2, target=2, evidence=1):
     rng = np.random.default_rng(seed + 100)
-    return [parameter_gradients.Prompt(rng.normal(size=(head, head)), float(rng.normal()), target, evidence) for _ in range(2)]
+    return [PromptSpec(rng.normal(size=(head, head)), float(rng.normal()), target, evidence) for _ in range(2)]
 
 
 def torch_gradient(model, prompt, keep_mask):
@@ -39,14 +53,14 @@ def torch_gradient(model, prompt, keep_mask):
 @pytest.mark.parametrize("seed", range(3))
 def test_losses_against_torch(seed):
     model, (prompt, _) = model_of(seed), prompts_of(seed)
-    assert parameter_gradients.truncated_loss(model, prompt) == pytest.approx(torch_gradient(model, prompt, 0)[0], rel=1e-12)
-    assert parameter_gradients.whole_loss(model, prompt) == pytest.approx(torch_gradient(model, prompt, 1)[0], rel=1e-12)
+    assert truncated_loss(model, prompt) == pytest.approx(torch_gradient(model, prompt, 0)[0], rel=1e-12)
+    assert whole_loss(model, prompt) == pytest.approx(torch_gradient(model, prompt, 1)[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_closed_gradients_against_torch(seed):
     model, (prompt, _) = model_of(seed), prompts_of(seed, evidence=seed % 3, target=seed)
-    stated, (_, found) = parameter_gradients.gradient(model, prompt), torch_gradient(model, prompt, 0)
+    stated, (_, found) = closed_form_gradient(model, prompt), torch_gradient(model, prompt, 0)
     for name in NAMES:
         np.testing.assert_allclose(getattr(stated, name), found[name].numpy(), rtol=1e-10, atol=1e-13)
 
@@ -55,7 +69,7 @@ def test_closed_gradients_against_torch(seed):
 def test_inner_products_against_torch_to_twelve_digits(seed, sizes):
     model = model_of(seed, *sizes).mapped(lambda matrix: matrix / np.sqrt(matrix.shape[1]))
     pair = prompts_of(seed, head=sizes[2])
-    stated = parameter_gradients.inner_products(model, *pair)
+    stated = matrix_inner_products(model, *pair)
     one, other = (torch_gradient(model, prompt, 0)[1] for prompt in pair)
     for name in NAMES:
         size = one[name].norm() * other[name].norm()
@@ -68,9 +82,9 @@ def test_inner_products_against_torch_to_twelve_digits(seed, sizes):
 @pytest.mark.parametrize("keep_mask", [0, 1])
 def test_enclosed_gradient_contains_torch(keep_mask):
     model, (prompt, _) = model_of(7), prompts_of(7)
-    loss = parameter_gradients.whole_loss if keep_mask else parameter_gradients.truncated_loss
+    loss = whole_loss if keep_mask else truncated_loss
     before = flint.ctx.prec, flint.ctx.cap
-    enclosed = parameter_gradients.enclosed_gradient(loss, parameter_gradients.balls(model), parameter_gradients.exact_prompt(prompt))
+    enclosed = enclosed_gradient(loss, parameters_as_balls(model), prompt_as_balls(prompt))
     assert (flint.ctx.prec, flint.ctx.cap) == before
     found = torch_gradient(model, prompt, keep_mask)[1]
     for name in NAMES:
@@ -84,14 +98,14 @@ def test_enclosed_gradient_contains_torch(keep_mask):
 def test_precision_is_restored_after_an_error():
     before = flint.ctx.prec, flint.ctx.cap
     with pytest.raises(ZeroDivisionError):
-        parameter_gradients.enclosed_gradient(lambda *_: 1 / 0, parameter_gradients.balls(model_of(0)), parameter_gradients.exact_prompt(prompts_of(0)[0]))
+        enclosed_gradient(lambda *_: 1 / 0, parameters_as_balls(model_of(0)), prompt_as_balls(prompts_of(0)[0]))
     assert (flint.ctx.prec, flint.ctx.cap) == before
 
 
 def test_symbolic_gradient_of_the_unembedding():
-    model = parameter_gradients.symbols(1, 1, 1, 2)
-    prompt = parameter_gradients.Prompt(parameter_gradients.symbol_matrix("P", 1, 1), sp.Symbol("b", real=True), 0, 1)
-    derived, stated = parameter_gradients.derived_gradient(parameter_gradients.truncated_loss, model, prompt), parameter_gradients.gradient(model, prompt)
+    model = symbolic_parameters(1, 1, 1, 2)
+    prompt = PromptSpec(sp.symarray("P", (1, 1), real=True), sp.Symbol("b", real=True), 0, 1)
+    derived, stated = derived_gradient(truncated_loss, model, prompt), closed_form_gradient(model, prompt)
     for name in NAMES:
         for one, other in zip(getattr(derived, name).flat, getattr(stated, name).flat, strict=True):
             assert symbolic.vanishes(one - other)
@@ -99,7 +113,7 @@ def test_symbolic_gradient_of_the_unembedding():
 
 
 def test_symbols_are_all_different():
-    model = parameter_gradients.symbols(2, 3, 4, 5)
+    model = symbolic_parameters(2, 3, 4, 5)
     shapes = [getattr(model, name).shape for name in NAMES]
     assert shapes == [(2, 6), (3, 2), (3, 2), (4, 2), (5, 4)]
     assert len({entry for name in NAMES for entry in getattr(model, name).flat}) == 12 + 6 + 6 + 8 + 20
@@ -107,14 +121,10 @@ def test_symbols_are_all_different():
 
 
 def test_exact_prompt_keeps_the_tokens():
-    prompt = parameter_gradients.Prompt(np.eye(2), 0.25, 3, 2)
-    exact = parameter_gradients.exact_prompt(prompt)
+    prompt = PromptSpec(np.eye(2), 0.25, 3, 2)
+    exact = prompt_as_balls(prompt)
     assert (exact.target, exact.evidence) == (3, 2)
     assert exact.bias == flint.arb("0.25") and exact.position[1, 1] == 1 and exact.position[0, 1] == 0
-
-
-def test_frobenius():
-    assert parameter_gradients.frobenius(np.array([[1, 2], [3, 4]]), np.array([[5, 6], [7, 8]])) == 70
 
 
 def test_bad_arguments_are_refused():
@@ -123,10 +133,10 @@ def test_bad_arguments_are_refused():
         dataclasses.replace(model, unembedding=np.zeros((5, 5)))
     forward, reverse = prompts_of(0)
     with pytest.raises(ValueError, match="both prompts must show one evidence, not 1 and 0"):
-        parameter_gradients.inner_products(model, forward, dataclasses.replace(reverse, evidence=0))
+        matrix_inner_products(model, forward, dataclasses.replace(reverse, evidence=0))
 
 
-@pytest.mark.parametrize("result", [model_of(0), prompts_of(0)[0], parameter_gradients.signals(model_of(0), prompts_of(0)[0])])
+@pytest.mark.parametrize("result", [model_of(0), prompts_of(0)[0], backpropagate(model_of(0), prompts_of(0)[0])])
 def test_results_cannot_be_changed(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(result, next(iter(vars(result))), None)

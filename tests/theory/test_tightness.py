@@ -20,7 +20,7 @@ def test_shifting_adds_like_velocities(correlation, one, two):
 def test_shifted_is_the_correlation_of_equally_aligned_planes():
     query = np.random.default_rng(0).normal(size=(5, 12))
     for kappa in (-0.6, 0.0, 0.45):
-        exact = routing.score_correlation(query, routing.key_covariance(query, kappa), 7.0, 7.0)
+        exact = routing.rope_score_correlation(query, routing.key_covariance(query, kappa), 7.0, 7.0)
         c = np.cos(14 * 10_000.0 ** (-np.arange(6) / 6))
         ours = tightness.shifted(routing.plane_weights(query) @ c, kappa)
         assert np.allclose(ours, exact, rtol=0, atol=1e-12)
@@ -51,7 +51,7 @@ def test_misaligned_bound_holds_for_random_alignments_and_is_sharp():
     rng = np.random.default_rng(1)
     query = rng.normal(size=(4000, 32))
     for kappa, sharp in ((rng.uniform(-0.3, 1, (4000, 16)), False), (np.full((4000, 16), -0.3), True)):
-        mean = routing.score_correlation(query, routing.key_covariance(query, kappa), 9.0, 9.0).mean()
+        mean = routing.rope_score_correlation(query, routing.key_covariance(query, kappa), 9.0, 9.0).mean()
         least = tightness.misaligned_bound(9.0, 0.3, 32)
         assert mean > least and (mean - least < 0.03) == sharp
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from lib.record.options import private_folder
+
 Matrix = Float[np.ndarray, "rows columns"]
 Row = Float[np.ndarray, " columns"]
 Column = Float[np.ndarray, " rows"]
@@ -36,8 +38,19 @@ _TINY = _F(TINY)
 
 def compiled(*freedoms: str) -> Callable[[Callable], Any]:
     """Compile a loop; ``freedoms`` are those that LLVM may take with floating point, beside fused products."""
-    options: dict[str, Any] = {"fastmath": {"contract", "nsz", *freedoms}, "error_model": "numpy", "cache": True}
-    return lambda loop: numba.njit(**options)(inspect.unwrap(loop))  # what checks shapes is not for numba
+    choices: dict[str, Any] = {"fastmath": {"contract", "nsz", *freedoms}, "error_model": "numpy"}
+    # numba is given the loop without what checks shapes
+    return lambda loop: _cached(lambda cache: numba.njit(cache=cache, **choices)(inspect.unwrap(loop)))
+
+
+def _cached(compile_loop: Callable[[bool], Any]) -> Any:
+    """Compiled and kept on disk: in a private folder where checkout and home are read-only, nowhere if need be."""
+    try:
+        return compile_loop(True)
+    except RuntimeError:  # numba has found no place to write to
+        folder = private_folder("reversal-curse-kernels")
+        numba.config.CACHE_DIR = str(folder or "")  # type: ignore[attr-defined]
+        return compile_loop(folder is not None)
 
 
 @compiled()  # the two-part reduction below dies if sums may be reordered

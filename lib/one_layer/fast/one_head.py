@@ -34,7 +34,7 @@ class OneHead:
     def __init__(self, settings: ModelConfig, weights: Weights, g: Weights) -> None:
         width, offsets = settings.width, 2 * settings.length - 1
         self.encoding = encoding(settings.encoding, settings.positions, width, 1)
-        bias = self.encoding.bias_by_offset(None)
+        bias = self.encoding.score_bias_by_offset(None)
         self.bias = None if bias is None else bias.view(-1, 1)
         self.scale = 1 / math.sqrt(width)
         names = [f"{ATTENTION}.{name}.weight" for name in ("query", "key", "value", "output")]
@@ -54,7 +54,7 @@ class OneHead:
         """The tables; keeps what `backward` needs."""
         seen = self.norm.forward(self.embedding, self.seen).tensor
         asking = torch.mm(seen[self.masks], self.query.T).mul_(self.scale)
-        self.met = self.encoding.met(asking[None])[0]
+        self.met = self.encoding.relative_queries(asking[None])[0]
         torch.mm(self.met, self.key, out=self.asked)  # W_K applied to queries
         torch.mm(self.asked, seen.T, out=self.scores)
         if self.bias is not None:
@@ -71,7 +71,7 @@ class OneHead:
         torch.mm(g_scores, seen, out=self.g_asked)
         torch.mm(self.met.T, self.g_asked, out=self.g_key)
         torch.mm(self.g_asked, self.key.T, out=self.g_met)
-        g_asking = self.encoding.met_backward(self.g_met[None])[0].mul_(self.scale)
+        g_asking = self.encoding.relative_queries_backward(self.g_met[None])[0].mul_(self.scale)
         torch.mm(g_asking.T, seen[self.masks], out=self.g_query)
         g_seen[self.masks].addmm_(g_asking, self.query)
         torch.mm(g_stored.T, self.values, out=self.g_output)

@@ -60,7 +60,7 @@ class Vocabulary:
         return x, seen, kept
 
     def _read(self) -> None:
-        self.x = self._placed(self.encoding.added(self.weights.get("position")))
+        self.x = self._placed(self.encoding.position_embedding(self.weights.get("position")))
         self.seen = self.kept = self._norm(self.x)
         if self.settings.values != "natural":
             self.kept = self._norm(self._placed(self.weights.get(f"{ATTENTION}.value_position")))
@@ -114,11 +114,11 @@ class Vocabulary:
 
     def _scores(self) -> Tensor:
         query, members = self.query() * self.scale, len(self.x)
-        self.met = query if self.settings.absolute else self.encoding.met(query)
+        self.met = query if self.settings.absolute else self.encoding.relative_queries(query)
         asked = torch.bmm(self.met, self._key())  # W_K applied to queries
         self.asked = asked.view(members, -1, asked.shape[2])  # (members, heads * offsets or places, width)
         table = torch.bmm(self.asked, self.seen.out.mT)
-        bias = None if self.settings.absolute else self.encoding.bias_by_offset(self.weights.get("position"))
+        bias = None if self.settings.absolute else self.encoding.score_bias_by_offset(self.weights.get("position"))
         if bias is not None:
             table = table.view(members, *bias.shape[-2:], -1) + bias[..., None]
         return table.view(members, self.heads, -1)
@@ -128,12 +128,12 @@ class Vocabulary:
         g_table = g_scores.view(len(self.x), self.asked.shape[1], -1)
         if not self.settings.absolute and "position" in self.weights:
             g_bias = g_table.sum(-1).view(len(g_table), self.heads, -1)
-            out["position"].copy_(self.encoding.bias_backward(g_bias))
+            out["position"].copy_(self.encoding.score_bias_backward(g_bias))
         g_seen = torch.bmm(g_table.mT, self.asked)
         g_asked = torch.bmm(g_table, self.seen.out).view(*self.met.shape[:2], -1)
         self._fill(out[f"{ATTENTION}.key.weight"], self.met.mT, g_asked, lambda g: g.view(len(self.x), -1, g.shape[2]))
         g_met = torch.bmm(g_asked, self._key().mT)
-        g_met = g_met if self.settings.absolute else self.encoding.met_backward(g_met)
+        g_met = g_met if self.settings.absolute else self.encoding.relative_queries_backward(g_met)
         g_query = self._joined(g_met)
         out[f"{ATTENTION}.query.weight"].baddbmm_(g_query.mT, self.asking, beta=0, alpha=self.scale)
         g_seen[:, self.masks].baddbmm_(g_query, self.weights[f"{ATTENTION}.query.weight"], alpha=self.scale)

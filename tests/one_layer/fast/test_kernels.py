@@ -1,11 +1,17 @@
 """The compiled loops of a training step against torch and autograd."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from lib.one_layer.fast import kernels
+from lib.record import provenance
 
 torch.set_num_threads(1)
 
@@ -108,3 +114,18 @@ def test_attention_and_its_gradient_are_autograds(heads, places):
     kernels.retrieve_backward(tokens, sequence, position, grid, 1, weights, tables[1], signal.numpy(), *found)
     for ours, theirs in zip(found, slopes, strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["folder", "nowhere"])
+def test_a_read_only_checkout_and_home_need_no_cache_there(tmp_path, place):
+    copy = tmp_path / "lib"
+    shutil.copytree(provenance.ROOT / "lib", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "one_layer" / "fast" / "__pycache__").write_text("")  # a file: no folder can be made there
+    (tmp_path / "folder").mkdir()
+    script = ("import sys, tempfile; tempfile.tempdir = sys.argv[1]; import numpy as np\n"
+              "from lib.one_layer.fast import kernels; print(kernels.exp(np.float32(0)))")
+    nowhere = {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / place)], cwd=tmp_path, text=True,
+                           capture_output=True, env={**os.environ, **nowhere})
+    assert ended.stdout == "1.0\n" and ended.stderr == ""
+    assert any((tmp_path / "folder").rglob("kernels.exp*")) == (place == "folder")
