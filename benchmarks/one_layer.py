@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from lib.one_layer import task
-from lib.one_layer.fast.unique import merge
+from lib.one_layer.fast.unique import unique_rows
 from lib.one_layer.model import ModelConfig, Transformer, initialise
 from lib.one_layer.training import Trainer, TrainingConfig
 from lib.record import provenance
@@ -43,7 +43,7 @@ Step = Callable[[], Any]
 
 
 def ours(settings: ModelConfig, recipe: TrainingConfig, members: int = 1) -> Step:
-    return Trainer(settings, recipe, range(members)).advance
+    return Trainer(settings, recipe, range(members)).step
 
 
 def plain(settings: ModelConfig, recipe: TrainingConfig) -> Step:
@@ -114,8 +114,8 @@ def floor(settings: ModelConfig, recipe: TrainingConfig, merged: bool = False) -
 
     :param merged: at the different questions among them only
     """
-    (asked,) = Trainer(settings, recipe, [0]).asked(0)
-    rows = len(merge(asked).rows if merged else asked.rows)
+    (asked,) = Trainer(settings, recipe, [0]).batches(0)
+    rows = len(unique_rows(asked).rows if merged else asked.rows)
     width = settings.width
     shapes = [(width, 4 * width), (4 * width, width), (width, task.CLEAN)]
     work = []
