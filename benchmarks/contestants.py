@@ -26,10 +26,10 @@ import torch
 from benchmarks import formulations
 from benchmarks.formulations import Framework, FullBatch, UniqueRows
 from lib.one_layer import task
-from lib.one_layer.fast.unique import UniqueBatch, merge_steps
+from lib.one_layer.fast.unique import UniqueBatch, unique_rows_by_step
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.objectives import MaskedBatch
-from lib.one_layer.training import BETAS, TINY, Trainer, TrainingConfig
+from lib.one_layer.training import ADAM_EPSILON, BETAS, Trainer, TrainingConfig
 
 STATE = "weights", "first", "second", "average"  # what training changes, by its names in `Trainer.tensors`
 Arrays = dict[str, np.ndarray]
@@ -78,7 +78,7 @@ def draw(size: Size) -> Iterator[list[MaskedBatch]]:
     """For each member the batches of the next ``size.ahead`` steps, one after the other, as `Trainer` draws them."""
     trainer = size.trainer()
     for first in itertools.count(0, size.ahead):
-        yield trainer._asked(first, size.ahead)
+        yield trainer._batches(first, size.ahead)
 
 
 def full_batches(size: Size) -> Iterator[list[FullBatch]]:
@@ -98,7 +98,7 @@ def unique_rows(size: Size) -> Iterator[list[UniqueRows]]:
     """Step by step, one a member."""
     batch = size.training.batch
     for members in draw(size):
-        for batches in zip(*(merge_steps(member, batch, batch) for member in members), strict=True):
+        for batches in zip(*(unique_rows_by_step(member, batch, batch) for member in members), strict=True):
             yield [_unique_rows(one, size.rows) for one in batches]
 
 
@@ -115,7 +115,7 @@ def most_rows(size: Size, steps: int) -> int:
     """The largest number of unique rows of any member in these steps, rounded up to a multiple of 16."""
     batch, parts = size.training.batch, itertools.islice(draw(size), -(-steps // size.ahead))
     most = max(len(unique.rows) for members in parts for member in members
-               for unique in merge_steps(member, batch, batch))
+               for unique in unique_rows_by_step(member, batch, batch))
     return -(-most // 16) * 16
 
 
@@ -142,7 +142,7 @@ class _Member:
         self.loss, self.training, self.by_name = loss, training, dict(model.named_parameters())
         self.weights = list(self.by_name.values())
         self.average = [weight.detach().clone() for weight in self.weights]
-        self.optimiser = torch.optim.AdamW(self.weights, betas=BETAS, eps=TINY, weight_decay=0.0, fused=True)
+        self.optimiser = torch.optim.AdamW(self.weights, betas=BETAS, eps=ADAM_EPSILON, weight_decay=0.0, fused=True)
 
     def step(self, batch: Any, count: int) -> float:
         training = self.training
@@ -210,7 +210,7 @@ def _state(values: Any) -> Arrays:
 def ours(size: Size) -> Contestant:
     """The step of `lib.one_layer.training`."""
     trainer = size.trainer()
-    return Contestant(trainer.advance, lambda: {name: trainer.tensors()[name].numpy() for name in STATE})
+    return Contestant(trainer.step, lambda: {name: trainer.tensors()[name].numpy() for name in STATE})
 
 
 def plain(size: Size) -> Contestant:
@@ -257,7 +257,7 @@ def _step(form: str, size: Size, of: Framework) -> tuple[Callable, Iterator[list
 
 
 def _with_optimiser(loss: Callable, size: Size, of: Framework) -> Callable:
-    return formulations.training_step(loss, size.trainer().ensemble.layout(), size.training.clip, of)
+    return formulations.training_step(loss, size.trainer().ensemble.parameter_slices(), size.training.clip, of)
 
 
 def _over_members(vectorise: Callable, step: Callable) -> Callable:
@@ -319,8 +319,8 @@ def products(size: Size, unique: bool) -> Callable[[], Any]:
 
     :param unique: at the unique rows among them only
     """
-    (masked,) = Trainer(size.config, size.training, [0]).asked(0)
-    rows = len(merge_steps(masked, size.training.batch)[0].rows if unique else masked.rows)
+    (masked,) = Trainer(size.config, size.training, [0]).batches(0)
+    rows = len(unique_rows_by_step(masked, size.training.batch)[0].rows if unique else masked.rows)
     width, work = size.config.width, []
     for inner, outer in ((width, 4 * width), (4 * width, width), (width, task.CLEAN)):
         x, w, g = torch.randn(rows, inner), torch.randn(inner, outer), torch.randn(rows, outer)

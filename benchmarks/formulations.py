@@ -26,10 +26,10 @@ from torch.nn import functional
 from lib.encodings import rope_frequencies
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.task import CLEAN, MASK, TOKENS
-from lib.one_layer.training import BETAS, TINY, TrainingConfig
+from lib.one_layer.training import ADAM_EPSILON, BETAS, TrainingConfig
 
 Weights = dict[str, Any]  # one member's, by name
-Layout = list[tuple[str, slice, torch.Size]]  # of weights in a flat buffer, as `Ensemble.layout` gives it
+Layout = list[tuple[str, slice, torch.Size]]  # of weights in a flat buffer, as `Ensemble.parameter_slices` gives it
 ATTENTION = [f"blocks.0.attention.{name}.weight" for name in ("query", "key", "value", "output")]
 MLP = [f"blocks.0.mlp.{name}" for name in ("up.weight", "up.bias", "down.weight", "down.bias")]
 
@@ -202,7 +202,7 @@ def training_step(loss: Callable, layout: Layout, clip: float, of: Framework) ->
         gradient = gradient * of.minimum(clip / (of.sqrt((gradient * gradient).sum()) + 1e-7), 1.0)
         first = first + (1 - beta1) * (gradient - first)
         second = beta2 * second + (1 - beta2) * gradient * gradient
-        weights = weights - now[0] * first / (of.sqrt(second) / now[1] + TINY)
+        weights = weights - now[0] * first / (of.sqrt(second) / now[1] + ADAM_EPSILON)
         return value, weights, first, second, average + now[2] * (weights - average)
 
     return step

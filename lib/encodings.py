@@ -140,9 +140,7 @@ class Rope(Encoding):
 def _rotated(x: Tensor, planes: Tensor) -> Tensor:
     """Neighbouring coordinates of ``x``, as one complex number, times that of their plane."""
     planes = planes.to(x.dtype.to_complex())
-    if not x.requires_grad:
-        return (x.contiguous().view(planes.dtype) * planes).view(x.dtype)
-    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))  # the short way cuts the graph
+    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * planes).flatten(-2)
 
 

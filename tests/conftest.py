@@ -15,7 +15,7 @@ def interrupted(monkeypatch):
     """Run something until the training step of that number, counted from its start, is interrupted by hand."""
 
     def until(stop, made):
-        advance, count = Trainer.advance, iter(range(1000))
+        advance, count = Trainer.step, iter(range(1000))
 
         def failing(self):
             if next(count) == stop:
@@ -23,7 +23,7 @@ def interrupted(monkeypatch):
             return advance(self)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Trainer, "advance", failing)
+            patch.setattr(Trainer, "step", failing)
             made()
 
     return until

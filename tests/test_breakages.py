@@ -28,8 +28,8 @@ BREAKAGES = {
     ),
     "storage untied from what is stored: values carry their position": (
         "lib/one_layer/model.py",
-        "values = self.values(self.split(self.value(stored)))",
-        "values = self.values(self.split(self.value(stored + 0.01 * torch.arange(x.shape[-2])[:, None])))",
+        "values = self.values(self.split(self.value(value_input)))",
+        "values = self.values(self.split(self.value(value_input + 0.01 * torch.arange(x.shape[-2])[:, None])))",
         "one_layer/test_model.py",
     ),
 }

@@ -12,7 +12,7 @@ from elsewhere import Elsewhere, elsewhere, machine
 from lib.language_models import checkpoints, facts, random_checkpoints, reversal_run, signature_run
 from lib.language_models.facts import Fact
 from lib.language_models.finetuning import FineTuningConfig
-from lib.one_layer import causes, training
+from lib.one_layer import experiment
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig
 from lib.record.options import device_named
@@ -35,11 +35,11 @@ def close(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training_and_measuring_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
     settings = ModelConfig(**SMALL | case)
-    here = made(training.experiment, settings, tmp_path / "here.json")
+    here = made(experiment.experiment, settings, tmp_path / "here.json")
     with elsewhere():
-        there = made(training.experiment, settings, tmp_path / "there.json")
-        assert isinstance(Trainer(settings, TrainingConfig(objective=there["parameters"]["objective"]), [0]).ensemble.flat,
-                          Elsewhere)
+        there = made(experiment.experiment, settings, tmp_path / "there.json")
+        trainer = Trainer(settings, TrainingConfig(objective=there["parameters"]["objective"]), [0])
+        assert isinstance(trainer.ensemble.parameters, Elsewhere)
     if not case.get("dropout"):  # each device has dropout of its own
         assert all(close(here["metrics"][name], there["metrics"][name]) for name in here["metrics"])
     assert json.loads((tmp_path / "there.json").read_text()) == there
@@ -48,20 +48,20 @@ def test_training_and_measuring_run_on_another_device(case: dict[str, Any], tmp_
 @pytest.mark.parametrize("case", CASES[:4] + CASES[7:8], ids=str)
 def test_causes_run_on_another_device(case: dict[str, Any], tmp_path: Path) -> None:
     settings = ModelConfig(**SMALL | case)
-    here = made(causes.experiment, settings, tmp_path / "here.json")
+    here = made(experiment.interventions_experiment, settings, tmp_path / "here.json")
     with elsewhere():
-        there = made(causes.experiment, settings, tmp_path / "there.json")
+        there = made(experiment.interventions_experiment, settings, tmp_path / "there.json")
     assert all(close(here["metrics"][name], there["metrics"][name]) for name in here["metrics"])
 
 
 def test_a_checkpoint_goes_from_one_device_to_the_other(tmp_path: Path) -> None:
     trainer = Trainer(ModelConfig(**SMALL), TrainingConfig(batch=16), [0])
-    trainer.advance()
+    trainer.step()
     with elsewhere():
         other = Trainer(ModelConfig(**SMALL), TrainingConfig(batch=16), [0])
-        other.restore(trainer.tensors(), trainer.step)
-        losses = other.advance().cpu()
-    assert losses.tolist() == pytest.approx(trainer.advance().tolist(), rel=1e-5)
+        other.restore(trainer.tensors(), trainer.steps_taken)
+        losses = other.step().cpu()
+    assert losses.tolist() == pytest.approx(trainer.step().tolist(), rel=1e-5)
 
 
 def test_what_is_made_in_the_wrong_place_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""A logit taken apart: what attention retrieved, what the residual stream held, what the MLPs added.
+"""Direct logit attribution: what attention retrieved, what the residual stream held, what the MLPs added.
 
 The unembedding is linear and the last norm, at its measured scale, is too. So each thing that was added to the
 residual stream has its own share of every logit, and the shares add up to the logits:
@@ -7,7 +7,7 @@ residual stream has its own share of every logit, and the shares add up to the l
 * ``residual``: the embedding of the mask itself (with its position, where that is added) and the output bias;
 * ``mlp``: the MLPs, which see what attention retrieved and may rewrite it.
 
-In a one-layer masked model the first is a sum over the tokens that attention reads, so it splits further (`ROUTES`):
+In a one-layer masked model the first is a sum over the tokens that attention reads, so it splits further (`SOURCES`):
 the *evidence*, the *placeholders*, and the *mask* itself. Two caveats. The last norm divides by the size of the whole
 stream, so a share depends on the other shares through that number; and the MLP's share is no separate cause: what it
 adds depends on what was retrieved.
@@ -25,15 +25,15 @@ from lib.one_layer import patching
 from lib.one_layer.model import Norm, Transformer
 from lib.one_layer.task import PLACEHOLDER, Queries
 
-PARTS = ("storage_routing", "residual", "mlp")
+LOGIT_PARTS = ("storage_routing", "residual", "mlp")
 #: where attention retrieves from, in a one-layer masked model
-ROUTES = ("evidence", "placeholders", "mask")
+ATTENTION_SOURCES = ("evidence", "placeholders", "mask")
 
 
 @torch.no_grad()
-def parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
-    """Share of each of `PARTS` in the logits at the asked positions; they add up to the logits."""
-    stream = streams(model, asked)
+def logit_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
+    """Share of each of `LOGIT_PARTS` in the logits at the asked positions; they add up to the logits."""
+    stream = stream_parts(model, asked)
     return _shares(model, stream, stream)
 
 
@@ -46,44 +46,39 @@ def _shares(model: Transformer, stream: dict[str, Tensor], split: dict[str, Tens
 
 
 @torch.no_grad()
-def streams(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
-    """What each of `PARTS` added to the residual stream at the asked positions."""
-    rows = torch.arange(len(asked)), asked.position - int(model.settings.causal)
-    x = model.embed(asked.tokens)
-    stream = {name: torch.zeros_like(x[rows]) for name in PARTS}
-    stream["residual"] = x[rows]
-    for block in model.layers:
-        retrieved = block.attend(x, model.position)
-        stream["storage_routing"] += (retrieved - x)[rows]
-        if block is model.layers[-1]:  # nothing reads the other positions any more
-            stream["mlp"] += block.think(retrieved[rows]) - retrieved[rows]
-            break
-        x = block.think(retrieved)
-        stream["mlp"] += (x - retrieved)[rows]
-    return stream
+def stream_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
+    """What each of `LOGIT_PARTS` added to the residual stream at the asked positions."""
+    place = torch.arange(len(asked)), asked.position - int(model.settings.causal)
+    rows = place[0] * model.settings.positions + place[1]
+    at_rows = lambda part: part if part.dim() == 2 else part[place]  # above the last attention there is nothing else
+    points = ("attention", "mlp") if model.settings.mlp else ("attention",)
+    added = model.record(asked.tokens, *points, rows=rows)
+    residual = model.embed(asked.tokens)[place]
+    total = lambda point: sum(map(at_rows, added.get(point, [])), torch.zeros_like(residual))
+    return {"storage_routing": total("attention"), "residual": residual, "mlp": total("mlp")}
 
 
 @torch.no_grad()
-def routes(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
-    """The same with ``storage_routing`` split by the token it came from: `ROUTES`, ``residual`` and ``mlp``.
+def logit_parts_by_source(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
+    """`logit_parts` with ``storage_routing`` split by the token it came from: `SOURCES`, ``residual`` and ``mlp``.
 
     :raises ValueError: for causal or deeper models, where attention reads more than tokens
     """
-    stream = streams(model, asked)
-    split = retrieved(model, asked) | {name: stream[name] for name in ("residual", "mlp")}
+    stream = stream_parts(model, asked)
+    split = retrieved_by_source(model, asked) | {name: stream[name] for name in ("residual", "mlp")}
     return _shares(model, stream, split)
 
 
 @torch.no_grad()
-def retrieved(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
-    """What attention added to the residual stream from each of `ROUTES`."""
-    heard, rows = patching.heard(model, asked), torch.arange(len(asked))
-    keep = {name: heard.row.new_zeros(asked.tokens.shape) for name in ("evidence", "mask")}
+def retrieved_by_source(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
+    """What attention added to the residual stream from each of `SOURCES`."""
+    found, rows = patching.record_activations(model, asked), torch.arange(len(asked))
+    keep = {name: found.row.new_zeros(asked.tokens.shape) for name in ("evidence", "mask")}
     keep["evidence"][rows, asked.evidence] = keep["mask"][rows, asked.position] = 1
     keep["placeholders"] = 1 - keep["evidence"] - keep["mask"]
     output = model.layers[0].attention.output
-    mixed = {name: (heard.row * keep[name][:, None])[:, :, None] @ heard.values for name in ROUTES}
-    return {name: output(mixed[name].flatten(1)) for name in ROUTES}
+    mixed = {name: (found.row * keep[name][:, None])[:, :, None] @ found.values for name in ATTENTION_SOURCES}
+    return {name: output(mixed[name].flatten(1)) for name in ATTENTION_SOURCES}
 
 
 def _linear_readout(model: Transformer, stream: Tensor) -> Callable[[Tensor], Tensor]:
@@ -95,14 +90,14 @@ def _linear_readout(model: Transformer, stream: Tensor) -> Callable[[Tensor], Te
     return lambda x: (x - x.mean(-1, keepdim=True)) / deviation * gain @ model.head.weight.T
 
 
-def margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
-    """The same for the margin of the target's logit over the placeholder's, its one serious competitor."""
-    return _margins(parts(model, asked), asked)
+def margin_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
+    """`logit_parts` of the logit difference target - placeholder, the target's one serious competitor."""
+    return _margins(logit_parts(model, asked), asked)
 
 
-def route_margins(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
-    """The same for `routes`."""
-    return _margins(routes(model, asked), asked)
+def margin_parts_by_source(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, " queries"]]:
+    """`logit_parts_by_source` of the logit difference target - placeholder."""
+    return _margins(logit_parts_by_source(model, asked), asked)
 
 
 def _margins(shares: dict[str, Tensor], asked: Queries) -> dict[str, Tensor]:

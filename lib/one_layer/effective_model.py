@@ -19,7 +19,7 @@ from lib.encodings import rope_frequencies
 from lib.one_layer import task
 
 
-def turn(x: Float[Tensor, "*lead dim"], angles: Float[Tensor, "*lead half"]) -> Float[Tensor, "*lead dim"]:
+def rotate_planes(x: Float[Tensor, "*lead dim"], angles: Float[Tensor, "*lead half"]) -> Float[Tensor, "*lead dim"]:
     """R x with one angle for each pair of neighbouring coordinates, counter-clockwise."""
     first, second = x[..., 0::2], x[..., 1::2]
     cos, sin = angles.cos(), angles.sin()
@@ -44,7 +44,7 @@ class Effective:
     ) -> Float[Tensor, "batch length"]:
         """Attention weights of the masked ``position`` of each row."""
         angles = self.angles(tokens, position)
-        turned = turn(self.query.expand(*angles.shape[:2], -1), -angles)  # R^T q, one for each offset
+        turned = rotate_planes(self.query.expand(*angles.shape[:2], -1), -angles)  # R^T q, one for each offset
         return (turned * self.keys.T[tokens]).sum(-1).softmax(-1)
 
     def mass(self, tokens: Int[Tensor, "batch length"], attention: Float[Tensor, "batch length"]
@@ -61,13 +61,13 @@ class Effective:
 
 def initial(head_dim: int, seed: int) -> Effective:
     """Storage zero; query standard normal, keys normal with variance 1 / head_dim: scores of order 1."""
-    draw = torch.Generator().manual_seed(seed)
-    query = torch.randn(head_dim, generator=draw)
-    keys = torch.randn(head_dim, task.TOKENS, generator=draw) / head_dim**0.5
+    rng = torch.Generator().manual_seed(seed)
+    query = torch.randn(head_dim, generator=rng)
+    keys = torch.randn(head_dim, task.TOKENS, generator=rng) / head_dim**0.5
     return Effective(torch.zeros(task.CLEAN, task.TOKENS), query, keys)
 
 
-def train(
+def train_effective_model(
     model: Effective, length: int, steps: int, seed: int, every: int, rate: float = 0.03, slower: float = 30.0,
     batch: int = 64,
 ) -> Iterator[Effective]:
@@ -80,14 +80,17 @@ def train(
     storage, *routing = parameters = [tensor.clone().requires_grad_() for tensor in vars(model).values()]
     groups = [{"params": [storage], "lr": rate}, {"params": routing, "lr": rate / slower}]
     optimiser = torch.optim.Adam(groups)
-    draw, numpy_draw = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    rng, numpy_rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     for step in range(1, steps + 1):
-        clean = torch.from_numpy(task.sequences(batch, length, numpy_draw)).long()
-        masked = torch.rand(clean.shape, generator=draw) < torch.rand(batch, 1, generator=draw)
+        # a batch; each row masks its tokens at a rate of its own
+        clean = torch.from_numpy(task.sequences(batch, length, numpy_rng)).long()
+        masked = torch.rand(clean.shape, generator=rng) < torch.rand(batch, 1, generator=rng)
+        # -log p of every masked token
         rows, position = masked.nonzero(as_tuple=True)
         seen = torch.where(masked, task.MASK, clean)[rows]
         logits = Effective(*parameters).logits(seen, position)
         loss = torch.nn.functional.cross_entropy(logits, clean[rows, position])
+        # Adam
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -96,7 +99,7 @@ def train(
 
 
 @dataclasses.dataclass(frozen=True)
-class Routes:
+class GradientByRoute:
     """The gradient of each query's loss, split: storage as error and mass; q and K by route."""
 
     error: Float[Tensor, "batch vocab"]
@@ -111,7 +114,7 @@ class Routes:
         return ((self.error**2).sum(-1) * (self.mass**2).sum(-1) + whole).sqrt()
 
 
-def routes(model: Effective, queries: task.Queries) -> Routes:
+def gradient_by_route(model: Effective, queries: task.Queries) -> GradientByRoute:
     """Split the gradients of the given queries; closed forms of App. C.1."""
     tokens, rows = queries.tokens, torch.arange(len(queries))
     attention, angles = model.attention(tokens, queries.position), model.angles(tokens, queries.position)
@@ -122,14 +125,14 @@ def routes(model: Effective, queries: task.Queries) -> Routes:
     sensitivity = attention * (pull - (attention * pull).sum(1, keepdim=True))  # dl/ds
     evidence = torch.arange(tokens.shape[1]) == queries.evidence[:, None]
     split = torch.stack((sensitivity * evidence, sensitivity * ~evidence), 1)  # (batch, 2, length)
-    by_query = torch.einsum("brl,bld->brd", split, turn(model.keys.T[tokens], angles))
-    directions = split[..., None] * turn(model.query.expand(*angles.shape[:2], -1), -angles)[:, None]
+    by_query = torch.einsum("brl,bld->brd", split, rotate_planes(model.keys.T[tokens], angles))
+    directions = split[..., None] * rotate_planes(model.query.expand(*angles.shape[:2], -1), -angles)[:, None]
     where = tokens[:, None, :, None].expand(directions.shape)
     empty = directions.new_zeros(len(rows), 2, model.keys.shape[1], len(model.query))
-    return Routes(error, mass, by_query, empty.scatter_add(2, where, directions))
+    return GradientByRoute(error, mass, by_query, empty.scatter_add(2, where, directions))
 
 
-def shares(forward: Routes, reverse: Routes) -> dict[str, Float[Tensor, " batch"]]:
+def shares(forward: GradientByRoute, reverse: GradientByRoute) -> dict[str, Float[Tensor, " batch"]]:
     """Contributions to the cosine of the two gradients: ``storage``, ``evidence`` route, ``rest``. Their sum is it."""
     product = lambda one, other: (one * other).flatten(1).sum(1)
     norms = forward.norm * reverse.norm

@@ -1,8 +1,8 @@
-"""Ways to ask the same questions: what reverse accuracy is depends on how it is asked.
+"""Evaluation protocols: reverse accuracy depends on how it is asked.
 
 The paper does not say what a query shows, how an answer is chosen, or which weights are asked. `PROTOCOLS` lists the
-plausible readings; all of them are applied to the snapshots of a finished run (`lib.one_layer.snapshots`), so that they can be
-compared at every measured step and under every stopping rule (`lib.one_layer.stopping`).
+plausible ways; all of them are applied to the snapshots of a finished run (`lib.one_layer.snapshots`), so that they can
+be compared at every measured step and under every stopping rule (`lib.one_layer.stopping`).
 
     python -m lib.one_layer.evaluation results/one_layer/full_rope.json --snapshots _build/weights/rope \\
         --out results/protocols/rope.json
@@ -10,9 +10,8 @@ compared at every measured step and under every stopping rule (`lib.one_layer.st
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ from torch import Tensor
 from lib.one_layer import metrics, objectives, prediction, snapshots, task
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.model import ModelConfig
-from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER, WAYS, Queries
+from lib.one_layer.task import DIRECTIONS, LETTERS, MASK, PLACEHOLDER, Queries
 from lib.one_layer.training import append
 from lib.record import provenance
+from lib.record.experiment import recording
+from lib.record.options import command, option
 
 Accuracies = dict[str, list[float]]
 PROTOCOLS = {
@@ -50,7 +51,7 @@ FEWER_FACTS, LONG = 6, 20
 
 
 @torch.no_grad()
-def evaluate(averaged: Ensemble, raw: Ensemble, seed: int = 0) -> dict[str, Accuracies]:
+def protocol_accuracies(averaged: Ensemble, raw: Ensemble, seed: int = 0) -> dict[str, Accuracies]:
     """Accuracy in percent by protocol and direction, one value a member.
 
     :param seed: of the random subsets
@@ -61,40 +62,41 @@ def evaluate(averaged: Ensemble, raw: Ensemble, seed: int = 0) -> dict[str, Accu
         raise ValueError("protocols: masked models only; a causal model has one way to be asked")
     found: dict[str, Accuracies] = {name: {} for name in PROTOCOLS}
     generated = _generated(averaged)
-    for way, asked in zip(WAYS, task.paired_queries(settings.length), strict=True):
-        for name, right in _graded(averaged, raw, asked, np.random.default_rng(seed)):
+    for way, asked in zip(DIRECTIONS, task.paired_queries(settings.length), strict=True):
+        for name, right in _one_answer_each(averaged, raw, asked, np.random.default_rng(seed)):
             found[name][way] = (right.double().mean(1) * 100).tolist()
-        for name, values in iterated(*generated, way).items():
+        for name, values in iterative_accuracy(*generated, way).items():
             found[name][way] = values.tolist()
     return found
 
 
-def _graded(
-    averaged: Ensemble, raw: Ensemble, asked: Queries, draw: np.random.Generator
+def _one_answer_each(
+    averaged: Ensemble, raw: Ensemble, asked: Queries, rng: np.random.Generator
 ) -> Iterator[tuple[str, Tensor]]:
     """For every protocol with one answer a query: its name and (members, queries) right or wrong, or how likely."""
-    logits = metrics.answers(averaged, asked)
+    logits = metrics.query_logits(averaged, asked)
     right = logits.argmax(2) == asked.target
     yield "standard", right
-    yield "raw", metrics.answers(raw, asked).argmax(2) == asked.target
+    yield "raw", metrics.query_logits(raw, asked).argmax(2) == asked.target
     yield "letters", logits[..., :PLACEHOLDER].argmax(2) == asked.target
     yield "lowercase", logits[..., :LETTERS].argmax(2) == asked.target
     yield "sampled", logits.softmax(2)[:, torch.arange(len(asked)), asked.target]
     distance = asked.offset.abs()
     yield "adjacent", right[:, distance == 1]
     yield "farthest", right[:, distance == asked.tokens.shape[1] - 1]
-    for name, shown in (("evidence_only", hidden(asked, 1.0, draw)), ("random_visible", hidden(asked, None, draw))):
-        yield name, metrics.answers(averaged, shown).argmax(2) == asked.target
+    for name, share in (("evidence_only", 1.0), ("random_visible", None)):
+        shown = with_masked_placeholders(asked, share, rng)
+        yield name, metrics.query_logits(averaged, shown).argmax(2) == asked.target
 
 
-def hidden(asked: Queries, share: float | None, draw: np.random.Generator) -> Queries:
-    """The same queries with placeholders masked.
+def with_masked_placeholders(asked: Queries, share: float | None, rng: np.random.Generator) -> Queries:
+    """The queries with placeholders masked.
 
     :param share: probability of each placeholder; None draws it uniformly, anew for each query
     """
     count, length = asked.tokens.shape
-    chance = draw.random((count, 1)) if share is None else np.full((count, 1), share)
-    masked = torch.as_tensor(draw.random((count, length)) < chance) & (asked.tokens == PLACEHOLDER)
+    chance = rng.random((count, 1)) if share is None else np.full((count, 1), share)
+    masked = torch.as_tensor(rng.random((count, length)) < chance) & (asked.tokens == PLACEHOLDER)
     return Queries(asked.tokens.masked_fill(masked, MASK), asked.position, asked.evidence, asked.target, asked.letter)
 
 
@@ -107,8 +109,8 @@ def generate(ensemble: Ensemble, tokens: Int[Tensor, "batch length"]) -> Int[Ten
     state = tokens.expand(members, -1, -1).clone()
     for left in range(int((tokens[0] == MASK).sum()), 0, -1):
         rows = (state.flatten(1) == MASK).nonzero()[:, 1].view(members, batch * left)
-        sure, said = ensemble.logits(state, rows).softmax(-1).max(-1)
-        best = sure.view(members, batch, left).argmax(2, keepdim=True)
+        confidence, said = ensemble.logits(state, rows).softmax(-1).max(-1)
+        best = confidence.view(members, batch, left).argmax(2, keepdim=True)
         where, what = (part.view(members, batch, left).gather(2, best)[..., 0] for part in (rows, said))
         state.view(members, -1).scatter_(1, where, what)
     return state
@@ -124,7 +126,7 @@ def _generated(ensemble: Ensemble) -> tuple[Tensor, Tensor, Tensor]:
     return generate(ensemble, prompts), letter, place
 
 
-def iterated(
+def iterative_accuracy(
     said: Int[Tensor, "members prompts length"], letter: Int[Tensor, " prompts"], place: Int[Tensor, " prompts"],
     way: str,
 ) -> dict[str, Float[Tensor, " members"]]:
@@ -146,25 +148,26 @@ def iterated(
 @torch.no_grad()
 def training_loss(ensemble: Ensemble, objective: str, batch: int = 400) -> list[float]:
     """The loss on one fixed batch of fresh sequences, nats a sequence, one value a member."""
-    draw = np.random.default_rng(0)
-    tokens = task.sequences(batch, ensemble.settings.length, draw)
-    asked = objectives.ask(objective, tokens, draw, objectives.quantiles(batch, draw))
-    shown, rows, targets, weights = objectives.stack([asked] * len(ensemble))
+    rng = np.random.default_rng(0)
+    tokens = task.sequences(batch, ensemble.settings.length, rng)
+    asked = objectives.make_batch(objective, tokens, rng, objectives.stratified_uniforms(batch, rng))
+    shown, rows, targets, weights = objectives.stack_batches([asked] * len(ensemble))
     losses: list[float] = objectives.losses(ensemble.logits(shown, rows), targets, weights, batch).tolist()
     return losses
 
 
-def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def evaluate_snapshots(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Every protocol, the loss and the features of `lib.one_layer.prediction` at every snapshot of a run.
 
     :return: ``steps``, and name -> [member][point]; protocols are named ``PROTOCOL_forward``, ``PROTOCOL_reverse``
     """
     parameters = run["parameters"]
-    shape = {field.name: parameters[field.name] for field in dataclasses.fields(ModelConfig) if field.name in parameters}
-    settings = ModelConfig(**shape, causal=parameters["objective"] == "autoregressive")
+    shape = {field.name for field in dataclasses.fields(ModelConfig)} & set(parameters)
+    causal = parameters["objective"] == "autoregressive"
+    settings = ModelConfig(**{name: parameters[name] for name in shape}, causal=causal)
     curves: dict[str, Any] = {"steps": []}
-    for snapshot in snapshots.read(folder, settings, {**parameters, "seeds": run["seeds"]}):
-        values = {f"{name}_{way}": each for name, ways in evaluate(snapshot.averaged, snapshot.raw).items()
+    for snapshot in snapshots.read_snapshots(folder, settings, {**parameters, "seeds": run["seeds"]}):
+        values = {f"{name}_{way}": each for name, ways in protocol_accuracies(snapshot.averaged, snapshot.raw).items()
                   for way, each in ways.items()}
         values["loss"] = training_loss(snapshot.averaged, parameters["objective"])
         values |= prediction.features(snapshot.averaged)
@@ -176,24 +179,26 @@ def along(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 # Command line -------------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a recorded run's snapshots; bad values end it with a message that names them."""
-    command = argparse.ArgumentParser(prog="python -m lib.one_layer.evaluation", description=(__doc__ or "").split("\n")[0])
-    command.add_argument("run", type=Path, help="the recorded result of `lib.one_layer.training`")
-    command.add_argument("--snapshots", type=Path, required=True, help="the folder of its weights")
-    command.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    given = command.parse_args(arguments)
-    torch.set_num_threads(1)
-    measuring = provenance.Run()
-    try:
-        run = provenance.load(given.run)
-        curves = along(run, given.snapshots)
-    except (ValueError, FileNotFoundError) as error:
-        command.error(str(error))
-    final = {name: [member[-1] for member in members] for name, members in curves.items() if name != "steps"}
-    provenance.save(given.out, experiment="protocols", parameters=run["parameters"], seeds=run["seeds"],
-                    metrics=final, curves=curves, run=measuring)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command can be told."""
 
+    run: Path = option(positional=True)  # the recorded result of `lib.one_layer.experiment`
+    snapshots: Path = option()  # the folder of its weights
+    out: Path = option()  # the JSON file to write
+
+
+def measure_snapshots(asked: Options) -> None:
+    """Measure a recorded run's snapshots, and record at ``out``."""
+    torch.set_num_threads(1)
+    run = provenance.load(asked.run)
+    with recording({asked.out: run["parameters"]}, experiment="protocols", seeds=run["seeds"]) as going:
+        curves = evaluate_snapshots(run, asked.snapshots)
+        final = {name: [member[-1] for member in members] for name, members in curves.items() if name != "steps"}
+        going.save(final, curves)
+
+
+main = command(Options, measure_snapshots)
 
 if __name__ == "__main__":
     main()

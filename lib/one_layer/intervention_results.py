@@ -1,8 +1,8 @@
-"""What a recorded run of `lib.one_layer.causes` says: who wins, what a piece put in restores, and what a step does.
+"""What a recorded run of the interventions says: which answer wins, what a patch restores, what a step does.
 
 Every function reads one run (or several, where it says so) and returns one value a seed, or a mean over them, in the
-units of the record: accuracies and shares of queries in percent, margins and changes of the loss in nats. Runs of
-`lib.one_layer.training` hold the metrics and the curves as well, but no grafts, margins and watched steps.
+units of the record: accuracies and shares of queries in percent, margins and changes of the loss in nats. Plain
+runs of `lib.one_layer.experiment` hold the metrics and the curves as well, but no patches, margins and watched steps.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from lib.one_layer.results import Result, cell, final, wrong_as_placeholder
+from lib.one_layer.results import RecordedRun, final, wrong_as_placeholder
+from lib.record.report import cell
 
 #: part of a margin over the placeholder -> the recorded parts that it sums
-PARTS = {"evidence": ("evidence",), "placeholders": ("placeholders",), "mlp": ("mlp",), "rest": ("mask", "residual")}
+MARGIN_PARTS = {"evidence": ("evidence",), "placeholders": ("placeholders",), "mlp": ("mlp",),
+                "rest": ("mask", "residual")}
 QUARTILES = (0.25, 0.5, 0.75)
 
 
-def metric(run: Result, name: str) -> Float[np.ndarray, " seeds"]:
+def metric(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
     """A measure of the trained models, one value a seed."""
     return np.array(run["metrics"][name], dtype=float)
 
 
-def means(run: Result, *names: str) -> dict[str, float]:
+def means(run: RecordedRun, *names: str) -> dict[str, float]:
     """Measures of the trained models, means over seeds."""
     return {name: float(metric(run, name).mean()) for name in names}
 
 
-def summary(run: Result | None) -> list[str]:
+def summary_row(run: RecordedRun | None) -> list[str]:
     """Steps, accuracy (forward, reverse, reverse among letters), attention and score correlation, as a table says
     them; "not run" for None."""
     if run is None:
@@ -47,35 +49,38 @@ def summary(run: Result | None) -> list[str]:
 # The placeholder --------------------------------------------------------------------------------------------------
 
 
-def erring(runs: Iterable[Result], below: float) -> list[Result]:
+def below(runs: Iterable[RecordedRun], accuracy: float) -> list[RecordedRun]:
     """The runs that end below this reverse accuracy (percent, mean over seeds)."""
-    return [run for run in runs if metric(run, "reverse_accuracy").mean() < below]
+    return [run for run in runs if metric(run, "reverse_accuracy").mean() < accuracy]
 
 
-def placeholder_share(run: Result, point: int = -1) -> float:
+def mean_placeholder_share(run: RecordedRun, point: int = -1) -> float:
     """The placeholder's share of the reverse errors at a measured point, mean over the seeds that err."""
     return float(wrong_as_placeholder(run, point).mean())
 
 
-# Pieces put in ----------------------------------------------------------------------------------------------------
+# Patches ---------------------------------------------------------------------------------------------------------
 
 
-def grafted(run: Result, name: str) -> Float[np.ndarray, " seeds"]:
-    """Reverse accuracy with a piece put in (`lib.one_layer.patching`), for example ``score_forward``; ``itself`` is untouched."""
+def patched_accuracy(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
+    """Reverse accuracy, percent, under a patch of `lib.one_layer.patching`; ``itself`` is the untouched answer.
+
+    :param name: what is patched and its source, for example ``score_forward``
+    """
     return metric(run, f"graft_{name}_accuracy")
 
 
-def graft_means(run: Result, *names: str) -> dict[str, float]:
-    """Reverse accuracy with each of these pieces put in, means over seeds."""
-    return {name: float(grafted(run, name).mean()) for name in names}
+def patched_means(run: RecordedRun, *names: str) -> dict[str, float]:
+    """Reverse accuracy, percent, under each of these patches, means over seeds."""
+    return {name: float(patched_accuracy(run, name).mean()) for name in names}
 
 
-def restored(run: Result, name: str) -> float:
-    """Points that a graft gains over the untouched answer, mean over seeds."""
-    return float((grafted(run, name) - grafted(run, "itself")).mean())
+def patch_gain(run: RecordedRun, name: str) -> float:
+    """Points that a patch gains over the untouched answer, mean over seeds."""
+    return float((patched_accuracy(run, name) - patched_accuracy(run, "itself")).mean())
 
 
-def agreement(run: Result, source: str = "") -> float:
+def agreement(run: RecordedRun, source: str = "") -> float:
     """Pairs that a forward query with a reverse query's share of attention answers as that one does (percent).
 
     :param source: empty for the paired query's share, ``_other`` for that of another fact
@@ -83,7 +88,7 @@ def agreement(run: Result, source: str = "") -> float:
     return float(metric(run, f"broken_agreement{source}").mean())
 
 
-def at_share(run: Result, share: float) -> float:
+def at_share(run: RecordedRun, share: float) -> float:
     """Reverse accuracy with this share of attention on the evidence, mean over seeds.
 
     :raises ValueError: for a share that was not tried
@@ -94,7 +99,7 @@ def at_share(run: Result, share: float) -> float:
     return float(np.mean([curve[tried.index(share)] for curve in run["curves"]["reverse_by_dose"]]))
 
 
-def at_quartiles(run: Result, way: str) -> Float[np.ndarray, "seeds 3"]:
+def at_quartiles(run: RecordedRun, way: str) -> Float[np.ndarray, "seeds 3"]:
     """Reverse accuracy under the quartiles of the shares of attention that forward or reverse queries give."""
     curves = run["curves"]
     places = [curves["quantile"].index(part) for part in QUARTILES]
@@ -105,13 +110,13 @@ def at_quartiles(run: Result, way: str) -> Float[np.ndarray, "seeds 3"]:
 # Parts of the margin ----------------------------------------------------------------------------------------------
 
 
-def margin(run: Result, way: str, *parts: str) -> Float[np.ndarray, "seeds points"]:
+def margin(run: RecordedRun, way: str, *parts: str) -> Float[np.ndarray, "seeds points"]:
     """The margin of the target's logit over the placeholder's: these of its `PARTS`, or all of them, along training."""
-    names = [name for part in parts or PARTS for name in PARTS[part]]
+    names = [name for part in parts or MARGIN_PARTS for name in MARGIN_PARTS[part]]
     return np.sum([run["curves"][f"margin_{way}_{name}"] for name in names], axis=0, dtype=float)
 
 
-def lost(run: Result, *parts: str) -> float:
+def margin_loss(run: RecordedRun, *parts: str) -> float:
     """What these parts, or all, give the forward margin and not the reverse one; mean over seeds, at the end."""
     return float((margin(run, "forward", *parts) - margin(run, "reverse", *parts))[:, -1].mean())
 
@@ -119,13 +124,13 @@ def lost(run: Result, *parts: str) -> float:
 # Watched steps ----------------------------------------------------------------------------------------------------
 
 
-def cosine(run: Result, name: str, parts: int = 1) -> Float[np.ndarray, " seeds"]:
+def cosine(run: RecordedRun, name: str, parts: int = 1) -> Float[np.ndarray, " seeds"]:
     """Cosine of a gradient with that of the reverse loss, mean over the last of so many parts of the watched steps."""
     curve = np.array(run["curves"][f"first_order_cosine_{name}"])
     return curve[:, -(curve.shape[1] // parts):].mean(1)
 
 
-def changes(run: Result, step: str, kind: str) -> Float[np.ndarray, " watched"]:
+def changes(run: RecordedRun, step: str, kind: str) -> Float[np.ndarray, " watched"]:
     """``predicted`` or ``realised`` change of the reverse loss by a kind of step, over all seeds and watched steps."""
     return np.array(run["curves"][f"first_order_{step}_{kind}"], dtype=float).ravel()
 
@@ -137,13 +142,13 @@ class Line(NamedTuple):
     correlation: float
 
 
-def line_through(run: Result, predicted: str, realised: str) -> Line:
+def line_through(run: RecordedRun, predicted: str, realised: str) -> Line:
     """The line of the changes that one kind of step realised on those predicted for a kind of step."""
     expected, found = changes(run, predicted, "predicted"), changes(run, realised, "realised")
     return Line(float(expected @ found / (expected @ expected)), float(np.corrcoef(expected, found)[0, 1]))
 
 
-def falling(run: Result, step: str) -> float:
+def share_lowering_loss(run: RecordedRun, step: str) -> float:
     """Percent of the watched steps of a kind that lower the reverse loss."""
     return float((changes(run, step, "realised") < 0).mean() * 100)
 
@@ -151,19 +156,19 @@ def falling(run: Result, step: str) -> float:
 # Signatures -------------------------------------------------------------------------------------------------------
 
 
-def layered(run: Result, name: str, layer: int) -> Float[np.ndarray, " seeds"]:
+def layered(run: RecordedRun, name: str, layer: int) -> Float[np.ndarray, " seeds"]:
     """A signature of one layer, counted from 1."""
     return metric(run, f"{name}_layer_{layer}")
 
 
-def above_mismatched(run: Result, name: str) -> bool:
+def above_mismatched(run: RecordedRun, name: str) -> bool:
     """Whether a signature of every layer is positive and above that of mismatched facts, in every seed."""
     layers = range(1, run["parameters"]["depth"] + 1)
     return all(bool((layered(run, name, layer) > np.maximum(0, layered(run, f"{name}_mismatched", layer))).all())
                for layer in layers)
 
 
-def rank_correlation(runs: Sequence[Result], name: str) -> float:
+def rank_correlation(runs: Sequence[RecordedRun], name: str) -> float:
     """Spearman's correlation, over runs, of a metric with reverse accuracy; means over seeds."""
     means = np.array([[metric(run, key).mean() for key in (name, "reverse_accuracy")] for run in runs])
     return float(stats.spearmanr(means).statistic)
@@ -172,17 +177,17 @@ def rank_correlation(runs: Sequence[Result], name: str) -> float:
 # Along training ---------------------------------------------------------------------------------------------------
 
 
-def fall(run: Result, name: str, point: int = -1) -> float:
+def drop_from_start(run: RecordedRun, name: str, point: int = -1) -> float:
     """How far below its start a curve lies at a measured point, means over seeds."""
     return float(final(run, name, 0).mean() - final(run, name, point).mean())
 
 
-def highest(run: Result, name: str) -> float:
+def peak_over_start(run: RecordedRun, name: str) -> float:
     """How far above its start a curve ever lies, means over seeds; 0 if never."""
-    return max(-fall(run, name, point) for point in range(len(run["curves"]["steps"])))
+    return max(-drop_from_start(run, name, point) for point in range(len(run["curves"]["steps"])))
 
 
-def learned_from(run: Result, above: float = 95) -> int:
+def learned_from(run: RecordedRun, above: float = 95) -> int:
     """The first measured point at which forward accuracy is above ``above`` percent, mean over seeds.
 
     :raises ValueError: if there is none
@@ -193,7 +198,7 @@ def learned_from(run: Result, above: float = 95) -> int:
     raise ValueError(f"forward accuracy is never above {above:g} percent")
 
 
-def moves(run: Result, name: str) -> list[float]:
+def late_range(run: RecordedRun, name: str) -> list[float]:
     """Range over seeds at the end, and the largest range in time of a seed, once forward is learned."""
     curves = np.array(run["curves"][name])[:, learned_from(run):]
     return [float(np.ptp(curves[:, -1])), float(np.ptp(curves, axis=1).max())]

@@ -1,9 +1,8 @@
-"""Training on changed questions, each change with its matched control: what of the loss carries or blocks reverse
-recall.
+"""Training on changed questions, each change with its matched control: what of the loss blocks reverse recall.
 
-`ask` is `objectives.ask` with one thing changed; `NAMES` says what. Masks, sequences and models stay the same to the
-last random number; what is dropped stays in the batch at weight zero. A *placeholder question* is a mask whose clean
-token is the placeholder.
+`make_batch` is that of `lib.one_layer.objectives` with one thing changed; `INTERVENTIONS` says what. Masks, sequences
+and models stay the same to the last random number; what is dropped stays in the batch at weight zero. A *placeholder
+question* is a mask whose clean token is the placeholder.
 
 In forward-only data a mask to the right of a visible capital always hides a placeholder: ``drop_right_of_capital``
 drops those questions and no others. Its controls:
@@ -29,10 +28,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lib.one_layer import objectives, task
-from lib.one_layer.objectives import Draw, MaskedBatch, Tokens
+from lib.one_layer.objectives import MaskedBatch, Rng, TokenArray, Uniforms
 
 #: what each intervention does to a batch of questions
-NAMES = {
+INTERVENTIONS = {
     "none": "the questions as they are",
     "drop_right_of_capital": "no loss on placeholders to the right of a visible capital",
     "drop_left_of_capital": "no loss on placeholders to the left of a visible capital",
@@ -42,51 +41,50 @@ NAMES = {
     "one_question": "one of the masks of each sequence is asked about",
     "strangers": "reversed sequences pair a capital with a wrong letter",
 }
-
-
 #: those that draw at random among the questions of a whole batch, so that every batch must be drawn alone
-MIXING = ("drop_random", "one_question")
+DRAWN_PER_BATCH = ("drop_random", "one_question")
 
 
-def check(intervention: str, objective: str = "masked_diffusion") -> None:
+def check_intervention(intervention: str, objective: str = "masked_diffusion") -> None:
     """Refuse an unknown intervention, naming the valid ones, and any on a causal model."""
-    if intervention not in NAMES:
-        raise ValueError(f"unknown intervention {intervention!r}; one of {', '.join(NAMES)}")
+    if intervention not in INTERVENTIONS:
+        raise ValueError(f"unknown intervention {intervention!r}; one of {', '.join(INTERVENTIONS)}")
     if intervention != "none" and objective == "autoregressive":
         raise ValueError(f"intervention {intervention!r} changes masked questions; objective {objective!r} has none")
 
 
-def ask(
-    intervention: str, objective: str, tokens: Tokens, draw: Draw, quantiles: np.ndarray, draws: str = "stratified"
+def make_intervened_batch(
+    intervention: str, objective: str, tokens: TokenArray, rng: Rng, uniforms: Uniforms,
+    masking_sampler: str = "stratified",
 ) -> MaskedBatch:
-    """One batch of questions under an intervention; arguments as in `objectives.ask`."""
-    check(intervention, objective)
+    """One batch of questions under an intervention; arguments as in `objectives.make_batch`."""
+    check_intervention(intervention, objective)
     if intervention == "one_mask":
-        return one_mask(tokens, draw)
-    asked = objectives.ask(objective, tokens, draw, quantiles, draws)
+        return one_mask(tokens, rng)
+    asked = objectives.make_batch(objective, tokens, rng, uniforms, masking_sampler)
     if intervention == "none":
         return asked
     if intervention == "one_question":
-        return one_question(asked, draw)
+        return one_question(asked, rng)
     if intervention == "strangers":
-        return strangers(asked, tokens, draw)
-    return dataclasses.replace(asked, weights=np.where(dropped(intervention, asked, draw), 0.0, asked.weights))
+        return wrong_partner(asked, tokens, rng)
+    return dataclasses.replace(asked, weights=np.where(dropped(intervention, asked, rng), 0.0, asked.weights))
 
 
-def dropped(intervention: str, asked: MaskedBatch, draw: Draw) -> Bool[np.ndarray, " rows"]:
+def dropped(intervention: str, asked: MaskedBatch, rng: Rng) -> Bool[np.ndarray, " rows"]:
     """Which of the asked rows one of the ``drop_`` interventions drops."""
     if intervention == "drop_random":
-        return _shuffled(right_of_capital(asked), asked, draw)
+        return _shuffled(right_of_capital(asked), asked, rng)
     if intervention == "drop_left_of_capital":
-        return placeholders(asked) & _beside(asked, case=1, right=False)
+        return placeholders(asked) & _visible_case_on_side(asked, case=1, right=False)
     if intervention == "drop_left_of_letter":
-        return placeholders(asked) & _beside(asked, case=0, right=False)
+        return placeholders(asked) & _visible_case_on_side(asked, case=0, right=False)
     return right_of_capital(asked)
 
 
 def right_of_capital(asked: MaskedBatch) -> Bool[np.ndarray, " rows"]:
     """Placeholder questions to the right of a visible capital."""
-    return placeholders(asked) & _beside(asked, case=1, right=True)
+    return placeholders(asked) & _visible_case_on_side(asked, case=1, right=True)
 
 
 def placeholders(asked: MaskedBatch) -> Bool[np.ndarray, " rows"]:
@@ -94,45 +92,45 @@ def placeholders(asked: MaskedBatch) -> Bool[np.ndarray, " rows"]:
     return asked.targets == task.PLACEHOLDER
 
 
-def _beside(asked: MaskedBatch, case: int, right: bool) -> Bool[np.ndarray, " rows"]:
+def _visible_case_on_side(asked: MaskedBatch, case: int, right: bool) -> Bool[np.ndarray, " rows"]:
     """Whether a visible letter (case 0: lowercase, 1: capital) stands on the other side of each asked row."""
     seen = asked.tokens // task.LETTERS == case
     found = seen.cumsum(1) if right else seen[:, ::-1].cumsum(1)[:, ::-1]
     return found.reshape(-1)[asked.rows] > 0
 
 
-def _shuffled(chosen: Bool[np.ndarray, " rows"], asked: MaskedBatch, draw: Draw) -> Bool[np.ndarray, " rows"]:
+def _shuffled(chosen: Bool[np.ndarray, " rows"], asked: MaskedBatch, rng: Rng) -> Bool[np.ndarray, " rows"]:
     """As many placeholder questions of each weight as are chosen, but at random."""
     at_random = np.zeros_like(chosen)
     for weight in np.unique(asked.weights[chosen]):
         alike = np.flatnonzero(placeholders(asked) & (asked.weights == weight))
-        at_random[draw.permutation(alike)[: np.count_nonzero(chosen[alike])]] = True
+        at_random[rng.permutation(alike)[: np.count_nonzero(chosen[alike])]] = True
     return at_random
 
 
-def one_mask(tokens: Tokens, draw: Draw) -> MaskedBatch:
+def one_mask(tokens: TokenArray, rng: Rng) -> MaskedBatch:
     """One mask a sequence, anywhere; weight L, so that a sequence weighs what it weighs under `stratified`."""
     length = tokens.shape[1]
-    masked = objectives.subsets(np.ones(len(tokens), dtype=np.int64), length, draw)
-    return objectives.hide(tokens, masked, np.full(len(tokens), float(length)))
+    masked = objectives.random_subsets(np.ones(len(tokens), dtype=np.int64), length, rng)
+    return objectives.mask_tokens(tokens, masked, np.full(len(tokens), float(length)))
 
 
-def one_question(asked: MaskedBatch, draw: Draw) -> MaskedBatch:
+def one_question(asked: MaskedBatch, rng: Rng) -> MaskedBatch:
     """One asked row of every sequence, at the weight of all of them together."""
     sequence = asked.rows // asked.tokens.shape[1]
-    order = draw.permutation(len(sequence))
+    order = rng.permutation(len(sequence))
     _, first = np.unique(sequence[order], return_index=True)
     kept = np.sort(order[first])
     total: np.ndarray = np.bincount(sequence, asked.weights)[sequence[kept]]
     return MaskedBatch(asked.tokens, asked.rows[kept], asked.targets[kept], total)
 
 
-def strangers(asked: MaskedBatch, tokens: Tokens, draw: Draw) -> MaskedBatch:
+def wrong_partner(asked: MaskedBatch, tokens: TokenArray, rng: Rng) -> MaskedBatch:
     """Another lowercase letter wherever the capital stands first; ``tokens`` are the clean sequences."""
     small = tokens < task.LETTERS
     capital = tokens // task.LETTERS == 1
     wrong_order = small & (capital.argmax(1) < small.argmax(1))[:, None]
-    other = (tokens + 1 + draw.integers(task.LETTERS - 1, size=(len(tokens), 1))) % task.LETTERS
+    other = (tokens + 1 + rng.integers(task.LETTERS - 1, size=(len(tokens), 1))) % task.LETTERS
     clean: Int[np.ndarray, "batch length"] = np.where(wrong_order, other, tokens)
     shown = np.where(asked.tokens == task.MASK, task.MASK, clean)
     return dataclasses.replace(asked, tokens=shown, targets=clean.reshape(-1)[asked.rows])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,11 +25,13 @@ from lib.encodings import rope_frequencies
 from lib.one_layer import task
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.model import ModelConfig, Transformer
+from lib.one_layer.objectives import MaskedBatch
 from lib.one_layer.task import Queries
 
 Measured = dict[str, list[float | None]]
+QUERIES_AT_ONCE = 2000  # asked in one pass: what attention keeps of long sequences grows fast
 #: where the weights of a module belong in the storage-routing account
-PARTS = {
+PARAMETER_GROUPS = {
     "query": "query_key", "key": "query_key", "value": "storage", "output": "storage", "head": "storage",
     "mlp": "mlp", "embedding": "embedding", "position": "embedding", "value_position": "embedding",
     "norm": "norm", "norm1": "norm", "norm2": "norm",
@@ -41,46 +43,63 @@ def queries(settings: ModelConfig) -> tuple[Queries, Queries]:
     return (task.paired_causal_queries if settings.causal else task.paired_queries)(settings.length)
 
 
-def answers(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries clean"]:
+def query_logits(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries clean"]:
     """Logits where each query asks."""
-    return ensemble.logits(*_for_members(ensemble, asked))
+    parts = []
+    for some in asked.split(QUERIES_AT_ONCE):
+        tokens, rows = some.tokens, asked_rows(ensemble.settings, some)
+        parts.append(ensemble.logits(*(part.expand(len(ensemble), *part.shape) for part in (tokens, rows))))
+    return torch.cat(parts, 1)
 
 
-def attention(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries"]:
-    """Attention weight on the evidence, mean over heads (masked models of depth 1)."""
-    weights = ensemble.attention(*_for_members(ensemble, asked)).mean(1)
-    return weights[:, torch.arange(len(asked)), asked.evidence]
+def asked_rows(settings: ModelConfig, asked: Queries) -> Int[Tensor, " queries"]:
+    """Rows of the flattened queries whose logits answer: at the mask, or before it for a causal model."""
+    return torch.arange(len(asked)) * settings.positions + asked.position - int(settings.causal)
 
 
-def _for_members(ensemble: Ensemble, asked: Queries) -> tuple[Tensor, Tensor]:
-    """Tokens and asked rows of the flattened batch, the same for every member."""
-    rows = torch.arange(len(asked)) * ensemble.settings.positions + asked.position - int(ensemble.settings.causal)
-    return asked.tokens.expand(len(ensemble), -1, -1), rows.expand(len(ensemble), -1)
+def query_batch(settings: ModelConfig, asked: Queries) -> MaskedBatch:
+    """The queries as a batch to train on, each of weight one."""
+    tokens, rows, targets = (part.cpu().numpy() for part in (asked.tokens, asked_rows(settings, asked), asked.target))
+    return MaskedBatch(tokens, rows, targets, weights=np.ones(len(asked)))
+
+
+@torch.no_grad()
+def attention_on_evidence(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries"]:
+    """Attention weight alpha on the evidence, mean over heads (masked models of depth 1)."""
+    rows, found = torch.arange(len(asked)), []
+    for model in ensemble.members():
+        # alpha = softmax over j of the score from the mask to the token at j: (heads, queries, length)
+        scores = score_table(model)[:, asked.position[:, None], asked.tokens, torch.arange(asked.tokens.shape[1])]
+        found.append(scores.softmax(-1)[:, rows, asked.evidence].mean(0))
+    return torch.stack(found)
 
 
 @torch.no_grad()
 def evaluate(ensemble: Ensemble) -> Measured:
     """Every scalar measure of each member; accuracies and shares in percent."""
-    forward, reverse = queries(ensemble.settings)
+    masked = not ensemble.settings.causal
+    one_layer = masked and ensemble.settings.depth == 1
     measured: Measured = {}
-    for name, asked in (("forward", forward), ("reverse", reverse)):
-        logits = answers(ensemble, asked)
-        measured |= {f"{name}_{key}": value for key, value in graded(logits, asked).items()}
+    for name, asked in zip(task.DIRECTIONS, queries(ensemble.settings), strict=True):
+        logits = query_logits(ensemble, asked)
+        measured |= {f"{name}_{key}": value for key, value in accuracy_and_probability(logits, asked).items()}
         if name == "reverse":
             measured["placeholder_share"] = placeholder_share(logits, asked)
-        if ensemble.settings.depth == 1 and not ensemble.settings.causal:
-            measured[f"{name}_attention"] = attention(ensemble, asked).mean(1).tolist()
-    cosines = gradient_cosines(ensemble)
-    measured |= {name: list(map(float, values)) for name, values in cosines.items()}
-    if not ensemble.settings.causal:
-        measured["score_correlation"] = score_correlations(ensemble).mean((1, 2)).tolist()
-        measured["score_correlation_mismatched"] = score_correlations(ensemble, 1).mean((1, 2)).tolist()
-    if ensemble.settings.depth == 1 and not ensemble.settings.causal:
+        if one_layer:
+            measured[f"{name}_attention"] = attention_on_evidence(ensemble, asked).mean(1).tolist()
+    measured |= {name: values.tolist() for name, values in gradient_cosines(ensemble).items()}
+    if masked:
+        scores = evidence_scores(ensemble)
+        for name, shift in (("score_correlation", 0), ("score_correlation_mismatched", 1)):
+            measured[name] = correlations_by_distance(scores, shift).mean((1, 2)).tolist()
+    if one_layer:
         measured["score_correlation_tokens"] = token_score_correlations(ensemble).mean((1, 2)).tolist()
     return measured
 
 
-def graded(logits: Float[Tensor, "members queries clean"], asked: Queries) -> dict[str, list[float | None]]:
+def accuracy_and_probability(
+    logits: Float[Tensor, "members queries clean"], asked: Queries
+) -> dict[str, list[float | None]]:
     """Accuracy, accuracy among letters of the target's case, probability of the target and of another letter."""
     case = (asked.target // task.LETTERS * task.LETTERS)[:, None] + torch.arange(task.LETTERS)
     restricted = logits.gather(2, case.expand(len(logits), -1, -1)).argmax(2)
@@ -115,35 +134,37 @@ def _percent(right: Tensor) -> list[float | None]:
 @torch.no_grad()
 def evidence_scores(ensemble: Ensemble) -> Float[Tensor, "members heads mask letter evidence"]:
     """Score from the mask at each position to each capital at each position, placeholders elsewhere (last layer)."""
-    if ensemble.settings.depth == 1 and not ensemble.settings.causal:
-        return ensemble.score_table()[:, :, :, task.LETTERS : 2 * task.LETTERS]
-    return torch.stack([layer_scores(ensemble.member(index))[-1] for index in range(len(ensemble))])
+    if ensemble.settings.depth == 1:  # there other tokens do not matter
+        return torch.stack([score_table(model)[:, :, task.LETTERS : 2 * task.LETTERS] for model in ensemble.members()])
+    return torch.stack([layer_scores(model)[-1] for model in ensemble.members()])
+
+
+@torch.no_grad()
+def score_table(model: Transformer) -> Float[Tensor, "heads mask tokens length"]:
+    """Score from a mask at each position to every token at every position, for depth 1.
+
+    Where token and mask would share a position, it is the mask's score upon itself.
+    """
+    length, masks = model.settings.length, torch.arange(model.settings.length)
+    tokens = torch.arange(task.TOKENS)[None, :, None].repeat(length, 1, length)  # a sequence of one token for each mask
+    tokens[masks, :, masks] = task.MASK
+    (scores,) = model.record(tokens.flatten(0, 1), "attention.scores")["attention.scores"]
+    by_mask = scores.unflatten(0, (length, task.TOKENS))[masks, :, :, masks]  # (mask, tokens, heads, length)
+    return by_mask.permute(2, 0, 1, 3)
 
 
 @torch.no_grad()
 def layer_scores(model: Transformer) -> Float[Tensor, "layers heads mask letter evidence"]:
-    """The same of every layer of one model, by listening to it; the diagonal, mask upon evidence, is not defined."""
+    """Scores on the evidence in every layer of one model, placeholders elsewhere; NaN where mask and evidence meet."""
     length, heads = model.settings.length, model.settings.heads
     tables = torch.full((len(model.layers), heads, length, task.LETTERS, length), torch.nan)
     for asked in task.paired_queries(length):
         rows = torch.arange(len(asked))
-        for table, scores in zip(tables, _heard(model, asked.tokens), strict=True):
-            seen = scores[rows, :, asked.position, asked.evidence]  # (queries, heads)
-            table[:, asked.position, asked.letter, asked.evidence] = seen.T
+        found = model.record(asked.tokens, "attention.scores")["attention.scores"]
+        for table, scores in zip(tables, found, strict=True):
+            on_evidence = scores[rows, :, asked.position, asked.evidence]  # (queries, heads)
+            table[:, asked.position, asked.letter, asked.evidence] = on_evidence.T
     return tables
-
-
-def _heard(model: Transformer, tokens: Tensor) -> list[Tensor]:
-    """Scores of every layer, first to last: (queries, heads, length, length)."""
-    found: list[Tensor] = []
-    listen = lambda module, inputs, scores: found.append(scores)
-    handles = [block.attention.scores.register_forward_hook(listen) for block in model.layers]
-    try:
-        model(tokens, rows=torch.zeros(1, dtype=torch.long))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 @torch.no_grad()
@@ -159,11 +180,12 @@ def score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "mem
 
 @torch.no_grad()
 def token_score_correlations(ensemble: Ensemble) -> Float[Tensor, "members forward reverse"]:
-    """The same over all clean tokens instead of the 26 capitals (masked models of depth 1).
+    """As `score_correlations`, over all clean tokens instead of the 26 capitals (masked models of depth 1).
 
     Most of this correlation says that letters get higher scores than the placeholder, on either side.
     """
-    return correlations_by_distance(ensemble.score_table()[:, :, :, : task.CLEAN], 0)
+    scores = torch.stack([score_table(model)[:, :, : task.CLEAN] for model in ensemble.members()])
+    return correlations_by_distance(scores)
 
 
 def correlations_by_distance(
@@ -182,7 +204,7 @@ def correlations_by_distance(
 
 
 @torch.no_grad()
-def query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals"]:
+def trained_query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals"]:
     """Thm 4.3 for the query at hand: sum_i w_i cos(x theta_i), w_i = |q_i|^2 / |q|^2, mean over heads.
 
     Rope only; x = Delta_1 + Delta_2 runs over 2..2L-2.
@@ -190,7 +212,8 @@ def query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals"]:
     settings = ensemble.settings
     if settings.encoding != "rope" or settings.causal:
         raise ValueError(f"query_bound belongs to masked rope models, not to {settings.encoding}")
-    squares = ensemble.mask_query()[:, :, 0].unflatten(-1, (-1, 2)).square().sum(-1)  # (members, heads, planes)
+    queries = torch.stack([model.mask_query()[:, 0] for model in ensemble.members()])
+    squares = queries.unflatten(-1, (-1, 2)).square().sum(-1)  # |q_i|^2, (members, heads, planes)
     shares = (squares / squares.sum(-1, keepdim=True)).double().cpu().numpy()
     totals = np.arange(2, 2 * settings.length - 1)
     cosines = np.cos(np.outer(rope_frequencies(settings.width // settings.heads), totals))
@@ -205,19 +228,29 @@ def fact_gradients(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members
 
     The facts stand in for members: 26 copies of each model, each with its own questions, make one pass.
     """
-    copies = Ensemble(ensemble.settings, ensemble.flat.repeat_interleave(task.LETTERS, 0))
-    each, positions = len(asked) // task.LETTERS, asked.tokens.shape[1]
-    tokens = asked.tokens.view(task.LETTERS, each, positions).repeat(len(ensemble), 1, 1)
-    rows = torch.arange(each) * positions + asked.position.view(task.LETTERS, each)
-    targets = asked.target.view(task.LETTERS, each).repeat(len(ensemble), 1)
-    with torch.enable_grad():
-        logits = copies.logits(tokens, (rows - int(ensemble.settings.causal)).repeat(len(ensemble), 1))
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        return copies.gradient(loss.view_as(targets).mean(1)).unflatten(0, (len(ensemble), -1))
+    facts = [query_batch(ensemble.settings, asked[asked.letter == letter]) for letter in range(task.LETTERS)]
+    found = []
+    for parameters in ensemble.parameters:
+        copies = Ensemble(ensemble.settings, parameters.expand(task.LETTERS, -1).clone())
+        with torch.enable_grad():
+            found.append(copies.loss_and_gradient(facts, len(facts[0].tokens))[1])
+    return torch.stack(found)
+
+
+def query_loss_and_gradient(
+    ensemble: Ensemble, asked: Queries
+) -> tuple[Float[Tensor, " members"], Float[Tensor, "members parameters"]]:
+    """Mean cross-entropy over the queries, nats, and its gradient in each member's weights."""
+    loss, gradient = torch.zeros(len(ensemble)), torch.zeros_like(ensemble.parameters)
+    for some in asked.split(QUERIES_AT_ONCE):
+        batch = query_batch(ensemble.settings, some)
+        part, slope = ensemble.loss_and_gradient([batch] * len(ensemble), len(asked))
+        loss, gradient = loss + part, gradient + slope
+    return loss, gradient
 
 
 def gradient_cosines(ensemble: Ensemble) -> dict[str, Float[Tensor, " members"]]:
-    """Matched, mismatched and pooled cosine of forward and reverse gradients, and the matched one's parts.
+    """Matched, mismatched and pooled cosine of forward and reverse gradients, and the parts of the matched one.
 
     ``gradient_part_*`` are inner products over one group of parameters (`PARTS`) divided by the full norms,
     so they add up to ``gradient_cosine``.
@@ -234,15 +267,60 @@ def gradient_cosines(ensemble: Ensemble) -> dict[str, Float[Tensor, " members"]]
         "gradient_cosine_pooled": functional.cosine_similarity(pooled_f, pooled_r, dim=1),
     }
     inner = forward * reverse / (scale_f * scale_r)[..., None]
-    for name, columns in part_columns(ensemble).items():
+    for name, columns in group_columns(ensemble).items():
         cosines[f"gradient_part_{name}"] = inner[..., columns].sum(-1).mean(1)
     return cosines
 
 
-def part_columns(ensemble: Ensemble) -> dict[str, Tensor]:
+def group_columns(ensemble: Ensemble) -> dict[str, Tensor]:
     """Columns of the parameter buffer that belong to each part of `PARTS`."""
     found: dict[str, list[Tensor]] = {}
-    for name, columns, _ in ensemble.layout():
-        part = next(PARTS[word] for word in name.split(".") if word in PARTS)
+    for name, columns, _ in ensemble.parameter_slices():
+        part = next(PARAMETER_GROUPS[word] for word in name.split(".") if word in PARAMETER_GROUPS)
         found.setdefault(part, []).append(torch.arange(columns.start, columns.stop))
     return {part: torch.cat(columns) for part, columns in found.items()}
+
+
+# Layer by layer -----------------------------------------------------------------------------------------------
+#
+# For models deeper than the theory's single layer. Above the first layer queries and keys depend on the whole sequence,
+# not on the token alone. Gradients are over the weights of one layer (its attention, MLP and norms).
+
+
+def layer_score_correlations(ensemble: Ensemble, shift: int = 0) -> Float[Tensor, "members layers"]:
+    """Correlation over facts of forward and reverse scores, mean over all pairs of placements and heads.
+
+    :param shift: pair fact f forward with fact f + shift in reverse; anything but 0 is a control
+    """
+    tables = map(layer_scores, ensemble.members())
+    return torch.stack([correlations_by_distance(table, shift).mean((1, 2)) for table in tables])
+
+
+def layer_gradient_cosines(
+    ensemble: Ensemble,
+) -> tuple[Float[Tensor, "members layers"], Float[Tensor, "members layers"]]:
+    """Cosine of each fact's forward and reverse gradients over the weights of each layer, mean over facts.
+
+    :return: of matched facts, and of each fact with the next
+    """
+    forward, reverse = (fact_gradients(ensemble, asked).double() for asked in queries(ensemble.settings))
+    cosine, found = functional.cosine_similarity, []
+    for layer in range(ensemble.settings.depth):
+        columns = torch.cat([torch.arange(part.start, part.stop) for name, part, _ in ensemble.parameter_slices()
+                             if name.startswith(f"blocks.{layer}.")])
+        first, second = forward[..., columns], reverse[..., columns]
+        found.append([cosine(first, other, dim=-1).mean(1) for other in (second, second.roll(-1, 1))])
+    matched, mismatched = (torch.stack(layers, 1) for layers in zip(*found, strict=True))
+    return matched, mismatched
+
+
+def signatures_by_layer(ensemble: Ensemble) -> Measured:
+    """Both signatures and their mismatched controls as metrics: name_layer_1, ..., one value a member."""
+    matched, mismatched = layer_gradient_cosines(ensemble)
+    tables = {
+        "score_correlation": layer_score_correlations(ensemble),
+        "score_correlation_mismatched": layer_score_correlations(ensemble, 1),
+        "gradient_cosine": matched, "gradient_cosine_mismatched": mismatched,
+    }
+    return {f"{name}_layer_{layer + 1}": table[:, layer].tolist()
+            for name, table in tables.items() for layer in range(ensemble.settings.depth)}

@@ -14,7 +14,9 @@ exactly, with `storage` giving W. Under an absolute encoding W depends on positi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from torch.nn import functional
 
 from lib.encodings import ENCODINGS, Encoding, encoding
 from lib.one_layer import task
+from lib.record.options import option
 
 HEAD_SCALE = 0.02
 #: what position does to the values, beside what it does to queries, keys and scores
@@ -40,15 +43,15 @@ class ModelConfig:
     """What fixes a model but for its weights."""
 
     length: int = 10  # L, positions of a sequence (a causal model's start symbol not counted)
-    encoding: str = "rope"
+    encoding: str = option("rope", choices=ENCODINGS)  # of positions, see `lib.encodings`
     width: int = 64  # D, coordinates of the residual stream
-    heads: int = 1
-    depth: int = 1
+    heads: int = 1  # of attention, each width / heads wide
+    depth: int = 1  # blocks
     causal: bool = False
     mlp: bool = True
     norm: bool = True
     dropout: float = 0.0  # on what attention and MLP add to the residual stream
-    values: str = "natural"  # whether position enters the values, see `VALUES`
+    values: str = option("natural", choices=VALUES)  # whether position enters the values, see `VALUES`
 
     def __post_init__(self) -> None:
         task.check_length(self.length)
@@ -124,36 +127,40 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(width, width, bias=False) for _ in "qkvo")
         self.scores, self.weights, self.values = nn.Identity(), nn.Identity(), nn.Identity()
         self.encoding = encoding(settings.encoding, settings.positions, width, settings.heads)
-        self.kind = settings.values
-        laden = settings.values == "laden"
-        self.value_position = nn.Parameter(torch.empty(settings.positions, width)) if laden else None
+        self.value_position_mode = settings.values
+        with_position = settings.values == "laden"
+        self.value_position = nn.Parameter(torch.empty(settings.positions, width)) if with_position else None
 
-    def stored(
+    def value_input(
         self, x: Float[Tensor, "batch length width"], position: Tensor | None
     ) -> Float[Tensor, "batch length width"]:
         """The stream as values see it, before the norm: with or without position, whatever the encoding does."""
         if self.value_position is not None:
             return x + self.value_position
-        added = self.encoding.position_embedding(position) if self.kind == "free" else None
+        added = self.encoding.position_embedding(position) if self.value_position_mode == "free" else None
         return x if added is None else x - added
 
     def split(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch heads length head_dim"]:
+        """The coordinates of each head."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def forward(
         self,
         x: Float[Tensor, "batch length width"],
         position: Tensor | None,
-        stored: Float[Tensor, "batch length width"],
+        value_input: Float[Tensor, "batch length width"],
     ) -> Float[Tensor, "batch length width"]:
+        # queries and keys, (batch, heads, length, head_dim), rotated under RoPE
         q, k = (self.encoding.rotate(self.split(linear(x))) for linear in (self.query, self.key))
+        # scores s_ij = q_i^T k_j / sqrt(d) + b_(j-i), (batch, heads, length, length)
         scores = q @ k.mT / math.sqrt(q.shape[-1])
         bias = self.encoding.score_bias(position)
         scores = self.scores(scores if bias is None else scores + bias)
         if self.causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
             scores = scores.masked_fill(later, -math.inf)
-        values = self.values(self.split(self.value(stored)))
+        # routing: attention weights alpha_ij; storage: values v_j
+        values = self.values(self.split(self.value(value_input)))
         mixed = self.weights(scores.softmax(-1)) @ values
         return self.output(mixed.transpose(-3, -2).flatten(-2))
 
@@ -180,13 +187,17 @@ class Block(nn.Module):
         self.norm2 = Norm(settings.width) if settings.norm and settings.mlp else nn.Identity()
         self.mlp = MLP(settings.width) if settings.mlp else None
 
-    def attend(self, x: Tensor, position: Tensor | None) -> Tensor:
-        seen = self.norm1(x)
-        stored = seen if self.attention.kind == "natural" else self.norm1(self.attention.stored(x, position))
-        retrieved = self.attention(seen, position, stored)
+    def add_attention(self, x: Tensor, position: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        """The stream plus what attention retrieves: (batch, length, width), or (rows, width) at ``rows``."""
+        normed, mode = self.norm1(x), self.attention.value_position_mode
+        value_input = normed if mode == "natural" else self.norm1(self.attention.value_input(x, position))
+        retrieved = self.attention(normed, position, value_input)
+        if rows is not None:
+            x, retrieved = (part.flatten(0, 1)[rows] for part in (x, retrieved))
         return x + functional.dropout(retrieved, self.dropout, self.training)
 
-    def think(self, x: Tensor) -> Tensor:
+    def add_mlp(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        """The stream plus what the MLP makes of it."""
         if self.mlp is None:
             return x
         return x + functional.dropout(self.mlp(self.norm2(x)), self.dropout, self.training)
@@ -242,10 +253,36 @@ class Transformer(nn.Module):
         x = self.embed(input_ids)
         *lower, last = self.layers
         for block in lower:
-            x = block.think(block.attend(x, self.position))
-        x = last.attend(x, self.position)
-        x = last.think(x if rows is None else x.flatten(0, 1)[rows])
-        return Output(self.head(self.norm(x)))
+            x = block.add_mlp(block.add_attention(x, self.position))
+        x = last.add_mlp(last.add_attention(x, self.position, rows))  # above the last attention only ``rows`` matter
+        return Output(self.unembed(x))
+
+    def unembed(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead clean"]:
+        """Logits from the last residual stream."""
+        return self.head(self.norm(x))
+
+    def record(
+        self, input_ids: Int[Tensor, "batch length"], *points: str, rows: Int[Tensor, " rows"] | None = None
+    ) -> dict[str, list[Tensor]]:
+        """What the blocks compute at named points, first to last.
+
+        :param points: submodules of a block, whose outputs are wanted: ``attention.scores``, ``attention.weights``,
+            ``attention.values``, ``attention`` and ``mlp`` (what each adds to the stream), ...
+        :param rows: at which the last MLP acts, as in `forward`; by default a single one, for what lies below it
+        """
+        rows = torch.zeros(1, dtype=torch.long) if rows is None else rows
+        found: dict[str, list[Tensor]] = {point: [] for point in points}
+        with contextlib.ExitStack() as hooks:
+            for point, block in itertools.product(points, self.layers):
+                listen = lambda module, inputs, output, point=point: found[point].append(output)
+                hooks.callback(block.get_submodule(point).register_forward_hook(listen).remove)
+            self(input_ids, rows=rows)
+        return found
+
+    def mask_query(self) -> Float[Tensor, "heads positions head_dim"]:
+        """The first layer's query of a mask at each position, before the encoding rotates it."""
+        block, masks = self.layers[0], torch.full((1, self.settings.positions), task.MASK)
+        return block.attention.split(block.attention.query(block.norm1(self.embed(masks))))[0]
 
 
 def initialise(model: Transformer, seed: int) -> Transformer:
@@ -254,19 +291,19 @@ def initialise(model: Transformer, seed: int) -> Transformer:
     RADD starts the unembedding at zero; here that start is a plateau which some seeds take thousands of steps to
     leave, so it is normal with standard deviation `HEAD_SCALE` instead. Drawn on the CPU: the same weights everywhere.
     """
-    draw = torch.Generator("cpu").manual_seed(seed)
+    rng = torch.Generator("cpu").manual_seed(seed)
     width = model.settings.width
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name == "head.bias" or (name == "position" and not model.settings.absolute):
                 weight.zero_()
             elif name == "head.weight":
-                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0, HEAD_SCALE, generator=draw))
+                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0, HEAD_SCALE, generator=rng))
             elif "norm" in name:
                 weight.fill_(1.0)
             else:
                 fan_in = 4 * width if "mlp.down" in name else width
-                drawn = torch.empty(weight.shape, device="cpu").uniform_(-1, 1, generator=draw)
+                drawn = torch.empty(weight.shape, device="cpu").uniform_(-1, 1, generator=rng)
                 weight.copy_(drawn.mul_(1 / math.sqrt(fan_in)))
     return model
 

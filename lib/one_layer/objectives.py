@@ -1,5 +1,4 @@
-"""What a training step asks for: which tokens are hidden, which positions are asked, and what each answer
-weighs.
+"""What a training step asks for: which tokens are hidden, which positions are asked, what each answer weighs.
 
 Every objective returns `MaskedBatch`; the loss of a sequence is the weighted sum of -log p over its asked
 positions, and the loss of a batch the mean over sequences. For masked diffusion its expectation is the same
@@ -21,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -31,14 +31,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib.one_layer import task
-from lib.one_layer.task import Draw
+from lib.one_layer.model import Transformer
+from lib.one_layer.task import Rng, StackedGenerators
 
 OBJECTIVES = ("masked_diffusion", "fixed_rate", "autoregressive")
-DRAWS = ("stratified", "lambda_dce", "t_dce")
-EPSILON = 1e-3  # log-linear noise stops this short of masking everything
+MASKING_SAMPLERS = ("stratified", "lambda_dce", "t_dce")
+LOG_LINEAR_EPSILON = 1e-3  # log-linear noise stops this short of masking everything
 RATE = 0.15
 
-Tokens = Int[np.ndarray, "batch length"]
+TokenArray = Int[np.ndarray, "batch length"]
+Uniforms = Float[np.ndarray, " batch"]  # one a sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class MaskedBatch:
     weights: Float[np.ndarray, " rows"]
 
     def steps(self, size: int) -> list[MaskedBatch]:
-        """The same in batches of ``size`` sequences."""
+        """The batch cut into batches of ``size`` sequences."""
         reach = size * self.tokens.shape[1]
         starts = np.arange(reach, self.tokens.size, reach)
         parts = (np.split(part, np.searchsorted(self.rows, starts))
@@ -63,63 +65,73 @@ def check_objective(objective: str, draws: str) -> None:
     """Refuse an unknown objective or way of drawing masks, naming the valid ones."""
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; one of {', '.join(OBJECTIVES)}")
-    if draws not in DRAWS:
-        raise ValueError(f"unknown draws {draws!r}; one of {', '.join(DRAWS)}")
+    if draws not in MASKING_SAMPLERS:
+        raise ValueError(f"unknown draws {draws!r}; one of {', '.join(MASKING_SAMPLERS)}")
     if objective != "masked_diffusion" and draws != "stratified":
         raise ValueError(f"draws {draws!r} belongs to masked_diffusion, not to {objective}")
 
 
-def ask(
-    objective: str, tokens: Tokens, draw: Draw, quantiles: np.ndarray, draws: str = "stratified"
+def make_batch(
+    objective: str, tokens: TokenArray, rng: Rng, uniforms: Uniforms, masking_sampler: str = "stratified"
 ) -> MaskedBatch:
-    """One batch under an objective; ``quantiles`` (see `quantiles`) set the counts where they are stratified."""
-    check_objective(objective, draws)
+    """One batch under an objective.
+
+    :param uniforms: of `stratified_uniforms`; they set the numbers of masks where those are stratified
+    :raises ValueError: see `check_objective`
+    """
+    check_objective(objective, masking_sampler)
     if objective == "autoregressive":
         return autoregressive(tokens)
     if objective == "fixed_rate":
-        return fixed_rate(tokens, draw, quantiles)
-    if draws == "stratified":
-        return stratified(tokens, draw, quantiles)
-    return (t_dce if draws == "t_dce" else lambda_dce)(tokens, draw)
+        return fixed_rate(tokens, rng, uniforms)
+    if masking_sampler == "stratified":
+        return stratified(tokens, rng, uniforms)
+    return (t_dce if masking_sampler == "t_dce" else lambda_dce)(tokens, rng)
 
 
-def quantiles(count: int, draw: Draw, batches: int = 1) -> Float[np.ndarray, " batches_count"]:
-    """Equally spaced quantiles, shifted together: each is uniform on (0, 1), all of them are even.
+def stratified_uniforms(count: int, rng: Rng, batches: int = 1) -> Float[np.ndarray, " batches_count"]:
+    """Equally spaced numbers, shifted together: each is uniform on (0, 1), all of them are evenly spread.
 
     :param batches: that many times so, one after the other, each with a shift of its own
     """
-    return ((np.arange(count) + draw.random((batches, 1))) / count).reshape(-1)
+    return ((np.arange(count) + rng.random((batches, 1))) / count).reshape(-1)
 
 
 # Masked objectives ----------------------------------------------------------------------------------------
 
 
-def t_dce(tokens: Tokens, draw: Draw) -> MaskedBatch:
+def t_dce(tokens: TokenArray, rng: Rng) -> MaskedBatch:
     """Denoising cross-entropy in time: weight sigma e^(-sigma_bar) / (1 - e^(-sigma_bar)) = 1/t."""
-    time = 1.0 - draw.random(len(tokens))
-    masked = draw.random(tokens.shape) < (1 - EPSILON) * time[:, None]
-    return hide(tokens, masked, 1 / time)
+    # t uniform in (0, 1], one a sequence
+    time = 1.0 - rng.random(len(tokens))
+    # each token masked with probability (1 - epsilon) t
+    masked = rng.random(tokens.shape) < (1 - LOG_LINEAR_EPSILON) * time[:, None]
+    return mask_tokens(tokens, masked, 1 / time)
 
 
-def lambda_dce(tokens: Tokens, draw: Draw) -> MaskedBatch:
-    """The same after substituting the masking probability lambda for time: weight 1/lambda."""
-    probability = 1.0 - draw.random(len(tokens))
-    masked = draw.random(tokens.shape) < probability[:, None]
-    return hide(tokens, masked, 1 / probability)
+def lambda_dce(tokens: TokenArray, rng: Rng) -> MaskedBatch:
+    """Denoising cross-entropy with the masking probability lambda in the place of time: weight 1/lambda."""
+    # lambda uniform in (0, 1], one a sequence
+    probability = 1.0 - rng.random(len(tokens))
+    # each token masked with probability lambda
+    masked = rng.random(tokens.shape) < probability[:, None]
+    return mask_tokens(tokens, masked, 1 / probability)
 
 
-def stratified(tokens: Tokens, draw: Draw, quantiles: np.ndarray) -> MaskedBatch:
-    """The same with lambda integrated out and mask counts spread evenly: k uniform on 1..L, weight L/k."""
+def stratified(tokens: TokenArray, rng: Rng, uniforms: Uniforms) -> MaskedBatch:
+    """Denoising cross-entropy with lambda integrated out: k masks, k spread evenly over 1..L, weight L/k."""
     length = tokens.shape[1]
-    counts = np.minimum((quantiles * length).astype(np.int64), length - 1) + 1
-    return hide(tokens, subsets(counts, length, draw), length / counts)
+    # k uniform on 1..L, and as evenly as the uniforms are
+    counts = np.minimum((uniforms * length).astype(np.int64), length - 1) + 1
+    # which k tokens
+    return mask_tokens(tokens, random_subsets(counts, length, rng), length / counts)
 
 
-def fixed_rate(tokens: Tokens, draw: Draw, quantiles: np.ndarray) -> MaskedBatch:
+def fixed_rate(tokens: TokenArray, rng: Rng, uniforms: Uniforms) -> MaskedBatch:
     """Each token masked with probability `RATE`; counts from even binomial quantiles, weight 1/RATE."""
     length = tokens.shape[1]
-    counts = np.searchsorted(binomial_distribution(length), quantiles)
-    return hide(tokens, subsets(counts, length, draw), np.full(len(tokens), 1 / RATE))
+    counts = np.searchsorted(binomial_distribution(length), uniforms)
+    return mask_tokens(tokens, random_subsets(counts, length, rng), np.full(len(tokens), 1 / RATE))
 
 
 @functools.lru_cache
@@ -129,16 +141,16 @@ def binomial_distribution(length: int) -> np.ndarray:
     return np.cumsum(each).clip(max=1.0)
 
 
-def subsets(counts: np.ndarray, length: int, draw: Draw) -> Bool[np.ndarray, "batch length"]:
+def random_subsets(counts: np.ndarray, length: int, rng: Rng) -> Bool[np.ndarray, "batch length"]:
     """For each row a subset of that many positions, all such subsets equally likely."""
-    drawn = draw.random((len(counts), length))
+    drawn = rng.random((len(counts), length))
     smallest = np.sort(drawn, axis=1).reshape(-1)  # masked are the counts[i] smallest of row i
     limit = smallest[np.arange(-1, len(smallest) - 1, length) + counts]
     limit[counts == 0] = -1.0
     return drawn <= limit[:, None]
 
 
-def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> MaskedBatch:
+def mask_tokens(tokens: TokenArray, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> MaskedBatch:
     """Mask and ask for the masked tokens; ``weights`` (batch,) weigh every answer of their sequence."""
     rows = np.flatnonzero(masked)
     hidden = tokens.copy()
@@ -146,7 +158,7 @@ def hide(tokens: Tokens, masked: Bool[np.ndarray, "batch length"], weights: np.n
     return MaskedBatch(hidden, rows, tokens.reshape(-1)[rows], weights[rows // tokens.shape[1]])
 
 
-def autoregressive(tokens: Tokens) -> MaskedBatch:
+def autoregressive(tokens: TokenArray) -> MaskedBatch:
     """Each token from those before it; the first from the start symbol."""
     start = np.full((len(tokens), 1), task.START)
     inputs = np.concatenate([start, tokens], axis=1)
@@ -158,7 +170,7 @@ def autoregressive(tokens: Tokens) -> MaskedBatch:
 # Loss -----------------------------------------------------------------------------------------------------
 
 
-def stack(batches: Sequence[MaskedBatch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def stack_batches(batches: Sequence[MaskedBatch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One batch a member as tensors (members, ...): tokens, rows, targets, weights.
 
     Where members are asked at different numbers of rows, short ones repeat a row at weight zero.
@@ -187,6 +199,62 @@ def losses(
     weights: Float[Tensor, "members rows"],
     batch: int,
 ) -> Float[Tensor, " members"]:
-    """Weighted cross-entropy a sequence, in nats: one loss a member."""
+    """Weighted cross-entropy a sequence, in nats: one loss a member.
+
+    :param batch: sequences in each member's batch
+    """
+    # -log p of every answer, then (1 / batch) sum of weight x -log p
     each = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return (each.view_as(weights) * weights).sum(1) / batch
+
+
+# The expectation of a loss -----------------------------------------------------------------------------------------
+
+PROBABILITIES, PER_TOKEN = 8, 16  # points of the grid: masking probabilities, and random numbers a token
+GRID_QUANTILES = 1200  # of the number of masks, where counts are stratified; a multiple of every short length
+
+
+class FixedDraws(StackedGenerators):
+    """Hands out arrays made beforehand, in place of random ones."""
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self.arrays = list(arrays)
+
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        return self.arrays.pop(0)
+
+
+def every_batch(loss: str, spelled: str = "dD0") -> MaskedBatch:
+    """What a sequence is asked under a loss, for every draw on an even grid, as one batch: nothing is left to chance.
+
+    :param loss: an objective, or one of ``t_dce`` and ``lambda_dce``
+    """
+    length = len(spelled)
+    copies = lambda count: np.tile(task.read(spelled).numpy(), (count, 1))
+    if loss in ("t_dce", "lambda_dce"):  # a masking probability a sequence, a number a token
+        rate, *each = _grid(_middles(PROBABILITIES), *[_middles(PER_TOKEN)] * length)
+        fixed = FixedDraws(1 - rate, np.stack(each, 1))
+        return make_batch("masked_diffusion", copies(len(rate)), fixed, rate, loss)
+    orders = np.array(list(itertools.permutations(_middles(length))))
+    # a number of masks, and an order of the tokens
+    quantile, order = _grid(_middles(GRID_QUANTILES), np.arange(len(orders)))
+    return make_batch(loss, copies(len(order)), FixedDraws(orders[order]), quantile)
+
+
+def expected_loss(loss: str, model: Transformer, spelled: str = "dD0") -> float:
+    """A loss of one model on one sequence, mean over all draws, nats."""
+    asked = every_batch(loss, spelled)
+    patterns, which = np.unique(asked.tokens, axis=0, return_inverse=True)
+    with torch.no_grad():
+        said = model(torch.as_tensor(patterns)).logits.log_softmax(-1).numpy()
+    sequence, position = np.divmod(asked.rows, len(spelled))
+    nats = -said[which.ravel()[sequence], position, asked.targets]
+    return float((asked.weights * nats).sum() / len(asked.tokens))
+
+
+def _middles(count: int) -> np.ndarray:
+    return (np.arange(count) + 0.5) / count
+
+
+def _grid(*axes: np.ndarray) -> list[np.ndarray]:
+    return [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]

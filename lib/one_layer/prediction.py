@@ -1,4 +1,4 @@
-"""Reverse accuracy predicted from questions that are none of the reverse kind.
+"""Reverse accuracy predicted from questions that are no reverse queries.
 
 A reverse query ``0D0_`` never occurs in training, nor do the predictors show one: they are margins (the target's logit
 minus the placeholder's) at masks of *masked training sequences*, the lowercase letter left of its capital. For three
@@ -14,7 +14,7 @@ The *additive rule* carries one effect over to the other side: showing a placeho
 the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter, and
 neither has its first term alone; the predicted accuracy is the share of questions where the sum is positive. `fit`
 tries to do better: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
-others. `held_out` tests either against predicting the mean of the other runs.
+others. `leave_group_out` tests either against predicting the mean of the other runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FEATURES = ("forward_margin", "pair_margin", "right_margin", "seen_margin", "add
             "right_share")
 ADDITIVE, RIGHT, STEP = "additive rule, no parameter", "*right* alone, no parameter", "the training step, fitted"
 #: rule -> the features that it is fitted on, or the one that is the prediction itself
-RULES: dict[str, str | tuple[str, ...]] = {
+PREDICTION_RULES: dict[str, str | tuple[str, ...]] = {
     ADDITIVE: "additive_share", RIGHT: "right_share", STEP: ("log_step",),
     "margins of the forward side, fitted": ("forward_margin", "pair_margin"),
     "margins right of the capital, fitted": ("right_margin", "seen_margin"),
@@ -74,9 +74,9 @@ def features(ensemble: Ensemble, samples: int = SAMPLES) -> dict[str, list[float
 
 
 def _places(length: int, samples: int) -> tuple[Int[Tensor, " samples"], Int[Tensor, "samples 3"]]:
-    draw = np.random.default_rng(length)
-    places = np.sort(draw.random((samples, length)).argsort(1)[:, :3], axis=1)
-    return torch.as_tensor(draw.integers(LETTERS, size=samples)), torch.as_tensor(places)
+    rng = np.random.default_rng(length)
+    places = np.sort(rng.random((samples, length)).argsort(1)[:, :3], axis=1)
+    return torch.as_tensor(rng.integers(LETTERS, size=samples)), torch.as_tensor(places)
 
 
 #: context -> what stands at p, q, r (d, D, _ or 0) and the places that are asked
@@ -193,7 +193,7 @@ class HeldOutPredictions:
         return float(np.abs(self.predicted[some] - reverse).mean()), float(np.abs(reverse.mean() - reverse).mean())
 
 
-def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> HeldOutPredictions:
+def leave_group_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> HeldOutPredictions:
     """Leave out all cells with one value of ``by``, fit on the rest, predict them; for every value in turn.
 
     :param names: the features to fit on; or the name of one that is the prediction itself, in percent, without a fit
@@ -212,7 +212,7 @@ def held_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] |
     return HeldOutPredictions(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))
 
 
-def compared(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOutPredictions]:
+def compare_rules(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOutPredictions]:
     """Every rule of `RULES`, tested by leaving out one value of each of `GROUPS`, where there are two.
 
     Lengths are compared under RoPE alone, the one encoding that is recorded at all of them.
@@ -221,11 +221,11 @@ def compared(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOu
     for by in GROUPS:
         some = [each for each in cells if each["encoding"] == "rope"] if by == "length" else cells
         if len({each[by] for each in some}) > 1:
-            found |= {(by, name): held_out(some, by, names) for name, names in RULES.items()}
+            found |= {(by, name): leave_group_out(some, by, names) for name, names in PREDICTION_RULES.items()}
     return found
 
 
-def cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -> list[dict[str, Any]]:
+def learned_cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -> list[dict[str, Any]]:
     """One cell a run, member and measured point at which forward accuracy is at least ``learned`` percent.
 
     :param results: of `lib.one_layer.evaluation`; one that was measured before a feature existed is left out

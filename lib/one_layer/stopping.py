@@ -1,23 +1,22 @@
 """Readings of a table of accuracies: how the models were asked, and when their training stopped.
 
-The paper states neither, so every *protocol* of `lib.one_layer.evaluation` is crossed with every *stopping rule* here, and each
-reading is held against a printed column: one value a length. `nearest` and `reach` are no rules but hindsight: the best
-that any rule could do.
+The paper states neither, so every *protocol* of `lib.one_layer.evaluation` is crossed with every *stopping rule* here,
+and each reading is compared with a printed column: one value a length. `nearest_step` and `reachable_range` are
+hindsight: the best that any rule could do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from lib.one_layer.evaluation import PROTOCOLS
-from lib.one_layer.task import WAYS
-from lib.one_layer.training import of_members
+from lib.one_layer.task import DIRECTIONS
+from lib.one_layer.training import Curves, select_members
 
-Curves = Mapping[str, Any]
 #: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
 Stop = Callable[[Curves, str, int], int | None]
 
@@ -37,26 +36,38 @@ def _at_step(step: int) -> Stop:
 
 #: every rule stops one member at a time; the last looks at the protocol's own answers
 STOPS: dict[str, Stop] = {
-    "the end of the run": lambda curves, _, member: len(curves["steps"]) - 1,
-    "about 1,000 steps": _at_step(1000),
-    "about 1,800 steps": _at_step(1800),
-    "first point with forward at least 96 %": _first_learned,
-    "least training loss": lambda curves, _, member: int(np.argmin(curves["loss"][member])),
-    "best reverse accuracy (looks at the answer)":
-        lambda curves, protocol, member: int(np.argmax(curves[f"{protocol}_reverse"][member])),
+    "end": lambda curves, _, member: len(curves["steps"]) - 1,
+    "step_1000": _at_step(1000),
+    "step_1800": _at_step(1800),
+    "forward_96": _first_learned,
+    "least_loss": lambda curves, _, member: int(np.argmin(curves["loss"][member])),
+    "best_reverse": lambda curves, protocol, member: int(np.argmax(curves[f"{protocol}_reverse"][member])),
+}
+NEAREST = "nearest"  # is told the column; see `nearest_step`
+#: rule -> what a page calls it
+STOPPING_RULES = {
+    "end": "the end of the run",
+    "step_1000": "about 1,000 steps",
+    "step_1800": "about 1,800 steps",
+    "forward_96": "first point with forward at least 96 %",
+    "least_loss": "least training loss",
+    "best_reverse": "best reverse accuracy (looks at the answer)",
+    NEAREST: "nearest to the paper's value (told it)",
 }
 
 
-def stopped(curves: Curves, rule: str, protocol: str = "standard") -> Float[np.ndarray, "members 2"] | None:
+def accuracies_where_stopped(
+    curves: Curves, rule: str, protocol: str = "standard"
+) -> Float[np.ndarray, "members 2"] | None:
     """Forward and reverse accuracy of each member where a rule stops it; None if one is never stopped."""
     points = [STOPS[rule](curves, protocol, member) for member in range(len(curves["standard_forward"]))]
     if any(point is None for point in points):
         return None
-    return np.array([[float(curves[f"{protocol}_{way}"][member][point]) for way in WAYS]
+    return np.array([[float(curves[f"{protocol}_{way}"][member][point]) for way in DIRECTIONS]
                      for member, point in enumerate(points)])
 
 
-def nearest(
+def nearest_step(
     curves: Curves, wanted: float, protocol: str = "standard", learned: float = 90.0
 ) -> Float[np.ndarray, "members 2"] | None:
     """Forward and reverse accuracy of each member at the measured step whose reverse accuracy is nearest to ``wanted``.
@@ -64,19 +75,19 @@ def nearest(
     No rule that stops all members at one measured step can come nearer. Only steps count at which the protocol's own
     forward accuracy is at least ``learned`` percent (both accuracies are means over members); None if there is none.
     """
-    both = np.array([curves[f"{protocol}_{way}"] for way in WAYS], dtype=float)
+    both = np.array([curves[f"{protocol}_{way}"] for way in DIRECTIONS], dtype=float)
     forward, reverse = both.mean(1)
     away = np.where(forward >= learned, np.abs(reverse - wanted), np.inf)
     return None if np.isinf(away).all() else both[:, :, away.argmin()].T
 
 
-def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float]:
+def reachable_range(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> tuple[float, float]:
     """Least and greatest mean reverse accuracy that any stopping rule can give, one that sees all the answers included.
 
     Each member may stop for itself, at a measured step at which its own forward accuracy is at least ``learned``
     percent; one that never gets there, anywhere.
     """
-    forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in WAYS)
+    forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in DIRECTIONS)
     open_to = (forward >= learned) | (forward < learned).all(1, keepdims=True)
     least, greatest = np.where(open_to, reverse, np.inf).min(1), np.where(open_to, reverse, -np.inf).max(1)
     return float(least.mean()), float(greatest.mean())
@@ -84,67 +95,67 @@ def reach(curves: Curves, protocol: str = "standard", learned: float = 90.0) -> 
 
 # Readings of a column -----------------------------------------------------------------------------------------
 
-NEAREST = "nearest to the paper's value (told it)"
-RULES = (*STOPS, NEAREST)
 Read = Mapping[int, Curves]  # by length
 Column = Mapping[int, float]
 
 
-class Miss(NamedTuple):
+class Distance(NamedTuple):
     """How far a reading is from a column."""
 
     points: float  # at the worst of the lengths at which it stops; nan where it stops at none
     lengths: int  # at which it stops
 
 
-def stops(
+def accuracies_by_length(
     read: Read, rule: str, protocol: str, wanted: Column
 ) -> dict[int, Float[np.ndarray, "members 2"] | None]:
     """Forward and reverse accuracy of each seed, by length, under one reading; None where it never stops."""
-    return {size: nearest(read[size], wanted[size], protocol) if rule == NEAREST
-            else stopped(read[size], rule, protocol) for size in read}
+    return {size: nearest_step(read[size], wanted[size], protocol) if rule == NEAREST
+            else accuracies_where_stopped(read[size], rule, protocol) for size in read}
 
 
-def miss(read: Read, rule: str, protocol: str, wanted: Column) -> Miss:
+def distance_to_column(read: Read, rule: str, protocol: str, wanted: Column) -> Distance:
     """The distance of one reading's mean reverse accuracies to the wanted ones."""
-    away = [abs(cell[:, 1].mean() - wanted[size]) for size, cell in stops(read, rule, protocol, wanted).items()
-            if cell is not None]
-    return Miss(float(max(away, default=np.nan)), len(away))
+    by_length = accuracies_by_length(read, rule, protocol, wanted)
+    away = [abs(cell[:, 1].mean() - wanted[size]) for size, cell in by_length.items() if cell is not None]
+    return Distance(float(max(away, default=np.nan)), len(away))
 
 
-def misses(read: Read, wanted: Column) -> dict[tuple[str, str], Miss]:
-    """The same for every protocol and rule."""
-    return {(name, rule): miss(read, rule, name, wanted) for name in PROTOCOLS for rule in RULES}
+def distances_to_column(read: Read, wanted: Column) -> dict[tuple[str, str], Distance]:
+    """`distance_to_column` of every protocol and rule."""
+    return {(name, rule): distance_to_column(read, rule, name, wanted) for name in PROTOCOLS for rule in STOPPING_RULES}
 
 
-def none_gives(read: Read, wanted: Column, within: float = 10.0) -> bool:
+def no_reading_matches(read: Read, wanted: Column, within: float = 10.0) -> bool:
     """Whether no reading comes within so many points of the column at all lengths at which it stops."""
-    return all(not found.points <= within for found in misses(read, wanted).values())
+    return all(not found.points <= within for found in distances_to_column(read, wanted).values())
 
 
-def lacking(read: Read, wanted: Column) -> dict[str, float]:
+def shortfall_from_column(read: Read, wanted: Column) -> dict[str, float]:
     """By protocol, how far the column lies, at its worst length, outside what any rule for each seed can reach."""
     return {name: max(max(low - wanted[size], wanted[size] - high, 0) for size in read
-                      for low, high in [reach(read[size], name)]) for name in PROTOCOLS}
+                      for low, high in [reachable_range(read[size], name)]) for name in PROTOCOLS}
 
 
-def some_seeds(read: Read, some: slice) -> dict[int, Curves]:
+def select_seeds(read: Read, some: slice) -> dict[int, Curves]:
     """The curves of some of the seeds."""
-    return {size: of_members(curves, some) for size, curves in read.items()}
+    return {size: select_members(curves, some) for size, curves in read.items()}
 
 
-class Best(NamedTuple):
-    """The nearest readings among those that stop at every length, each with its miss in points."""
+class NearestReading(NamedTuple):
+    """The nearest readings among those that stop at every length, each with its distance in points."""
 
     blind: tuple[tuple[str, str], float]  # protocol and rule, among rules that are not told the column
     told: tuple[str, float]  # protocol, told the column
     free: tuple[str, float]  # protocol, every seed stopped for itself in sight of its answers
 
 
-def best(read: Read, wanted: Column) -> Best:
+def nearest_reading(read: Read, wanted: Column) -> NearestReading:
     """What comes nearest to a column."""
-    whole = {key: found.points for key, found in misses(read, wanted).items() if found.lengths == len(read)}
+    distances = distances_to_column(read, wanted)
+    whole = {key: found.points for key, found in distances.items() if found.lengths == len(read)}
     least = lambda some: min(some.items(), key=lambda item: item[1])
-    return Best(least({key: value for key, value in whole.items() if key[1] != NEAREST}),
-                least({name: value for (name, rule), value in whole.items() if rule == NEAREST}),
-                least(lacking(read, wanted)))
+    return NearestReading(
+        least({key: value for key, value in whole.items() if key[1] != NEAREST}),
+        least({name: value for (name, rule), value in whole.items() if rule == NEAREST}),
+        least(shortfall_from_column(read, wanted)))

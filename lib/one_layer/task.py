@@ -26,12 +26,12 @@ from torch import Tensor
 LETTERS = 26
 ALPHABET = "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "0_"
 PLACEHOLDER, MASK = 52, 53
-WAYS = ("forward", "reverse")  # in which a fact is asked
+DIRECTIONS = ("forward", "reverse")  # in which a fact is asked
 #: clean tokens (a model's outputs), and all tokens (its inputs)
 CLEAN, TOKENS = 53, 54
 #: a causal model's first input; it never meets the mask, so the symbol is free
 START = MASK
-IGNORED = -100
+_IGNORED = -100
 
 
 class StackedGenerators:
@@ -57,7 +57,7 @@ class StackedGenerators:
         return count // len(self.generators), *rest
 
 
-Draw = np.random.Generator | StackedGenerators
+Rng = np.random.Generator | StackedGenerators
 
 
 def check_length(length: int) -> int:
@@ -81,20 +81,20 @@ def read(text: str) -> Int[Tensor, " length"]:
 
 
 def sequences(
-    count: int, length: int, draw: Draw, reversed_share: float = 0.0
+    count: int, length: int, rng: Rng, reversed_share: float = 0.0
 ) -> Int[np.ndarray, "count length"]:
     """Training sequences: letter and pair of positions uniform; the lowercase letter comes first.
 
     :param reversed_share: expected share (0 to 1) of sequences in the other order; the paper has none
     """
     check_length(length)
-    letter = draw.integers(LETTERS, size=count)
+    letter = rng.integers(LETTERS, size=count)
     # the pair of positions by its rank among length * (length - 1) / 2, so that all are equally likely
     first, second = _pairs(length)
-    rank = draw.integers(len(first), size=count)
+    rank = rng.integers(len(first), size=count)
     first, second = first[rank], second[rank]
     if reversed_share:
-        swap = draw.random(count) < reversed_share
+        swap = rng.random(count) < reversed_share
         first, second = np.where(swap, second, first), np.where(swap, first, second)
     tokens = np.full(count * length, PLACEHOLDER, dtype=np.int64)
     start = np.arange(0, count * length, length)
@@ -132,9 +132,13 @@ class Queries:
 
     def batch(self) -> dict[str, Tensor]:
         """As the probes take it: ``input_ids`` and ``labels``, -100 where nothing is asked."""
-        labels = torch.full_like(self.tokens, IGNORED)
+        labels = torch.full_like(self.tokens, _IGNORED)
         labels[torch.arange(len(self)), self.position] = self.target
         return {"input_ids": self.tokens, "labels": labels}
+
+    def split(self, size: int) -> list[Queries]:
+        """The queries in order, at most ``size`` at a time."""
+        return [self[rows] for rows in torch.arange(len(self)).split(size)]
 
     def __getitem__(self, rows: Bool[Tensor, " queries"] | Int[Tensor, " some"]) -> Queries:
         return Queries(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -68,3 +69,19 @@ def dots(axes: Any, place: float, values: Any, *, across: bool = False, **line: 
     axes.plot(*((values, places) if across else (places, values)), **style)
     bar = axes.vlines if across else axes.hlines
     bar(values.mean(), place - 0.18, place + 0.18, color=line.get("color"), linewidth=2)
+
+
+def dot_rows(axes: Any, cases: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> None:
+    """A row of dots for each case, from the top: its label, one value a seed (none leaves the row empty), its line."""
+    labels = []
+    for place, (label, values, line) in enumerate(cases):
+        dots(axes, float(place), values, across=True, **line)
+        labels.append(label)
+    axes.set_yticks(range(len(labels)), labels)
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
+
+
+def legend_below(figure: Any, axes: Any, columns: int) -> None:
+    """The legend of one panel, below all of them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9)

@@ -41,7 +41,7 @@ def test_mass_adds_up_repeated_tokens(model):
 
 def test_turn_is_a_rotation():
     x = torch.tensor([1.0, 0.0, 0.0, 1.0])
-    turned = effective_model.turn(x, torch.tensor([np.pi / 2, np.pi / 2]).float())
+    turned = effective_model.rotate_planes(x, torch.tensor([np.pi / 2, np.pi / 2]).float())
     assert turned.tolist() == pytest.approx([0.0, 1.0, -1.0, 0.0], abs=1e-6)
 
 
@@ -54,7 +54,7 @@ def autograd(model, queries):
 def test_routes_add_up_to_the_gradient(model):
     forward, reverse = task.paired_queries(6)
     for queries in (forward[torch.tensor([7])], reverse[torch.tensor([100])]):
-        split, (storage, query, keys) = effective_model.routes(model, queries), autograd(model, queries)
+        split, (storage, query, keys) = effective_model.gradient_by_route(model, queries), autograd(model, queries)
         assert torch.allclose(torch.outer(split.error[0], split.mass[0]), storage, rtol=1e-5, atol=1e-9)
         assert torch.allclose(split.query[0].sum(0), query, rtol=1e-5, atol=1e-9)
         assert torch.allclose(split.keys[0].sum(0).T, keys, rtol=1e-5, atol=1e-9)
@@ -68,13 +68,13 @@ def test_routes_add_up_to_the_gradient(model):
 
 def test_shares_add_up_to_the_cosine(model):
     forward, reverse = (queries[torch.tensor([33, 200])] for queries in task.paired_queries(6))
-    found = effective_model.shares(effective_model.routes(model, forward), effective_model.routes(model, reverse))
+    found = effective_model.shares(*(effective_model.gradient_by_route(model, asked) for asked in (forward, reverse)))
     for row in range(2):
         one, other = (torch.cat([g.flatten() for g in autograd(model, queries[torch.tensor([row])])])
                       for queries in (forward, reverse))
         total = sum(part[row].item() for part in found.values())
         assert total == pytest.approx(torch.nn.functional.cosine_similarity(one, other, dim=0).item(), rel=1e-4)
-    split = effective_model.routes(model, forward), effective_model.routes(model, reverse)
+    split = effective_model.gradient_by_route(model, forward), effective_model.gradient_by_route(model, reverse)
     direct = (split[0].query[:, 0] * split[1].query[:, 0]).sum(-1)
     direct = direct + (split[0].keys[:, 0] * split[1].keys[:, 0]).sum((-2, -1))
     assert found["evidence"].tolist() == pytest.approx((direct / split[0].norm / split[1].norm).tolist())
@@ -91,15 +91,15 @@ def test_initial_scales_and_seeds():
 def test_training_learns_and_leaves_the_start_alone():
     start = effective_model.initial(8, 0)
     before = start.query.clone()
-    path = list(effective_model.train(start, 4, 60, 0, 20))
+    path = list(effective_model.train_effective_model(start, 4, 60, 0, 20))
     assert len(path) == 3 and torch.equal(start.query, before) and start.storage.abs().max() == 0
     logits = path[-1].logits(torch.full((1, 4), task.MASK), torch.tensor([1]))  # all masked: half are placeholders
     assert logits.softmax(-1)[0, task.PLACEHOLDER] > 0.2
     assert not torch.equal(path[0].storage, path[1].storage)
-    frozen = next(effective_model.train(start, 4, 20, 0, 20, slower=1e9))
+    frozen = next(effective_model.train_effective_model(start, 4, 20, 0, 20, slower=1e9))
     assert (frozen.query - before).abs().max() < 1e-6
-    assert len(list(effective_model.train(start, 4, 3, 0, 2))) == 1                 # three steps, one every second
-    again = list(effective_model.train(start, 4, 60, 0, 20))[-1]
+    assert len(list(effective_model.train_effective_model(start, 4, 3, 0, 2))) == 1  # three steps, one every second
+    again = list(effective_model.train_effective_model(start, 4, 60, 0, 20))[-1]
     assert torch.equal(again.storage, path[-1].storage)
 
 
@@ -107,28 +107,28 @@ def test_the_first_step_moves_each_parameter_by_its_rate():
     # Adam's first step is the rate times the sign of the gradient
     start = effective_model.initial(8, 0)
     for options, rate in (({}, 0.03), ({"rate": 0.2, "slower": 4.0}, 0.2)):
-        (after,) = effective_model.train(start, 4, 1, 0, 1, **options)
+        (after,) = effective_model.train_effective_model(start, 4, 1, 0, 1, **options)
         assert after.storage.abs().max().item() == pytest.approx(rate, rel=1e-3)
         assert (after.storage[task.PLACEHOLDER, task.MASK] - rate).abs() < 1e-4        # asked for most often
     # from a zero storage the routing has no gradient in the first step; in the second it has
-    second = list(effective_model.train(start, 4, 2, 0, 1))[1]
+    second = list(effective_model.train_effective_model(start, 4, 2, 0, 1))[1]
     moved = (second.query - start.query).abs().max().item()
     assert 0 < moved < 0.0011
 
 
 def test_the_defaults_of_training_are_the_stated_ones():
     start = effective_model.initial(8, 0)
-    (default,) = effective_model.train(start, 4, 2, 0, 2)
-    (stated,) = effective_model.train(start, 4, 2, 0, 2, rate=0.03, slower=30.0, batch=64)
+    (default,) = effective_model.train_effective_model(start, 4, 2, 0, 2)
+    (stated,) = effective_model.train_effective_model(start, 4, 2, 0, 2, rate=0.03, slower=30.0, batch=64)
     for one, other in zip(vars(default).values(), vars(stated).values(), strict=True):
         assert torch.equal(one, other)
-    (larger,) = effective_model.train(start, 4, 2, 0, 2, batch=65)
+    (larger,) = effective_model.train_effective_model(start, 4, 2, 0, 2, batch=65)
     assert not torch.equal(default.storage, larger.storage)
 
 
 def test_training_asks_for_what_is_masked():
     # column B learns the pair: the lowercase letter above all, the capital itself less
-    path = list(effective_model.train(effective_model.initial(8, 0), 3, 200, 0, 200, slower=1e9))
+    path = list(effective_model.train_effective_model(effective_model.initial(8, 0), 3, 200, 0, 200, slower=1e9))
     letter, capital = torch.arange(26), torch.arange(26, 52)
     storage = path[0].storage
     assert (storage[letter, capital] > 0).all()
@@ -136,7 +136,7 @@ def test_training_asks_for_what_is_masked():
 
 
 def test_results_cannot_be_changed(model):
-    split = effective_model.routes(model, task.paired_queries(3)[0][torch.tensor([0])])
+    split = effective_model.gradient_by_route(model, task.paired_queries(3)[0][torch.tensor([0])])
     for result in (model, split):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(result, next(iter(vars(result))), None)
@@ -146,6 +146,6 @@ def test_every_row_has_a_rate_of_its_own(monkeypatch):
     seen, logits = [], effective_model.Effective.logits
     monkeypatch.setattr(effective_model.Effective, "logits",
                         lambda self, tokens, at: seen.append(tokens) or logits(self, tokens, at))
-    list(effective_model.train(effective_model.initial(4, 0), 20, 1, 0, 1))
+    list(effective_model.train_effective_model(effective_model.initial(4, 0), 20, 1, 0, 1))
     masks = (seen[0] == task.MASK).sum(1)
     assert masks.min() <= 3 and masks.max() >= 18

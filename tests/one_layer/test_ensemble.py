@@ -27,7 +27,7 @@ CASES = [
 
 def ensemble(seed=0, members=3, **settings):
     made = Ensemble.from_seeds(ModelConfig(**{"length": 7, "width": 16, **settings}), range(members))
-    made.flat.add_(0.1 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
+    made.parameters.add_(0.1 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
     return made
 
 
@@ -63,7 +63,7 @@ def asked(settings, members=3, batch=30, seed=0):
         draw = np.random.default_rng((seed, member))
         tokens = task.sequences(batch, settings.length, draw)
         name = "autoregressive" if settings.causal else "masked_diffusion"
-        one = objectives.ask(name, tokens, draw, objectives.quantiles(batch, draw))
+        one = objectives.make_batch(name, tokens, draw, objectives.stratified_uniforms(batch, draw))
         found.append(dataclasses.replace(one, weights=np.where(draw.random(len(one.rows)) < 0.2, 0.0, one.weights)))
     return found
 
@@ -74,7 +74,7 @@ def test_loss_and_gradient_of_a_step_are_the_plain_models(settings, members):
     made = ensemble(members=members, **{"length": 4, **settings})
     questions = asked(made.settings, members)
     for _ in range(2):  # the second time in memory used before
-        losses, gradient = made.descend(questions, 30)
+        losses, gradient = made.loss_and_gradient(questions, 30)
     assert not losses.is_inference() and not gradient.is_inference()  # nothing stops others from working on them
     for index, one in enumerate(questions):
         plain = made.member(index)
@@ -85,7 +85,7 @@ def test_loss_and_gradient_of_a_step_are_the_plain_models(settings, members):
         expected = torch.cat([weight.grad.reshape(-1) for weight in plain.parameters()])
         assert float(losses[index]) == pytest.approx(float(loss.detach()), rel=1e-5)
         assert (gradient[index] - expected).norm() < 1e-5 * expected.norm()
-        for name, columns, _ in made.layout():  # weight by weight, where a small one could hide
+        for name, columns, _ in made.parameter_slices():  # weight by weight, where a small one could hide
             off = (gradient[index, columns] - expected[columns]).norm()
             assert off < 1e-4 * expected[columns].norm() + 1e-6 * expected.norm(), name
 
@@ -96,12 +96,12 @@ def test_the_common_case_has_tables_of_its_own():
                              ({"encoding": "learned"}, False), ({"heads": 2}, False), ({"values": "laden"}, False),
                              ({"norm": False}, False)):
         made = ensemble(**settings)
-        made.descend(asked(made.settings), 30)
-        own = made._own_descent
-        assert (own.apart is not None) == common, settings
-        if own.apart is not None:
-            general = zip(*own.vocabulary.forward(), strict=True)
-            for one, tables in zip(own.apart, general, strict=True):
+        made.loss_and_gradient(asked(made.settings), 30)
+        own = made._fast_step
+        assert (own.own_tables is not None) == common, settings
+        if own.own_tables is not None:
+            general = zip(*own.tables.forward(), strict=True)
+            for one, tables in zip(own.own_tables, general, strict=True):
                 assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.forward(), tables, strict=True))
 
 
@@ -110,36 +110,17 @@ def test_a_step_with_dropout_differs_from_one_without():
     questions = asked(made.settings)
     made.training = True
     torch.manual_seed(0)
-    first, second = (made.descend(questions, 30)[0].clone() for _ in range(2))
+    first, second = (made.loss_and_gradient(questions, 30)[0].clone() for _ in range(2))
     assert not torch.allclose(first, second)
-
-
-@pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
-def test_attention_and_scores_are_what_the_plain_model_uses(encoding):
-    made = ensemble(encoding=encoding, heads=2)
-    tokens, rows = questions(made.settings)
-    attention, table = made.attention(tokens, rows), made.score_table()
-    for index in range(3):
-        seen, plain = {}, made.member(index)
-        for name in ("weights", "scores"):
-            point = getattr(plain.layers[0].attention, name)
-            point.register_forward_hook(lambda module, inputs, out, name=name, seen=seen: seen.update({name: out}))
-        plain(tokens[index])
-        for column, row in enumerate(rows[index].tolist()):
-            sequence, position = divmod(row, 7)
-            assert torch.allclose(attention[index, :, column], seen["weights"][sequence, :, position], atol=1e-6)
-            for j, token in enumerate(tokens[index, sequence].tolist()):
-                score = table[index, :, position, token, j]
-                assert torch.allclose(score, seen["scores"][sequence, :, position, j], atol=1e-5)
 
 
 def test_a_member_is_a_copy_and_does_not_depend_on_the_others():
     made, alone = ensemble(), Ensemble.from_seeds(ModelConfig(length=7, width=16), [1])
     member = made.member(1)
-    made.flat.zero_()
+    made.parameters.zero_()
     assert all(weight.abs().max() > 0 for weight in member.parameters())
     three = Ensemble.from_seeds(ModelConfig(length=7, width=16), [0, 1, 2])
-    assert torch.equal(three.flat[1], alone.flat[0])
+    assert torch.equal(three.parameters[1], alone.parameters[0])
 
 
 def test_dropout_acts_in_training_only():
@@ -160,9 +141,9 @@ def test_a_question_at_a_visible_token_is_refused():
         made.logits(tokens, rows)
     visible = objectives.MaskedBatch(*(part[0].numpy() for part in (tokens, rows, rows % 53)), np.ones(rows.shape[1]))
     with pytest.raises(ValueError, match="asked at masked positions only"):
-        made.descend([visible] * 3, 5)
+        made.loss_and_gradient([visible] * 3, 5)
 
 
 def test_a_buffer_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="flat has 10 parameters a member"):
+    with pytest.raises(ValueError, match="parameters: 10 a member"):
         Ensemble(ModelConfig(), torch.zeros(2, 10))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.one_layer import evaluation, metrics, prediction, task, training
+from lib.one_layer import evaluation, experiment, metrics, prediction, task
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 def ensemble(members=2, seed=0, **settings):
     made = Ensemble.from_seeds(ModelConfig(**{"length": 4, "width": 8, **settings}), list(range(members)))
-    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
+    made.parameters.add_(0.5 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
     return made
 
 
@@ -30,7 +30,7 @@ def answer(models, tokens, asked):
 @pytest.mark.parametrize("settings", [{}, {"encoding": "learned"}, {"depth": 2}], ids=str)
 def test_every_protocol_against_single_questions(settings):
     made, raw = ensemble(**settings), ensemble(seed=1, **settings)
-    found = evaluation.evaluate(made, raw)
+    found = evaluation.protocol_accuracies(made, raw)
     assert set(found) == set(evaluation.PROTOCOLS)
     for way, asked in zip(("forward", "reverse"), task.paired_queries(4), strict=True):
         alone = torch.where(asked.tokens == PLACEHOLDER, MASK, asked.tokens)
@@ -58,7 +58,7 @@ def test_hidden_masks_placeholders_alone():
     asked = task.paired_queries(6)[1]
     draw = np.random.default_rng(0)
     for share, expected in ((0.0, 0.0), (1.0, 1.0), (None, 0.5)):
-        shown = evaluation.hidden(asked, share, draw).tokens
+        shown = evaluation.with_masked_placeholders(asked, share, draw).tokens
         changed = shown != asked.tokens
         assert (asked.tokens[changed] == PLACEHOLDER).all() and (shown[changed] == MASK).all()
         assert float(changed.sum() / (asked.tokens == PLACEHOLDER).sum()) == pytest.approx(expected, abs=0.03)
@@ -86,23 +86,24 @@ def test_generation_fills_the_surest_mask_first():
 def test_completions_count_on_the_asked_side():
     said = torch.stack([task.read(text) for text in ("dD00", "0D0d", "00dD")])[None]
     letter, place = torch.tensor([3, 3, 3]), torch.tensor([1, 1, 3])
-    forward = evaluation.iterated(said, letter, place, "forward")
+    forward = evaluation.iterative_accuracy(said, letter, place, "forward")
     assert float(forward["iterative"]) == pytest.approx(100 * (1 + 0 + 3) / (1 + 1 + 3))
     assert float(forward["iterative_edge"]) == 100.0
-    reverse = evaluation.iterated(said[:, :2], letter[:2], torch.tensor([1, 0]), "reverse")
+    reverse = evaluation.iterative_accuracy(said[:, :2], letter[:2], torch.tensor([1, 0]), "reverse")
     assert float(reverse["iterative"]) == pytest.approx(100 * 3 / 5) and float(reverse["iterative_edge"]) == 100.0
     assert LETTERS == 26
 
 
 def test_causal_models_are_refused():
     with pytest.raises(ValueError, match="masked models only"):
-        evaluation.evaluate(ensemble(causal=True), ensemble(causal=True))
+        evaluation.protocol_accuracies(ensemble(causal=True), ensemble(causal=True))
 
 
 def test_a_run_is_measured_again_from_its_snapshots(tmp_path):
     run, folder = tmp_path / "run.json", tmp_path / "weights"
     recipe = TrainingConfig(steps=40, batch=8)
-    result = training.experiment(ModelConfig(length=4, width=8), recipe, [0, 1], run, points=3, kept=folder)
+    settings = ModelConfig(length=4, width=8)
+    result = experiment.experiment(settings, recipe, [0, 1], run, points=3, snapshot_folder=folder)
     evaluation.main([str(run), "--snapshots", str(folder), "--out", str(tmp_path / "out.json")])
     found = provenance.load(tmp_path / "out.json")
     curves = found["curves"]
@@ -117,20 +118,21 @@ def test_a_run_is_measured_again_from_its_snapshots(tmp_path):
     other = json.loads(run.read_text())
     other["parameters"]["steps"] = 41
     with pytest.raises(training_state.CheckpointError, match="steps 40 there, 41 here"):
-        evaluation.along(other, folder)
+        evaluation.evaluate_snapshots(other, folder)
     with pytest.raises(SystemExit):
         evaluation.main([str(run), "--snapshots", str(tmp_path / "none"), "--out", str(tmp_path / "x.json")])
     assert not (tmp_path / "x.json").exists()
 
 
 def test_adjacent_and_hidden_and_iterated_are_what_they_are_called(monkeypatch):
-    made, shares, hide = ensemble(), [], evaluation.hidden
-    monkeypatch.setattr(evaluation, "hidden", lambda asked, *each: shares.append(each[0]) or hide(asked, *each))
-    found, generated = evaluation.evaluate(made, made), evaluation._generated(made)
+    made, shares, hide = ensemble(), [], evaluation.with_masked_placeholders
+    spy = lambda asked, *each: shares.append(each[0]) or hide(asked, *each)
+    monkeypatch.setattr(evaluation, "with_masked_placeholders", spy)
+    found, generated = evaluation.protocol_accuracies(made, made), evaluation._generated(made)
     assert shares == [1.0, None] * 2
-    for way, asked in zip(task.WAYS, task.paired_queries(4), strict=True):
-        right = (metrics.answers(made, asked).argmax(2) == asked.target)[:, asked.offset.abs() == 1]
+    for way, asked in zip(task.DIRECTIONS, task.paired_queries(4), strict=True):
+        right = (metrics.query_logits(made, asked).argmax(2) == asked.target)[:, asked.offset.abs() == 1]
         assert found["adjacent"][way] == pytest.approx((right.double().mean(1) * 100).tolist())
-        for name, each in evaluation.iterated(*generated, way).items():
+        for name, each in evaluation.iterative_accuracy(*generated, way).items():
             assert found[name][way] == pytest.approx(each.tolist())
     assert found["iterative"]["forward"] != found["iterative"]["reverse"]

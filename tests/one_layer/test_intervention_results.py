@@ -16,29 +16,29 @@ def test_measures_and_their_means():
     run = result({"reverse_accuracy": [10, 30], "forward_accuracy": [99, 100]})
     assert read.metric(run, "reverse_accuracy").tolist() == [10, 30]
     assert read.means(run, "reverse_accuracy", "forward_accuracy") == {"reverse_accuracy": 20, "forward_accuracy": 99.5}
-    assert read.erring([run], 20.1) == [run] and read.erring([run], 20.0) == []
+    assert read.below([run], 20.1) == [run] and read.below([run], 20.0) == []
 
 
 def test_a_summary_is_as_wide_for_a_run_for_one_without_attention_and_for_none():
     metrics = {"forward_accuracy": [99, 100], "reverse_accuracy": [10, 30], "reverse_accuracy_lowercase": [98, 98],
                "score_correlation": [0.5, 0.7]}
-    whole = read.summary(result(metrics | {"forward_attention": [0.5, 0.6], "reverse_attention": [0.2, 0.2]}))
+    whole = read.summary_row(result(metrics | {"forward_attention": [0.5, 0.6], "reverse_attention": [0.2, 0.2]}))
     assert whole == ["1000", "99.5 (99–100)", "20.0 (10–30)", "98.0 (98–98)", "0.55 / 0.20", "0.60 (0.5–0.7)"]
-    deep = read.summary(result(metrics))
+    deep = read.summary_row(result(metrics))
     assert deep == [*whole[:4], "–", whole[5]]
-    assert read.summary(None) == ["not run", *[""] * 5]
+    assert read.summary_row(None) == ["not run", *[""] * 5]
 
 
 def test_seeds_without_errors_do_not_count_in_the_placeholders_share():
     run = result(curves={"placeholder_share": [[2, 50, np.nan], [4, 70, 98]]})
-    assert read.placeholder_share(run) == 98 and read.placeholder_share(run, 0) == 3
+    assert read.mean_placeholder_share(run) == 98 and read.mean_placeholder_share(run, 0) == 3
 
 
 def test_what_a_graft_gains_is_counted_from_the_untouched_answer():
     run = result({"graft_itself_accuracy": [10, 20], "graft_score_forward_accuracy": [100, 90]})
-    assert read.grafted(run, "score_forward").tolist() == [100, 90]
-    assert read.graft_means(run, "itself", "score_forward") == {"itself": 15, "score_forward": 95}
-    assert read.restored(run, "score_forward") == 80 and read.restored(run, "itself") == 0
+    assert read.patched_accuracy(run, "score_forward").tolist() == [100, 90]
+    assert read.patched_means(run, "itself", "score_forward") == {"itself": 15, "score_forward": 95}
+    assert read.patch_gain(run, "score_forward") == 80 and read.patch_gain(run, "itself") == 0
 
 
 def test_agreement_with_the_own_and_with_another_share():
@@ -66,18 +66,19 @@ def test_answers_at_the_quartiles_of_own_shares_are_read_between_the_tried_ones(
 
 def test_the_parts_of_a_margin_add_up_and_so_does_what_each_loses():
     draw = np.random.default_rng(0)
-    names = [name for names in read.PARTS.values() for name in names]
+    names = [name for names in read.MARGIN_PARTS.values() for name in names]
     curves = {f"margin_{way}_{name}": draw.normal(size=(2, 3)) for way in ("forward", "reverse") for name in names}
     run = result(curves={name: values.tolist() for name, values in curves.items()})
     whole = sum(values for name, values in curves.items() if "reverse" in name)
     assert read.margin(run, "reverse") == pytest.approx(whole)
-    assert sum(read.margin(run, "reverse", part) for part in read.PARTS) == pytest.approx(whole)
+    assert sum(read.margin(run, "reverse", part) for part in read.MARGIN_PARTS) == pytest.approx(whole)
     rest = curves["margin_forward_mask"] + curves["margin_forward_residual"]
     assert read.margin(run, "forward", "rest") == pytest.approx(rest)
     mlp = curves["margin_forward_mlp"] - curves["margin_reverse_mlp"]
-    assert read.lost(run, "mlp") == pytest.approx(mlp[:, -1].mean())
-    assert sum(read.lost(run, part) for part in read.PARTS) == pytest.approx(read.lost(run))
-    assert read.lost(run, "mlp", "rest") == pytest.approx(read.lost(run, "mlp") + read.lost(run, "rest"))
+    assert read.margin_loss(run, "mlp") == pytest.approx(mlp[:, -1].mean())
+    assert sum(read.margin_loss(run, part) for part in read.MARGIN_PARTS) == pytest.approx(read.margin_loss(run))
+    both = read.margin_loss(run, "mlp") + read.margin_loss(run, "rest")
+    assert read.margin_loss(run, "mlp", "rest") == pytest.approx(both)
 
 
 def test_a_cosine_is_averaged_over_all_watched_steps_or_the_last_of_them():
@@ -95,7 +96,8 @@ def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
     assert read.changes(run, "adamw", "predicted").tolist() == [1, -2, 3, -1, 0.5, 2]
     assert read.line_through(run, "adamw", "adamw") == pytest.approx((1.5, 1))
     assert read.line_through(run, "sgd", "adamw") == pytest.approx((-1.5, -1))
-    assert read.falling(run, "sgd") == 50 and read.falling(run, "adamw") == pytest.approx(100 / 3)
+    assert read.share_lowering_loss(run, "sgd") == 50
+    assert read.share_lowering_loss(run, "adamw") == pytest.approx(100 / 3)
 
 
 def test_a_signature_stands_out_only_if_every_layer_and_seed_does():
@@ -124,12 +126,14 @@ def trained():
 
 
 def test_falls_and_rises_are_counted_from_the_start():
-    assert read.fall(trained(), "reverse_accuracy") == 45 - 32.5 and read.fall(trained(), "reverse_accuracy", 1) == 20
-    assert read.highest(trained(), "reverse_accuracy") == 0 and read.highest(trained(), "forward_accuracy") == 100
+    assert read.drop_from_start(trained(), "reverse_accuracy") == 45 - 32.5
+    assert read.drop_from_start(trained(), "reverse_accuracy", 1) == 20
+    assert read.peak_over_start(trained(), "reverse_accuracy") == 0
+    assert read.peak_over_start(trained(), "forward_accuracy") == 100
 
 
 def test_moves_count_from_where_forward_is_learned():
     assert read.learned_from(trained()) == 1 and read.learned_from(trained(), above=96.0) == 2
-    assert read.moves(trained(), "reverse_accuracy") == [35, 20]
+    assert read.late_range(trained(), "reverse_accuracy") == [35, 20]
     with pytest.raises(ValueError, match="never above 100 percent"):
         read.learned_from(trained(), above=100.0)

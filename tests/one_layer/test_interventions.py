@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from lib.one_layer import interventions, objectives, task
-from lib.one_layer.interventions import NAMES
+from lib.one_layer.interventions import INTERVENTIONS
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig
 
-DROPS = [name for name in NAMES if name.startswith("drop_")]
+DROPS = [name for name in INTERVENTIONS if name.startswith("drop_")]
 COUNT, LENGTH = 400, 7
 
 
 def batch(intervention, seed=0, count=COUNT, reversed_share=0.0, draws="stratified", length=LENGTH):
     draw = np.random.default_rng(seed)
     tokens = task.sequences(count, length, draw, reversed_share)
-    spread = objectives.quantiles(count, draw)
-    return tokens, interventions.ask(intervention, "masked_diffusion", tokens, draw, spread, draws)
+    spread = objectives.stratified_uniforms(count, draw)
+    return tokens, interventions.make_intervened_batch(intervention, "masked_diffusion", tokens, draw, spread, draws)
 
 
 def described(asked):
@@ -121,23 +121,25 @@ def test_strangers_show_a_wrong_letter_in_reversed_sequences_and_change_nothing_
     assert min(kinds.values()) > 50
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", INTERVENTIONS)
 @pytest.mark.parametrize("objective", ["masked_diffusion", "fixed_rate"])
 def test_every_intervention_trains(name, objective):
     recipe = TrainingConfig(objective=objective, intervention=name, batch=30, steps=3, reversed_share=0.1)
     run = Trainer(ModelConfig(length=5, width=8), recipe, (0, 1))
-    assert all(np.isfinite(run.advance().numpy()).all() for _ in range(3))
+    assert all(np.isfinite(run.step().numpy()).all() for _ in range(3))
 
 
 def test_an_unknown_intervention_and_a_causal_model_are_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown intervention 'drop_all'; one of none, drop_right_of_capital"):
-        interventions.check("drop_all")
+        interventions.check_intervention("drop_all")
     with pytest.raises(ValueError, match="objective 'autoregressive' has none"):
         TrainingConfig(objective="autoregressive", intervention="one_mask")
     tokens = task.sequences(4, 5, np.random.default_rng(0))
+    make = lambda name: interventions.make_intervened_batch(
+        name, "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
     with pytest.raises(ValueError, match="objective 'autoregressive' has none"):
-        interventions.ask("one_mask", "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
-    asked = interventions.ask("none", "autoregressive", tokens, np.random.default_rng(0), np.arange(4) / 4)
+        make("one_mask")
+    asked = make("none")
     assert dataclasses.asdict(asked)["rows"].shape == (20,)
 
 

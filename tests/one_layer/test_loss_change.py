@@ -16,13 +16,13 @@ def trainer(**recipe):
     recipe = {"steps": 30, "batch": 40, "warmup": 3, **recipe}
     run = Trainer(ModelConfig(length=5, width=8), TrainingConfig(**recipe), (0, 1))
     for _ in range(4):
-        run.advance()
+        run.step()
     return run
 
 
 def test_for_a_small_step_prediction_and_outcome_agree():
-    found = loss_change.observed(trainer(learning_rate=1e-3))
-    assert set(found) == set(loss_change.NAMES)
+    found = loss_change.predicted_and_realised(trainer(learning_rate=1e-3))
+    assert set(found) == set(loss_change.MEASURES)
     for step in loss_change.STEPS:
         predicted, realised = (torch.tensor(found[f"{step}_{kind}"]) for kind in ("predicted", "realised"))
         assert float(predicted.abs().max()) > 1e-4
@@ -30,19 +30,20 @@ def test_for_a_small_step_prediction_and_outcome_agree():
 
 
 def test_for_a_large_step_they_do_not():
-    found = loss_change.observed(trainer(learning_rate=0.5))
+    found = loss_change.predicted_and_realised(trainer(learning_rate=0.5))
     assert found["adamw_predicted"][0] != pytest.approx(found["adamw_realised"][0], rel=0.2)
 
 
 def test_the_step_is_the_trainers_own():
     watched, plain = trainer(), trainer()
-    loss_change.observed(watched)
-    plain.advance()
-    assert torch.equal(watched.ensemble.flat, plain.ensemble.flat) and watched.step == plain.step
+    loss_change.predicted_and_realised(watched)
+    plain.step()
+    assert torch.equal(watched.ensemble.parameters, plain.ensemble.parameters)
+    assert watched.steps_taken == plain.steps_taken
 
 
 def test_descent_along_the_forward_gradient_lowers_the_reverse_loss_at_the_start():
-    found = loss_change.observed(trainer())
+    found = loss_change.predicted_and_realised(trainer())
     assert all(value < 0 for value in found["forward_predicted"] + found["forward_realised"])
     assert all(value > 0.5 for value in found["cosine_forward"])
 
@@ -50,7 +51,7 @@ def test_descent_along_the_forward_gradient_lowers_the_reverse_loss_at_the_start
 @pytest.mark.parametrize("intervention", ["none", "drop_right_of_capital"])
 def test_the_batchs_gradient_is_the_sum_of_its_parts(intervention):
     run = trainer(intervention=intervention)
-    tokens, rows, targets, weights = run.batch(run.step)
+    tokens, rows, targets, weights = run.batch(run.steps_taken)
     blocking, rest = loss_change.batch_gradients(run)
     for index in range(2):
         model = run.ensemble.member(index)
@@ -65,18 +66,19 @@ def test_the_batchs_gradient_is_the_sum_of_its_parts(intervention):
 def test_query_losses_are_mean_cross_entropies():
     run = trainer()
     asked = metrics.queries(run.settings)[1]
-    found = loss_change.query_losses(Ensemble(run.settings, run.ensemble.flat.clone()), asked)
+    found, _ = metrics.query_loss_and_gradient(Ensemble(run.settings, run.ensemble.parameters.clone()), asked)
     logits = run.ensemble.member(1)(asked.tokens).logits[torch.arange(len(asked)), asked.position]
     assert float(found[1]) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, asked.target)), rel=1e-4)
 
 
 def test_parts_and_lengths_are_what_they_are_called():
     reverse, (run, same) = paired_queries(5)[1], (trainer() for _ in "ab")
-    before, (blocking, rest) = run.ensemble.flat.clone(), loss_change.batch_gradients(same)
+    before, (blocking, rest) = run.ensemble.parameters.clone(), loss_change.batch_gradients(same)
     start = Ensemble(run.settings, before.clone())
-    towards = start.gradient(loss_change.query_losses(start, reverse))
-    found = loss_change.observed(run)
-    size, whole = ((each.norm(dim=1) * towards.norm(dim=1)) for each in (run.ensemble.flat - before, blocking + rest))
+    _, towards = metrics.query_loss_and_gradient(start, reverse)
+    found = loss_change.predicted_and_realised(run)
+    steps = run.ensemble.parameters - before, blocking + rest
+    size, whole = (each.norm(dim=1) * towards.norm(dim=1) for each in steps)
     for name, part in (("blocking", blocking), ("rest", rest), ("training", blocking + rest)):
         assert found[f"cosine_{name}"] == pytest.approx(((part * towards).sum(1) / whole).tolist(), abs=1e-4)
     for step, cosine in (("sgd", "training"), ("forward", "forward")):

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def ensemble(members=2, seed=0, **settings):
     made = Ensemble.from_seeds(ModelConfig(**{"length": 4, "width": 8, **settings}), list(range(members)))
-    made.flat.add_(0.3 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(seed)))
+    made.parameters.add_(0.3 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
     return made
 
 
@@ -26,7 +26,7 @@ def test_grading_counts_answers():
     logits[0, 1, task.PLACEHOLDER], logits[0, 1, 1] = 5, 3  # the placeholder, but right among lowercase letters
     logits[0, 2, 30], logits[0, 2, 0] = 3, 5  # wrong, but right among capitals
     logits[0, 3, 9] = 5  # wrong either way
-    graded = metrics.graded(logits, asked)
+    graded = metrics.accuracy_and_probability(logits, asked)
     assert graded["accuracy"] == [25.0] and graded["accuracy_lowercase"] == [75.0]
     expected = [logits[0, row].softmax(0)[target] for row, target in enumerate([0, 1, 30, 2])]
     assert graded["probability"][0] == pytest.approx(float(sum(expected) / 4))
@@ -40,7 +40,7 @@ def test_grading_counts_answers():
 def test_answers_are_the_plain_models(settings):
     made = ensemble(**settings)
     for asked in metrics.queries(made.settings):
-        found = metrics.answers(made, asked)
+        found = metrics.query_logits(made, asked)
         place = asked.position - int(made.settings.causal)
         for index in range(2):
             own = made.member(index)(asked.tokens).logits[torch.arange(len(asked)), place]
@@ -96,9 +96,31 @@ def test_score_correlations_average_over_placements(settings):
         assert float(found[one - 1, two - 1]) == pytest.approx(np.mean(by_hand), abs=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["rope", "learned", "t5"])
+def test_scores_and_attention_are_those_of_any_sequence(encoding):
+    made = ensemble(encoding=encoding, heads=2)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(task.CLEAN, (5, 4), generator=generator)
+    position, evidence = torch.tensor([0, 1, 2, 3, 1]), torch.tensor([3, 0, 1, 2, 2])
+    tokens[torch.arange(5), position] = task.MASK
+    attention = metrics.attention_on_evidence(made, Queries(tokens, position, evidence, position, position))
+    for index in range(2):
+        plain, seen = made.member(index), {}
+        for name in ("weights", "scores"):
+            point = getattr(plain.layers[0].attention, name)
+            point.register_forward_hook(lambda module, inputs, out, name=name, seen=seen: seen.update({name: out}))
+        table = metrics.score_table(plain)
+        plain(tokens)
+        for row, i in enumerate(position.tolist()):
+            weight = seen["weights"][row, :, i, evidence[row]].mean()
+            assert torch.allclose(attention[index, row], weight, atol=1e-6)
+            for j, token in enumerate(tokens[row].tolist()):
+                assert torch.allclose(table[:, i, token, j], seen["scores"][row, :, i, j], atol=1e-5)
+
+
 def test_mismatched_and_token_correlations_pair_what_they_say():
     made = ensemble(1)
-    table = made.score_table()[0, 0].detach()  # (mask, token, evidence)
+    table = metrics.score_table(made.member(0))[0]  # (mask, token, evidence)
     for found, over, shift in (
         (metrics.score_correlations(made, 3), slice(26, 52), 3),
         (metrics.token_score_correlations(made), slice(0, 53), 0),
@@ -117,7 +139,7 @@ def test_alibi_scores_correlate_perfectly_and_rope_scores_do_not():
 
 def test_the_bound_of_a_query_is_the_correlation_under_isotropic_keys():
     made = ensemble(1, width=8)
-    bound, q = metrics.query_bound(made)[0], made.mask_query()[0, 0, 0].detach().double()
+    bound, q = metrics.trained_query_bound(made)[0], made.member(0).mask_query()[0, 0].detach().double()
     keys = torch.randn(50_000, 8, generator=torch.Generator().manual_seed(3)).double()
 
     def score(offset):  # q^T R(offset) k, planes as complex numbers
@@ -140,7 +162,7 @@ def test_everything_measured_is_a_number_a_member():
 
 def test_a_query_bound_belongs_to_rope():
     with pytest.raises(ValueError, match="query_bound belongs to masked rope models, not to alibi"):
-        metrics.query_bound(ensemble(encoding="alibi"))
+        metrics.trained_query_bound(ensemble(encoding="alibi"))
 
 
 # All that is measured ----------------------------------------------------------------------------------------
@@ -155,10 +177,11 @@ def moved():
 
 def test_each_way_is_asked_its_own_queries(moved):
     made, found = moved
-    for way, asked in zip(task.WAYS, task.paired_queries(4), strict=True):
-        for name, value in metrics.graded(metrics.answers(made, asked), asked).items():
+    for way, asked in zip(task.DIRECTIONS, task.paired_queries(4), strict=True):
+        for name, value in metrics.accuracy_and_probability(metrics.query_logits(made, asked), asked).items():
             assert found[f"{way}_{name}"] == pytest.approx(value), name
-        mass = [float(patching.evidence_mass(patching.heard(made.member(i), asked), asked).mean()) for i in range(2)]
+        own = [patching.record_activations(made.member(index), asked) for index in range(2)]
+        mass = [float(patching.evidence_weight(one, asked).mean()) for one in own]
         assert found[f"{way}_attention"] == pytest.approx(mass, abs=1e-5)
 
 
@@ -181,10 +204,49 @@ def test_the_last_letters_neighbour_is_a_letter():
     asked = Queries(*(torch.tensor(each) for each in ([[53]] * 2, [0] * 2, [0] * 2, [25, 51], [25, 25])))
     logits = torch.randn(1, 2, task.CLEAN, generator=torch.Generator().manual_seed(0))
     others = [float(logits[0, row].softmax(0)[other]) for row, other in enumerate([24, 50])]
-    assert metrics.graded(logits, asked)["probability_other"][0] == pytest.approx(np.mean(others))
+    assert metrics.accuracy_and_probability(logits, asked)["probability_other"][0] == pytest.approx(np.mean(others))
 
 
 def test_storage_is_value_output_and_head(moved):
-    own = [torch.arange(columns.start, columns.stop) for name, columns, _ in moved[0].layout()
+    own = [torch.arange(columns.start, columns.stop) for name, columns, _ in moved[0].parameter_slices()
            if {"value", "output", "head"} & {*name.split(".")}]
-    assert torch.equal(metrics.part_columns(moved[0])["storage"].sort().values, torch.cat(own).sort().values)
+    assert torch.equal(metrics.group_columns(moved[0])["storage"].sort().values, torch.cat(own).sort().values)
+
+
+# Layer by layer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"heads": 2}, {"encoding": "learned"}], ids=str)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_one_layer_agrees_with_the_measurement(settings, shift):
+    made = ensemble(**settings)
+    expected = metrics.score_correlations(made, shift).mean((1, 2))
+    assert torch.allclose(metrics.layer_score_correlations(made, shift)[:, 0], expected, atol=1e-5)
+
+
+def test_the_last_layer_is_the_measurements_and_the_first_differs():
+    made = ensemble(depth=3)
+    found, last = metrics.layer_score_correlations(made), metrics.score_correlations(made).mean((1, 2))
+    assert found.shape == (2, 3) and torch.allclose(found[:, 2], last, atol=1e-5)
+    assert not torch.allclose(found[:, 0], found[:, 2], atol=1e-2)
+    assert not any(module._forward_hooks for module in made.member(0).modules())
+
+
+def test_gradient_cosines_are_those_of_one_fact_and_one_layer():
+    made = ensemble(depth=2)
+    found = metrics.signatures_by_layer(made)
+    model, wanted = made.member(1), []
+    forward, reverse = metrics.queries(made.settings)
+    for fact in range(26):
+        vectors = []
+        for asked, other in ((forward, 0), (reverse, 0), (reverse, 1)):
+            mine = asked[asked.letter == (fact + other) % 26]
+            logits = model(mine.tokens).logits[torch.arange(len(mine)), mine.position]
+            loss = torch.nn.functional.cross_entropy(logits, mine.target)
+            gradients = torch.autograd.grad(loss, model.layers[1].parameters())
+            vectors.append(torch.cat([part.reshape(-1) for part in gradients]))
+        wanted.append([torch.nn.functional.cosine_similarity(vectors[0], one, dim=0) for one in vectors[1:]])
+    matched, mismatched = torch.tensor(wanted).mean(0).tolist()
+    assert found["gradient_cosine_layer_2"][1] == pytest.approx(matched, abs=1e-4)
+    assert found["gradient_cosine_mismatched_layer_2"][1] == pytest.approx(mismatched, abs=1e-4)
+    assert len(found) == 8

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lib.one_layer import objectives, task
+from lib.one_layer.ensemble import Ensemble
+from lib.one_layer.model import ModelConfig
 
 torch.set_num_threads(1)
 
@@ -49,13 +51,13 @@ def exact():
 def estimates(name, repeats=400, count=100):
     means, random = [], draw(7)
     for _ in range(repeats):
-        spread = objectives.quantiles(count, random)
-        asked = objectives.ask("masked_diffusion", tokens(count), random, spread, name)
+        spread = objectives.stratified_uniforms(count, random)
+        asked = objectives.make_batch("masked_diffusion", tokens(count), random, spread, name)
         means.append(loss(asked, count).mean())
     return np.array(means)
 
 
-@pytest.mark.parametrize("name", objectives.DRAWS)
+@pytest.mark.parametrize("name", objectives.MASKING_SAMPLERS)
 def test_every_way_of_drawing_masks_has_the_same_expectation(name):
     found = estimates(name)
     error = found.std(ddof=1) / math.sqrt(len(found))
@@ -65,13 +67,13 @@ def test_every_way_of_drawing_masks_has_the_same_expectation(name):
 
 
 def test_stratified_counts_vary_less():
-    spread = {name: estimates(name, 200).std() for name in objectives.DRAWS}
+    spread = {name: estimates(name, 200).std() for name in objectives.MASKING_SAMPLERS}
     assert spread["stratified"] < 0.5 * min(spread["lambda_dce"], spread["t_dce"])
 
 
 def test_stratified_counts_are_even_and_subsets_uniform():
     random = draw(1)
-    asked = objectives.stratified(tokens(4000), random, objectives.quantiles(4000, random))
+    asked = objectives.stratified(tokens(4000), random, objectives.stratified_uniforms(4000, random))
     masked = asked.tokens == task.MASK
     counts = masked.sum(1)
     assert np.array_equal(np.bincount(counts, minlength=5), [0, 1000, 1000, 1000, 1000])
@@ -83,7 +85,7 @@ def test_stratified_counts_are_even_and_subsets_uniform():
 
 def test_fixed_rate_masks_each_token_with_that_probability():
     random = draw(2)
-    asked = objectives.fixed_rate(tokens(20_000, 10), random, objectives.quantiles(20_000, random))
+    asked = objectives.fixed_rate(tokens(20_000, 10), random, objectives.stratified_uniforms(20_000, random))
     masked = asked.tokens == task.MASK
     assert masked.mean() == pytest.approx(objectives.RATE, abs=2e-3)
     pairs = (masked[:, 0] & masked[:, 7]).mean()  # independent, not merely of the right count
@@ -91,10 +93,10 @@ def test_fixed_rate_masks_each_token_with_that_probability():
     assert np.unique(asked.weights) == pytest.approx([1 / objectives.RATE])
 
 
-@pytest.mark.parametrize("name", objectives.DRAWS)
+@pytest.mark.parametrize("name", objectives.MASKING_SAMPLERS)
 def test_what_is_asked_is_what_was_hidden(name):
     clean, random = tokens(50), draw(3)
-    asked = objectives.ask("masked_diffusion", clean, random, objectives.quantiles(50, random), name)
+    asked = objectives.make_batch("masked_diffusion", clean, random, objectives.stratified_uniforms(50, random), name)
     masked = asked.tokens == task.MASK
     assert np.array_equal(np.flatnonzero(masked), asked.rows)
     assert np.array_equal(asked.targets, clean[masked])
@@ -123,7 +125,7 @@ def test_the_loss_is_the_weighted_cross_entropy_a_sequence():
 def test_members_asked_at_different_numbers_of_rows_are_padded_at_weight_zero():
     random = draw(5)
     batches = [objectives.lambda_dce(tokens(20), random) for _ in range(3)]
-    stacked, rows, targets, weights = objectives.stack(batches)
+    stacked, rows, targets, weights = objectives.stack_batches(batches)
     assert stacked.shape == (3, 20, LENGTH) and rows.shape == targets.shape == weights.shape
     for index, batch in enumerate(batches):
         assert float(weights[index].sum()) == pytest.approx(batch.weights.sum(), rel=1e-5)
@@ -132,20 +134,61 @@ def test_members_asked_at_different_numbers_of_rows_are_padded_at_weight_zero():
 
 
 def test_the_unknown_and_the_impossible_are_refused_by_name():
-    random, spread = draw(0), objectives.quantiles(2, draw(0))
+    random, spread = draw(0), objectives.stratified_uniforms(2, draw(0))
     with pytest.raises(ValueError, match="unknown objective 'diffusion'; one of masked_diffusion, fixed_rate, autor"):
-        objectives.ask("diffusion", tokens(2), random, spread)
+        objectives.make_batch("diffusion", tokens(2), random, spread)
     with pytest.raises(ValueError, match="unknown draws 'k_dce'; one of stratified, lambda_dce, t_dce"):
-        objectives.ask("masked_diffusion", tokens(2), random, spread, "k_dce")
+        objectives.make_batch("masked_diffusion", tokens(2), random, spread, "k_dce")
     with pytest.raises(ValueError, match="draws 't_dce' belongs to masked_diffusion, not to fixed_rate"):
-        objectives.ask("fixed_rate", tokens(2), random, spread, "t_dce")
-    nothing = objectives.hide(tokens(2), np.zeros((2, LENGTH), dtype=bool), np.ones(2))
+        objectives.make_batch("fixed_rate", tokens(2), random, spread, "t_dce")
+    nothing = objectives.mask_tokens(tokens(2), np.zeros((2, LENGTH), dtype=bool), np.ones(2))
     with pytest.raises(ValueError, match="batch: not a single position is asked for"):
-        objectives.stack([nothing])
+        objectives.stack_batches([nothing])
 
 
 def test_quantiles_shift_together_and_uniformly():
-    found = objectives.quantiles(4, draw(0), 3).reshape(3, 4)
+    found = objectives.stratified_uniforms(4, draw(0), 3).reshape(3, 4)
     assert np.allclose(np.diff(found), 0.25) and len(set(found[:, 0])) == 3
-    first = [objectives.quantiles(4, draw(seed))[0] * 4 for seed in range(400)]
+    first = [objectives.stratified_uniforms(4, draw(seed))[0] * 4 for seed in range(400)]
     assert np.histogram(first, 4, (0, 1))[0] == pytest.approx(np.full(4, 100), abs=45)
+
+
+# The expectation of a loss --------------------------------------------------------------------------------------
+
+
+def model():
+    made = Ensemble.from_seeds(ModelConfig(length=3, width=8), [0])
+    made.parameters.add_(0.3 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(0)))
+    return made.member(0)
+
+
+def by_hand(spelled, weight):
+    """Sum over sets of masks, each with a weight, of the nats of its masked tokens."""
+    made, tokens, total = model(), task.read(spelled), 0.0
+    for masked in itertools.product((False, True), repeat=len(spelled)):
+        hidden = torch.tensor(masked)
+        if hidden.any():
+            logs = made(tokens.masked_fill(hidden, task.MASK)[None]).logits[0].log_softmax(-1).detach()
+            total += weight(sum(masked)) * -float(logs[torch.arange(3), tokens][hidden].sum())
+    return total
+
+
+@pytest.mark.parametrize("spelled", ["dD0", "0aA"])
+def test_losses_are_sums_over_masks(spelled):
+    # E over lambda of lambda^(k-1) (1 - lambda)^(3-k): Beta(k, 4 - k)
+    beta = {1: 1 / 3, 2: 1 / 6, 3: 1 / 3}
+    bound = by_hand(spelled, beta.get)
+    for loss in ("masked_diffusion", "t_dce", "lambda_dce"):
+        assert objectives.expected_loss(loss, model(), spelled) == pytest.approx(bound, rel=1e-4), loss
+    fixed = by_hand(spelled, lambda k: objectives.RATE ** (k - 1) * (1 - objectives.RATE) ** (3 - k))
+    assert objectives.expected_loss("fixed_rate", model(), spelled) == pytest.approx(fixed, rel=1e-4)
+    assert abs(by_hand(spelled, lambda k: 1 / 3) - bound) > 0.1 * bound  # weights matter
+
+
+def test_every_set_of_masks_is_met_equally_often_given_its_size():
+    asked = objectives.every_batch("masked_diffusion")
+    masks, counts = np.unique(asked.tokens == task.MASK, axis=0, return_counts=True)
+    assert len(masks) == 7
+    for size in (1, 2, 3):
+        same = counts[masks.sum(1) == size]
+        assert len(set(same.tolist())) == 1 and same.sum() == len(asked.tokens) / 3

@@ -33,12 +33,12 @@ def test_fit_finds_the_law():
 
 
 def test_held_out_beats_the_mean_where_there_is_a_law_and_not_where_there_is_none():
-    lawful = prediction.held_out(synthetic(noise=0.3), "length", ["a", "b"])
+    lawful = prediction.leave_group_out(synthetic(noise=0.3), "length", ["a", "b"])
     assert lawful.error < 0.3 * lawful.baseline_error
     cells = synthetic()
     draw = np.random.default_rng(1)
     shuffled = draw.permutation([cell["reverse"] for cell in cells])
-    lawless = prediction.held_out([cell | {"reverse": r} for cell, r in zip(cells, shuffled, strict=True)],
+    lawless = prediction.leave_group_out([cell | {"reverse": r} for cell, r in zip(cells, shuffled, strict=True)],
                                   "length", ["a", "b"])
     assert lawless.error > 0.95 * lawless.baseline_error
 
@@ -46,7 +46,7 @@ def test_held_out_beats_the_mean_where_there_is_a_law_and_not_where_there_is_non
 def test_nothing_of_the_left_out_group_is_seen():
     cells = synthetic()
     spoiled = [cell | {"reverse": 100.0} if cell["length"] == 30 else cell for cell in cells]
-    one, two = (prediction.held_out(each, "length", ["a"]) for each in (cells, spoiled))
+    one, two = (prediction.leave_group_out(each, "length", ["a"]) for each in (cells, spoiled))
     left = np.array(one.group) == 30
     assert (one.predicted[left] == two.predicted[left]).all() and (one.baseline[left] == two.baseline[left]).all()
     assert (one.predicted[~left] != two.predicted[~left]).any()
@@ -54,9 +54,9 @@ def test_nothing_of_the_left_out_group_is_seen():
 
 def test_a_prediction_that_needs_no_fit_is_tested_as_it_is():
     cells = [cell | {"additive_share": cell["reverse"] + 3} for cell in synthetic(60)]
-    tested = prediction.held_out(cells, "length", "additive_share")
+    tested = prediction.leave_group_out(cells, "length", "additive_share")
     assert tested.error == pytest.approx(3) and sorted(tested.predicted - 3) == pytest.approx(sorted(tested.reverse))
-    fitted = prediction.held_out(cells, "length", ["a"])
+    fitted = prediction.leave_group_out(cells, "length", ["a"])
     assert tested.baseline_error == fitted.baseline_error > 10
 
 
@@ -73,7 +73,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="feature 'c' is in no cell"):
         prediction.fit(synthetic(5), ["c"])
     with pytest.raises(ValueError, match="by 'b0': all cells agree"):
-        prediction.held_out([cell | {"b0": 1} for cell in synthetic(5)], "b0", ["a"])
+        prediction.leave_group_out([cell | {"b0": 1} for cell in synthetic(5)], "b0", ["a"])
     causal = Ensemble.from_seeds(ModelConfig(length=4, width=8, causal=True), [0])
     with pytest.raises(ValueError, match="masked models"):
         prediction.features(causal)
@@ -97,7 +97,7 @@ def test_contexts_are_masked_training_sequences():
 
 def test_features_are_margins_of_the_plain_model():
     made = Ensemble.from_seeds(ModelConfig(length=5, width=8), [0, 1])
-    made.flat.add_(0.5 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
+    made.parameters.add_(0.5 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(0)))
     found = prediction.features(made, samples=40)
     letter, places = prediction._places(5, 40)
     model, margins = made.member(1), {name: [] for name in prediction.CONTEXTS}
@@ -127,13 +127,13 @@ def test_every_rule_is_compared_and_hard_cells_are_judged_apart():
             for seed, kind, size in itertools.product(range(3), ("rope", "t5"), (10, 20))]
     for each in made:
         each["additive_share"] = each["reverse"] + 2
-    found = prediction.compared(made)
-    assert set(found) == set(itertools.product(prediction.GROUPS, prediction.RULES))
+    found = prediction.compare_rules(made)
+    assert set(found) == set(itertools.product(prediction.GROUPS, prediction.PREDICTION_RULES))
     exact = found["seed", prediction.ADDITIVE]
     assert exact.error == pytest.approx(2) and len(exact.reverse) == 12
     assert len(found["length", prediction.ADDITIVE].reverse) == 6  # under RoPE alone
     short = [each for each in made if each["length"] == 10]
-    assert {by for by, _ in prediction.compared(short)} == {"encoding", "seed"}
+    assert {by for by, _ in prediction.compare_rules(short)} == {"encoding", "seed"}
     some = [each["reverse"] for each in made if 30 <= each["reverse"] <= 60]
     rule, constant = exact.between(30.0, 60.0)
     assert rule == pytest.approx(2) and constant == pytest.approx(np.abs(np.array(some) - np.mean(some)).mean())
@@ -144,11 +144,11 @@ def test_cells_are_points_where_forward_is_learned():
     curves = {name: [[0.0, 1.0, 2.0]] for name in (*prediction.FEATURES, "reverse_margin", "loss")}
     curves |= {"steps": [1, 50, 100], "standard_forward": [[10, 95, 100]], "standard_reverse": [[0, 7, 8]]}
     result = {"parameters": {"length": 4, "encoding": "rope"}, "seeds": [9], "curves": curves}
-    found = prediction.cells([result])
+    found = prediction.learned_cells([result])
     assert [(cell["step"], cell["reverse"], cell["seed"], cell["seen_margin"]) for cell in found] == [
         (50, 7, 9, 1.0), (100, 8, 9, 2.0)]
     older = result | {"curves": {name: curve for name, curve in curves.items() if name != "right_share"}}
-    assert prediction.cells([older, result]) == found
+    assert prediction.learned_cells([older, result]) == found
 
 
 def test_both_masks_left_of_the_capital_are_asked():
@@ -159,4 +159,4 @@ def test_both_masks_left_of_the_capital_are_asked():
 def test_right_alone_is_its_own_share():
     cells = [{**dict.fromkeys((*prediction.FEATURES, "log_step"), float(i % 7)), "reverse": float(i), "seed": i % 2,
               "encoding": "rope", "length": 10, "right_share": i + 5.0, "additive_share": i + 2.0} for i in range(20)]
-    assert prediction.compared(cells)["seed", prediction.RIGHT].error == pytest.approx(5)
+    assert prediction.compare_rules(cells)["seed", prediction.RIGHT].error == pytest.approx(5)

@@ -38,7 +38,7 @@ def test_evidence_keys_refuse_other_models(change):
 
 def test_reading_keys_leaves_the_model_alone():
     ensemble = Ensemble.from_seeds(ModelConfig(length=4, width=16), [0])
-    before = ensemble.flat.clone()
+    before = ensemble.parameters.clone()
     queries, _ = evidence_keys(ensemble)
     queries += 1
-    assert torch.equal(ensemble.flat, before)
+    assert torch.equal(ensemble.parameters, before)

@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from lib.one_layer import results as runs
 
@@ -37,26 +35,16 @@ def test_reading_off():
     assert runs.final(run, "reverse_accuracy").tolist() == [30, 60]
     assert runs.at_step(run, "reverse_accuracy", 200).tolist() == [10, 20]
     assert runs.at_step(run, "reverse_accuracy", 700).tolist() == [30, 60]
-    assert runs.band(run, "reverse_accuracy", 500) == (10, 60)
-    assert runs.band(run, "reverse_accuracy", 0) == (0, 0)
-    assert runs.band(run, "reverse_accuracy", 1000) == (10, 60)
+    assert runs.recorded_range(run, "reverse_accuracy", 500) == (10, 60)
+    assert runs.recorded_range(run, "reverse_accuracy", 0) == (0, 0)
+    assert runs.recorded_range(run, "reverse_accuracy", 1000) == (10, 60)
     with pytest.raises(ValueError, match="step 2000: the run ended after 1000"):
-        runs.band(run, "reverse_accuracy", 2000)
+        runs.recorded_range(run, "reverse_accuracy", 2000)
 
 
 def test_inside_a_widened_band():
     assert runs.inside([9, 61], (10.0, 60.0), 1.0) and not runs.inside([8.9, 30], (10.0, 60.0), 1.0)
     assert not runs.inside([61.1], (10.0, 60.0), 1.0)
-
-
-def test_cells_and_tables():
-    assert runs.cell([1, 2, 6]) == "3.0 (1–6)" and runs.cell([np.nan]) == "–"
-    assert runs.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)" and runs.cell([-2, 1]) == "-0.5 (-2 to 1)"
-    assert runs.cell([-0.02, 0.018], 2) == "0.00 (0.0–0.0)"  # not -0.00
-    assert runs.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
-    with pytest.raises(ValueError, match="needs 2 cells"):
-        runs.markdown(["a", "b"], [[1]])
-    assert runs.spread([1.0]) is None and runs.spread([1.0, 3.0]) == pytest.approx(2**0.5)
 
 
 def test_the_run_of_this_build(tmp_path, monkeypatch):
@@ -78,43 +66,7 @@ def test_the_run_of_this_build(tmp_path, monkeypatch):
 
 
 def test_nothing_recorded_is_no_error(tmp_path):
-    assert runs.recorded("one_layer", tmp_path) == []
-
-
-# Effect sizes ------------------------------------------------------------------------------------------------
-
-
-def test_effects_of_seeds_that_are_apart_and_of_the_same_seeds():
-    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
-    found = runs.effect(low, high)
-    assert found.difference == 10 and found.superiority == 1 and found.p == pytest.approx(2 / 252)
-    assert found.standardised == pytest.approx(10 / 2.5**0.5 * (1 - 3 / 31))
-    assert runs.effect(high, low)[:3] == (-10, -found.standardised, 0)
-    same = runs.effect(low, low)
-    assert same.difference == 0 and same.standardised == 0 and same.superiority == 0.5 and same.p == 1
-    assert runs.effect([0.0, 0.0], [1.0, 1.0]).standardised == np.inf
-    with pytest.raises(ValueError, match="two seeds a side, not 1 and 5"):
-        runs.effect([1.0], low)
-
-
-def test_the_permutation_level_is_the_share_of_splits_that_differ_as_much():
-    low, high = [0.0, 0.0, 3.0], [1.0, 4.0, 4.0, 9.0]
-    found, everything = runs.effect(low, high), np.array(low + high)
-    extreme = 0
-    for code in range(2**7):
-        mine = np.array([code >> place & 1 for place in range(7)], dtype=bool)
-        if mine.sum() == 4:
-            extreme += abs(everything[mine].mean() - everything[~mine].mean()) >= found.difference - 1e-12
-    assert found.p == extreme / 35 and 1 / 35 < found.p < 1
-    assert runs.effect([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]).p == 1.0  # rounding does not split ties
-
-
-def test_the_level_for_ten_seeds_a_side_agrees_with_scipy():
-    draw = np.random.default_rng(0)
-    low, high = draw.normal(size=(2, 10))
-    split = stats.permutation_test((high + 0.5, low), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True,
-                                   n_resamples=20_000, random_state=1)
-    assert runs.effect(low, high + 0.5).p == pytest.approx(split.pvalue, abs=0.02)
+    assert runs.recorded_runs("one_layer", tmp_path) == []
 
 
 def test_of_runs_that_differ_in_steps_alone_the_longest_stays():
@@ -126,3 +78,116 @@ def test_a_step_is_nearest_in_ratio_and_shares_are_of_those_that_err():
     run = {"curves": {"steps": [0, 100, 1000], "a": [[0, 10, 30]], "placeholder_share": [[1, 2, None], [1, 2, 40]]}}
     assert runs.at_step(run, "a", 400).tolist() == [30]  # 4 times 100, and a 2.5th of 1,000
     assert runs.wrong_as_placeholder(run).tolist() == [40]
+
+
+# Runs looked up ------------------------------------------------------------------------------------------------
+
+SHARED = {"length": 10, "width": 64}
+
+
+def run_of(ends=(30, 60), steps=1000, seeds=(0, 1), **parameters):
+    """A run measured at 0, 100 and 1000 steps, as far as it went, whose seeds grow from 0 to ``ends``."""
+    at = [step for step in (0, 100, 1000, 4000) if step <= steps]
+    curve = [[end * place / (len(at) - 1) for place in range(len(at))] for end in ends]
+    given = {**runs.STANDARD, **SHARED, "steps": steps, "profile": "full", **parameters}
+    return {"parameters": given, "seeds": list(seeds), "curves": {"steps": at, "reverse_accuracy": curve},
+            "provenance": {"device": "cpu", "started": f"2026-01-0{1 + len(ends) % 9}T00:00:00"}}
+
+
+def stocked(*several, **shared):
+    return runs.Runs(several, SHARED | shared)
+
+
+def test_runs_of_one_profile_and_the_first_seeds():
+    full, quick, fewer = run_of(), run_of(profile="quick"), run_of(ends=(30,), seeds=(0,))
+    others = run_of(seeds=(1, 2))
+    assert runs.Runs.of([full, quick, fewer, others], SHARED, "full").runs == (full, fewer, others)
+    assert runs.Runs.of([full, quick, fewer, others], SHARED, "full", range(3)).runs == (full, fewer)
+    assert runs.Runs.of([full, quick], SHARED, "quick").runs == (quick,)
+
+
+def test_the_longest_run_with_the_shared_settings_is_found():
+    short, long, wide, changed = run_of(), run_of(steps=4000), run_of(width=32), run_of(intervention="drop_random")
+    full = stocked(short, long, wide, changed)
+    assert full.find() is long and full.find(steps=1000) is short and full.find(width=32) is wide
+    assert full.find(intervention="drop_random") is changed and full.find(encoding="learned") is None
+    assert full.every() == [long, short] and full.every(width=None) == [long, short, wide]
+    assert stocked(short, wide, width=32).find() is wide
+
+
+def test_runs_are_joined_and_asked_in_turn():
+    short, long = run_of(), run_of(steps=4000)
+    one, two = stocked(short), runs.Runs((long, run_of(encoding="learned")), {"length": 20})
+    assert (one + two).find() is long and (one + two).shared == one.shared
+    assert runs.first((one,), encoding="learned") is None
+    other = stocked(*two.runs)
+    assert runs.first((one, other), encoding="learned") is two.runs[1]
+    assert runs.first((one, other)) is short and runs.first((other, one)) is long
+
+
+def test_interventions_come_all_or_not_at_all():
+    plain, changed = run_of(), run_of(intervention="drop_random")
+    full = stocked(plain, changed)
+    assert full.by_intervention(("drop_random", "none", "drop_random")) == [changed, plain, changed]
+    assert full.by_intervention(("none", "one_mask")) == []
+    assert full.by_intervention(("none",), encoding="learned") == []
+
+
+def test_a_missing_run_is_refused_with_the_command_that_makes_it(tmp_path):
+    out = tmp_path / "quick_rope.json"
+    stocked(run_of()).require(out, [0, 1], {"steps": 9}, encoding="rope")
+    with pytest.raises(FileNotFoundError, match=r"python -m lib\.one_layer\.experiment --measure interventions "
+                       r"--length 10 --width 64 --learning-rate 0\.1 "
+                       r"--encoding rope --steps 9 --seeds 0 1 --out .*quick_rope\.json") as error:
+        stocked(run_of(), learning_rate=0.1).require(out, [0, 1], {"steps": 9}, encoding="rope")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_runs_that_have_parameters_whatever_the_others_are():
+    wide, deep, old = run_of(width=32), run_of(depth=2), run_of()
+    del old["parameters"]["depth"]
+    assert runs.having([wide, deep, old], depth=runs.STANDARD["depth"]) == [wide, old]
+    assert runs.having([wide, deep, run_of(depth=2, width=32)], depth=2, width=64) == [deep]
+
+
+def test_runs_of_several_lengths_meet_at_a_step_that_all_reached():
+    long, short = run_of(ends=(30, 90), steps=4000), run_of(ends=(50, 70))
+    assert runs.last_step(long, None, short) == 1000
+    assert [values.tolist() for values in runs.at_common_step("reverse_accuracy", long, short)] == [[20, 60], [50, 70]]
+    assert runs.gain("reverse_accuracy", long, short) == 20 == -runs.gain("reverse_accuracy", short, long)
+    assert runs.mean_words("reverse_accuracy", long, short) == ["40", "60", "1,000"]
+    assert runs.mean_words("reverse_accuracy", long, None) == []
+    with pytest.raises(ValueError, match="needs at least one"):
+        runs.last_step(None)
+
+
+def test_a_change_gains_all_of_its_own_gain_and_no_change_gains_nothing():
+    plain, changed, half = run_of(ends=(10, 30)), run_of(ends=(90, 90)), run_of(ends=(50, 60))
+    gains = [runs.share_of_gain("reverse_accuracy", plain, changed, other) for other in (plain, half, changed)]
+    assert gains == pytest.approx([0, 0.5, 1])
+
+
+def test_a_run_of_the_build_is_held_against_the_range_of_its_recorded_run():
+    build = [run_of(ends=(40,), steps=100), run_of(ends=(9,), steps=100, encoding="learned"),
+             run_of(steps=4000, intervention="drop_random"), run_of(encoding="none")]
+    full = stocked(run_of(ends=(30, 60)), run_of(ends=(10, 20), encoding="learned"), run_of(intervention="drop_random"))
+    pairs = runs.with_recorded(build, full, "encoding", "intervention")
+    recorded = {name: twin for name, (_, twin) in pairs.items()}
+    assert recorded == {"rope, none": full.runs[0], "learned, none": full.runs[1]}
+    # around step 100 the recorded seeds lie between 0 and 30, and between 0 and 10
+    assert runs.within_recorded_range(pairs, "reverse_accuracy", 11.0)
+    assert not runs.within_recorded_range(pairs, "reverse_accuracy", 9.0)
+    swapped = {"rope, none": "learned, none", "learned, none": "rope, none"}
+    assert not runs.within_recorded_range(pairs, "reverse_accuracy", 11.0, swapped)
+    assert runs.within_recorded_range(pairs, "reverse_accuracy", 31.0, swapped)
+
+
+def test_words():
+    run, other = run_of(encoding="t5"), run_of(ends=(1, 2, 3), seeds=(0, 1, 2), steps=4000)
+    assert runs.encoding_and_length(run) == "t5 at 10" and runs.describe(run) == "length 10, 1000 steps, 2 seeds"
+    assert runs.pattern_evidence(run, "here", "there") == {
+        "needs": run, "seeds": [0, 1], "scope": "here; length 10, 1000 steps, 2 seeds; there"}
+    assert runs.pattern_evidence(run)["scope"] == runs.describe(run)
+    assert runs.history([other, run, run], "results/x") == (
+        "3 recorded runs of 1,000 to 4,000 steps; each file in `results/x` names its commit; cpu, 2026-01-03; "
+        "cpu, 2026-01-04")

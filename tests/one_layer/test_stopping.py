@@ -6,7 +6,7 @@ import pytest
 from lib.one_layer import stopping
 from lib.one_layer.evaluation import PROTOCOLS
 from lib.one_layer.stopping import NEAREST, STOPS
-from lib.one_layer.task import WAYS
+from lib.one_layer.task import DIRECTIONS
 
 CURVES = {
     "steps": [0, 1000, 3000],
@@ -18,19 +18,19 @@ CURVES = {
 
 
 def test_stopping_rules():
-    at = lambda rule: stopping.stopped(CURVES, rule).tolist()
-    assert at("the end of the run") == [[100, 20], [96, 40]]
-    assert at("about 1,000 steps") == [[97, 60], [50, 30]]
-    assert at("first point with forward at least 96 %") == [[97, 60], [96, 40]]
-    assert at("least training loss") == [[97, 60], [96, 40]]
-    assert at("best reverse accuracy (looks at the answer)") == [[97, 60], [96, 40]]
-    assert stopping.stopped(CURVES, "the end of the run", "raw").tolist() == [[3, 3], [6, 6]]
+    at = lambda rule: stopping.accuracies_where_stopped(CURVES, rule).tolist()
+    assert at("end") == [[100, 20], [96, 40]]
+    assert at("step_1000") == [[97, 60], [50, 30]]
+    assert at("forward_96") == [[97, 60], [96, 40]]
+    assert at("least_loss") == [[97, 60], [96, 40]]
+    assert at("best_reverse") == [[97, 60], [96, 40]]
+    assert stopping.accuracies_where_stopped(CURVES, "end", "raw").tolist() == [[3, 3], [6, 6]]
     # the best point is the protocol's own: the raw weights' is the last, the standard one's is not
-    assert stopping.stopped(CURVES, "best reverse accuracy (looks at the answer)", "raw").tolist() == [[3, 3], [6, 6]]
+    assert stopping.accuracies_where_stopped(CURVES, "best_reverse", "raw").tolist() == [[3, 3], [6, 6]]
     short = CURVES | {"steps": [0, 1000, 1700]}
-    assert stopping.stopped(short, "about 1,800 steps") is None
+    assert stopping.accuracies_where_stopped(short, "step_1800") is None
     never = CURVES | {"standard_forward": [[0, 97, 100], [0, 50, 95]]}
-    assert stopping.stopped(never, "first point with forward at least 96 %") is None
+    assert stopping.accuracies_where_stopped(never, "forward_96") is None
 
 
 SEARCHED = {
@@ -42,66 +42,69 @@ SEARCHED = {
 
 def test_the_nearest_step_is_one_for_all_members_and_has_forward_learned():
     # step 0 would be exact, but forward is not learned there; the mean at step 10 is 45, at step 20 35
-    assert stopping.nearest(SEARCHED, 50.0).tolist() == [[92, 80], [90, 10]]
-    assert stopping.nearest(SEARCHED, 50.0, learned=95.0).tolist() == [[99, 30], [95, 40]]
-    assert stopping.nearest(SEARCHED, 1.0, "raw").tolist() == [[99, 3], [89, 3]]  # means reach 90 once
-    assert stopping.nearest(SEARCHED, 1.0, learned=100.0) is None
+    assert stopping.nearest_step(SEARCHED, 50.0).tolist() == [[92, 80], [90, 10]]
+    assert stopping.nearest_step(SEARCHED, 50.0, learned=95.0).tolist() == [[99, 30], [95, 40]]
+    assert stopping.nearest_step(SEARCHED, 1.0, "raw").tolist() == [[99, 3], [89, 3]]  # means reach 90 once
+    assert stopping.nearest_step(SEARCHED, 1.0, learned=100.0) is None
 
 
 def test_reach_lets_every_member_stop_for_itself():
-    assert stopping.reach(SEARCHED) == ((10 + 10) / 2, (80 + 40) / 2)
-    assert stopping.reach(SEARCHED, learned=95.0) == ((10 + 20) / 2, (30 + 40) / 2)
-    assert stopping.reach(SEARCHED, "raw") == ((1 + 0) / 2, (3 + 3) / 2)  # the second never learns: anywhere
+    assert stopping.reachable_range(SEARCHED) == ((10 + 10) / 2, (80 + 40) / 2)
+    assert stopping.reachable_range(SEARCHED, learned=95.0) == ((10 + 20) / 2, (30 + 40) / 2)
+    assert stopping.reachable_range(SEARCHED, "raw") == ((1 + 0) / 2, (3 + 3) / 2)  # the second never learns: anywhere
 
 
 def test_no_rule_comes_nearer_than_the_nearest_step_or_leaves_the_reach():
     draw = np.random.default_rng(0)
-    curves = {f"standard_{way}": (100 * draw.random((3, 12))).tolist() for way in WAYS}
+    curves = {f"standard_{way}": (100 * draw.random((3, 12))).tolist() for way in DIRECTIONS}
     curves |= {"steps": list(range(12)), "loss": curves["standard_forward"]}
     for wanted in (10.0, 50.0, 90.0):
-        found = abs(stopping.nearest(curves, wanted, learned=0.0)[:, 1].mean() - wanted)
+        found = abs(stopping.nearest_step(curves, wanted, learned=0.0)[:, 1].mean() - wanted)
         every = [abs(np.mean([member[point] for member in curves["standard_reverse"]]) - wanted) for point in range(12)]
         assert found == pytest.approx(min(every))
-    low, high = stopping.reach(curves, learned=0.0)
+    low, high = stopping.reachable_range(curves, learned=0.0)
     for rule in stopping.STOPS:
-        cell = stopping.stopped(curves, rule)
+        cell = stopping.accuracies_where_stopped(curves, rule)
         assert cell is None or low <= cell[:, 1].mean() <= high
-    assert high == stopping.stopped(curves, "best reverse accuracy (looks at the answer)")[:, 1].mean()
+    assert high == stopping.accuracies_where_stopped(curves, "best_reverse")[:, 1].mean()
 
 
 def read(seed=0, lengths=(10, 20), members=3, points=6):
     """Curves of every protocol at two lengths; forward is learned from the first point on."""
     draw = np.random.default_rng(seed)
     values = lambda low: (low + (100 - low) * draw.random((members, points))).round(1).tolist()
+    low = {"forward": 97, "reverse": 0}
     return {size: {"steps": [0, 500, 1000, 1500, 2000, 2500], "loss": values(0),
-                   **{f"{name}_{way}": values(97 if way == "forward" else 0) for name in PROTOCOLS for way in WAYS}}
+                   **{f"{name}_{way}": values(low[way]) for name in PROTOCOLS for way in DIRECTIONS}}
             for size in lengths}
 
 
 def test_a_miss_is_the_worst_length_and_counts_where_it_stops():
     curves, wanted = read(), {10: 40.0, 20: 60.0}
-    found = stopping.miss(curves, "the end of the run", "raw", wanted)
+    found = stopping.distance_to_column(curves, "end", "raw", wanted)
     ends = {size: np.mean([member[-1] for member in curves[size]["raw_reverse"]]) for size in curves}
     assert found == (pytest.approx(max(abs(ends[size] - wanted[size]) for size in wanted)), 2)
     curves[20]["steps"] = [0, 1, 2, 3, 4, 1700]
-    assert stopping.miss(curves, "about 1,800 steps", "raw", wanted).lengths == 1
+    assert stopping.distance_to_column(curves, "step_1800", "raw", wanted).lengths == 1
     curves[10]["steps"] = curves[20]["steps"]
-    nowhere = stopping.miss(curves, "about 1,800 steps", "raw", wanted)
+    nowhere = stopping.distance_to_column(curves, "step_1800", "raw", wanted)
     assert np.isnan(nowhere.points) and nowhere.lengths == 0
-    assert set(stopping.misses(curves, wanted)) == {(name, rule) for name in PROTOCOLS for rule in (*STOPS, NEAREST)}
+    every = {(name, rule) for name in PROTOCOLS for rule in (*STOPS, NEAREST)}
+    assert set(stopping.distances_to_column(curves, wanted)) == every
 
 
 def test_a_column_that_a_reading_gives_is_found():
     curves = read()
     wanted = {size: float(np.mean([member[-1] for member in each["letters_reverse"]])) for size, each in curves.items()}
-    assert not stopping.none_gives(curves, wanted) and stopping.none_gives(curves, dict.fromkeys(wanted, 300.0))
-    assert stopping.miss(curves, "the end of the run", "letters", wanted).points == pytest.approx(0)
-    assert stopping.lacking(curves, wanted)["letters"] == 0
-    assert min(stopping.lacking(curves, {10: 300.0, 20: 0.0}).values()) > 0
-    found = stopping.best(curves, wanted)
-    assert found.blind == (("letters", "the end of the run"), pytest.approx(0)) and found.free[1] == 0
+    assert not stopping.no_reading_matches(curves, wanted)
+    assert stopping.no_reading_matches(curves, dict.fromkeys(wanted, 300.0))
+    assert stopping.distance_to_column(curves, "end", "letters", wanted).points == pytest.approx(0)
+    assert stopping.shortfall_from_column(curves, wanted)["letters"] == 0
+    assert min(stopping.shortfall_from_column(curves, {10: 300.0, 20: 0.0}).values()) > 0
+    found = stopping.nearest_reading(curves, wanted)
+    assert found.blind == (("letters", "end"), pytest.approx(0)) and found.free[1] == 0
     assert found.told[1] == pytest.approx(0) and found.told[0] == "letters"
-    far = stopping.best(curves, dict.fromkeys(wanted, 300.0))
+    far = stopping.nearest_reading(curves, dict.fromkeys(wanted, 300.0))
     assert min(far.blind[1], far.told[1]) >= far.free[1] > 190
 
 
@@ -110,11 +113,11 @@ def test_readings_that_stop_somewhere_only_are_not_the_best():
     curves[20]["steps"] = [0, 1, 2, 3, 4, 5]  # no step near 1,000
     at_1000 = [member[2] for member in curves[10]["standard_reverse"]]
     wanted = {10: float(np.mean(at_1000)), 20: 300.0}
-    assert stopping.miss(curves, "about 1,000 steps", "standard", wanted) == (pytest.approx(0), 1)
-    assert stopping.best(curves, wanted).blind[0][1] != "about 1,000 steps"
+    assert stopping.distance_to_column(curves, "step_1000", "standard", wanted) == (pytest.approx(0), 1)
+    assert stopping.nearest_reading(curves, wanted).blind[0][1] != "step_1000"
 
 
 def test_some_seeds_are_taken_everywhere():
     curves = read()
-    some = stopping.some_seeds(curves, slice(1, None, 2))
+    some = stopping.select_seeds(curves, slice(1, None, 2))
     assert some[10]["raw_reverse"] == curves[10]["raw_reverse"][1::2] and some[20]["steps"] == curves[20]["steps"]

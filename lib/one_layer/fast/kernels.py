@@ -13,27 +13,24 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import Function
-from torch.nn import functional
 
 from lib.record.options import private_folder
 
-Matrix = Float[np.ndarray, "rows columns"]
-Row = Float[np.ndarray, " columns"]
-Column = Float[np.ndarray, " rows"]
+_Matrix = Float[np.ndarray, "rows columns"]
+_Row = Float[np.ndarray, " columns"]
+_Column = Float[np.ndarray, " rows"]
 
 _F = np.float32
 _ONE = _F(1)
 _LINEAR, _CUBIC = _F(2 * math.sqrt(2 / math.pi)), _F(2 * math.sqrt(2 / math.pi) * 0.044715)
-TINY = 1e-5  # what layer norm adds to the variance
-_TINY = _F(TINY)
+NORM_EPSILON = 1e-5  # what layer norm adds to the variance
+_TINY = _F(NORM_EPSILON)
 
 
 def compiled(*freedoms: str) -> Callable[[Callable], Any]:
@@ -71,18 +68,30 @@ def exp(x):
 
 
 @compiled("reassoc", "nnan")  # a largest number that need not look out for NaN
-def largest(x: Row) -> np.float32:
+def largest(x: _Row) -> np.float32:
+    """The largest of a row's numbers."""
     found = x[0]
     for j in range(len(x)):
         found = max(found, x[j])
     return found
 
 
+class TorchAndNumpy(NamedTuple):
+    """One piece of memory, as torch multiplies it and as the loops here read and fill it."""
+
+    tensor: Tensor
+    array: np.ndarray
+
+    @classmethod
+    def from_tensor(cls, tensor: Tensor) -> TorchAndNumpy:
+        return cls(tensor, tensor.detach().numpy())
+
+
 # MLP ----------------------------------------------------------------------------------------------------------
 
 
 @compiled()
-def gelu_forward(hidden: Matrix, gate: Matrix, active: Matrix) -> None:
+def gelu_forward(hidden: _Matrix, gate: _Matrix, active: _Matrix) -> None:
     """``gate`` = s = sigmoid(u(h)), ``active`` = h s."""
     for row in range(hidden.shape[0]):
         for j in range(hidden.shape[1]):
@@ -93,7 +102,7 @@ def gelu_forward(hidden: Matrix, gate: Matrix, active: Matrix) -> None:
 
 
 @compiled()
-def gelu_backward(hidden: Matrix, gate: Matrix, g: Matrix, g_bias: Row) -> None:
+def gelu_backward(hidden: _Matrix, gate: _Matrix, g: _Matrix, g_bias: _Row) -> None:
     """``g``, the gradient in what is active, becomes that in what is hidden; ``g_bias`` its sum over rows."""
     g_bias[:] = 0
     for row in range(hidden.shape[0]):
@@ -105,35 +114,11 @@ def gelu_backward(hidden: Matrix, gate: Matrix, g: Matrix, g_bias: Row) -> None:
             g_bias[j] += found
 
 
-def gelu(x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-    """GELU in its tanh form, as autograd sees it; elsewhere than on the CPU and in other precision torch's own."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return functional.gelu(x, approximate="tanh")
-    return _Gelu.apply(x)
-
-
-class _Gelu(Function):
-    @staticmethod
-    def forward(context: Any, hidden: Tensor) -> Tensor:
-        hidden = hidden.contiguous()
-        gate, active = torch.empty_like(hidden), torch.empty_like(hidden)
-        gelu_forward(*(part.view(-1, part.shape[-1]).detach().numpy() for part in (hidden, gate, active)))
-        context.save_for_backward(hidden, gate)
-        return active
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        g = gradients[0].clone(memory_format=torch.contiguous_format)
-        parts = (part.view(-1, part.shape[-1]).numpy() for part in (*context.saved_tensors, g))
-        gelu_backward(*parts, np.empty(g.shape[-1], np.float32))
-        return g
-
-
 # Layer norm ---------------------------------------------------------------------------------------------------
 
 
 @compiled("reassoc")
-def norm_forward(x: Matrix, weight: Row, out: Matrix, mean: Column, scale: Column) -> None:
+def norm_forward(x: _Matrix, weight: _Row, out: _Matrix, mean: _Column, scale: _Column) -> None:
     """``out`` = (x - mean) scale weight, where scale is one over the standard deviation of each row."""
     width = _F(x.shape[1])
     for row in range(x.shape[0]):
@@ -151,7 +136,7 @@ def norm_forward(x: Matrix, weight: Row, out: Matrix, mean: Column, scale: Colum
 
 @compiled("reassoc")
 def norm_backward(
-    g: Matrix, x: Matrix, weight: Row, mean: Column, scale: Column, g_x: Matrix, g_weight: Row, total: Row
+    g: _Matrix, x: _Matrix, weight: _Row, mean: _Column, scale: _Column, g_x: _Matrix, g_weight: _Row, total: _Row
 ) -> None:
     """Adds to ``g_x``; fills ``g_weight``, and ``total`` with the sum over rows of what ``g_x`` is then."""
     width = _F(x.shape[1])
@@ -173,13 +158,41 @@ def norm_backward(
             total[j] += found
 
 
+class NormPass:
+    """Layer norm, forward and backward; without a weight nothing is normed.
+
+    :param weight: (width,)
+    :param g: filled with the gradient in it
+    """
+
+    def __init__(self, weight: Float[Tensor, " width"] | None, g: Float[Tensor, " width"] | None) -> None:
+        self.weight, self.g = (None if part is None else part.numpy() for part in (weight, g))
+
+    def forward(self, x: TorchAndNumpy, out: TorchAndNumpy) -> TorchAndNumpy:
+        """``x`` normed: ``out``, or what needs no norm."""
+        self.x = x
+        if self.weight is None:
+            return x
+        self.statistics = np.empty((2, len(x.array)), np.float32)
+        norm_forward(x.array, self.weight, out.array, *self.statistics)
+        return out
+
+    def backward(self, g: TorchAndNumpy, g_x: TorchAndNumpy, total: Float[np.ndarray, " width"]) -> None:
+        """Adds the gradient in what was normed last to ``g_x``, given that in the outcome; ``total`` is its sum."""
+        if self.weight is None:
+            g_x.tensor.add_(g.tensor)
+            g_x.array.sum(0, out=total)
+        else:
+            norm_backward(g.array, self.x.array, self.weight, *self.statistics, g_x.array, self.g, total)
+
+
 # Loss ---------------------------------------------------------------------------------------------------------
 
 
 @compiled("reassoc")
 def cross_entropy(
     logits: Float[np.ndarray, "rows clean"], answers: Int[np.ndarray, " answers"],
-    weights: Float[np.ndarray, " answers"], asked: Column, g_bias: Float[np.ndarray, " clean"],
+    weights: Float[np.ndarray, " answers"], asked: _Column, g_bias: Float[np.ndarray, " clean"],
 ) -> float:
     """Weighted sum of -log p over answers; ``logits`` become its gradient in them, ``g_bias`` their sum over rows.
 

@@ -29,16 +29,16 @@ class UniqueBatch(NamedTuple):
     weights: Float[np.ndarray, " answers"]
 
 
-def merge(asked: MaskedBatch, batch: int = 1) -> UniqueBatch:
+def unique_rows(asked: MaskedBatch, batch: int = 1) -> UniqueBatch:
     """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
 
     :raises ValueError: if a row is no mask
     """
-    return merge_steps(asked, len(asked.tokens), batch)[0]
+    return unique_rows_by_step(asked, len(asked.tokens), batch)[0]
 
 
-def merge_steps(asked: MaskedBatch, size: int, batch: int = 1) -> list[UniqueBatch]:
-    """The same for every ``size`` sequences, which belong to one step; many steps at a time take little longer.
+def unique_rows_by_step(asked: MaskedBatch, size: int, batch: int = 1) -> list[UniqueBatch]:
+    """`unique_rows` of every ``size`` sequences, which belong to one step; many steps at a time take little longer.
 
     :raises ValueError: for a token that does not exist: what is compiled does not look out for it
     """
@@ -59,8 +59,9 @@ def merge_steps(asked: MaskedBatch, size: int, batch: int = 1) -> list[UniqueBat
     answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
     weights = (asked.weights[counted] / batch).astype(np.float32)
     rows = rows % reach
-    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in (rows, *np.divmod(rows, length))),
-             _cut(of_answers, answers), _cut(of_answers, weights))
+    parts = (split_at(ends // length, asked.tokens),
+             *(split_at(of_rows, part) for part in (rows, *np.divmod(rows, length))),
+             *(split_at(of_answers, part) for part in (answers, weights)))
     return [UniqueBatch(*each) for each in zip(*parts, strict=True)]
 
 
@@ -69,7 +70,7 @@ def _check_range(what: str, found: np.ndarray, count: int) -> None:
         raise ValueError(f"{what} run from 0 to {count - 1}, but there are {found.min()} to {found.max()}")
 
 
-def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[np.ndarray]:
+def split_at(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[np.ndarray]:
     """The pieces between ends."""
     return [part[start:end] for start, end in itertools.pairwise(ends.tolist())]
 
@@ -80,12 +81,13 @@ def _representatives(tokens: Int[np.ndarray, "sequences length"], size: int) -> 
     Sequences are told apart by a random number each; those that share it by chance are merely not merged.
     """
     own = np.arange(len(tokens))
-    _, first, same = np.unique(tokens @ _names(tokens.shape[1]) + own // size, return_index=True, return_inverse=True)
+    hashes = tokens @ _hash_weights(tokens.shape[1]) + own // size
+    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
     found = first[same]
     return np.where((tokens[found] == tokens).all(1) & (found // size == own // size), found, own)
 
 
 @functools.cache
-def _names(length: int) -> Int[np.ndarray, " length"]:
+def _hash_weights(length: int) -> Int[np.ndarray, " length"]:
     """A random number a position."""
     return np.random.default_rng(0).integers(2**63, size=length)

@@ -12,19 +12,19 @@ from lib.one_layer.model import ModelConfig
 
 def test_an_empty_question_is_refused():
     tokens = task.sequences(3, 4, np.random.default_rng(0))
-    nothing = objectives.hide(tokens, np.ones(tokens.shape, dtype=bool), np.zeros(3))
+    nothing = objectives.mask_tokens(tokens, np.ones(tokens.shape, dtype=bool), np.zeros(3))
     with pytest.raises(ValueError, match="batch: not a single position is asked for"):
-        Ensemble.from_seeds(ModelConfig(length=4, width=8), [0]).descend([nothing], 3)
+        Ensemble.from_seeds(ModelConfig(length=4, width=8), [0]).loss_and_gradient([nothing], 3)
 
 
-def test_buffers_keep_their_memory_and_grow():
-    buffers = step.Workspace(ModelConfig(length=4, width=8))
-    room = buffers(4)
-    assert room.hidden.tensor.shape == (4, 32) and room.x.tensor.data_ptr() != room.seen.tensor.data_ptr()
-    assert all(one.array.ctypes.data == one.tensor.data_ptr() and one.array.shape == one.tensor.shape for one in room)
-    assert buffers(4) is room and buffers(2).x.tensor.data_ptr() == room.x.tensor.data_ptr()
-    assert len(buffers(40).logits.array) == 40 and len(buffers(4).x.array) == 4
-    assert buffers(4).x.tensor.data_ptr() == buffers(40).x.tensor.data_ptr()
+def test_a_workspace_keeps_its_memory_and_grows():
+    workspace = step.Workspace(ModelConfig(length=4, width=8))
+    a = workspace(4)
+    assert a.hidden.tensor.shape == (4, 32) and a.attended.tensor.data_ptr() != a.mlp_input.tensor.data_ptr()
+    assert all(one.array.ctypes.data == one.tensor.data_ptr() and one.array.shape == one.tensor.shape for one in a)
+    assert workspace(4) is a and workspace(2).attended.tensor.data_ptr() == a.attended.tensor.data_ptr()
+    assert len(workspace(40).logits.array) == 40 and len(workspace(4).attended.array) == 4
+    assert workspace(4).attended.tensor.data_ptr() == workspace(40).attended.tensor.data_ptr()
 
 
 @pytest.mark.parametrize("absolute", [False, True])

@@ -5,7 +5,7 @@ import torch
 
 from lib.encodings import ENCODINGS
 from lib.one_layer.ensemble import Ensemble
-from lib.one_layer.fast.tables import THROUGH, Tables, Vocabulary
+from lib.one_layer.fast.tables import THROUGH, EnsembleTables, Tables
 from lib.one_layer.model import ModelConfig
 
 torch.set_num_threads(1)
@@ -22,9 +22,9 @@ CASES = [
 @pytest.mark.parametrize("settings", CASES, ids=str)
 def test_the_gradient_by_hand_is_autograds(settings, seeds):
     made = Ensemble.from_seeds(ModelConfig(**{"length": 5, "width": 8, **settings}), seeds)
-    made.flat.add_(0.3 * torch.randn(made.flat.shape, generator=torch.Generator().manual_seed(0)))
-    by_autograd = Vocabulary(made.settings, made.weights).forward()
-    by_hand = Vocabulary(made.settings, {name: weight.detach() for name, weight in made.weights.items()})
+    made.parameters.add_(0.3 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(0)))
+    by_autograd = EnsembleTables(made.settings, made.weights).forward()
+    by_hand = EnsembleTables(made.settings, {name: weight.detach() for name, weight in made.weights.items()})
     draw = torch.Generator().manual_seed(1)
     signals = Tables(*(torch.randn(table.shape, generator=draw) for table in by_hand.forward()))
     names = [name for name in made.weights if name.startswith(THROUGH)]
@@ -40,7 +40,7 @@ def test_tables_are_as_small_as_the_encoding_allows():
     shapes = {}
     for name, values in (("rope", "natural"), ("learned", "natural"), ("learned", "free"), ("rope", "laden")):
         made = Ensemble.from_seeds(ModelConfig(length=5, width=8, encoding=name, values=values), [0])
-        shapes[name, values] = [tuple(table.shape) for table in made.vocabulary.forward()]
+        shapes[name, values] = [tuple(table.shape) for table in EnsembleTables(made.settings, made.weights).forward()]
     assert shapes["rope", "natural"] == [(1, 1, 9 * 54), (1, 1, 54, 1, 8), (1, 1, 8)]
     assert shapes["learned", "natural"] == [(1, 1, 25 * 54), (1, 1, 54, 5, 8), (1, 5, 8)]
     assert shapes["learned", "free"] == [(1, 1, 25 * 54), (1, 1, 54, 1, 8), (1, 5, 8)]

@@ -13,7 +13,7 @@ from lib.one_layer.objectives import MaskedBatch
 def asked(length, batch, seed):
     draw = np.random.default_rng(seed)
     tokens = task.sequences(batch, length, draw)
-    found = objectives.stratified(tokens, draw, objectives.quantiles(batch, draw))
+    found = objectives.stratified(tokens, draw, objectives.stratified_uniforms(batch, draw))
     weights = np.where(draw.random(len(found.rows)) < 0.3, 0.0, found.weights)
     weights[0] = 1.0
     return MaskedBatch(found.tokens, found.rows, found.targets, weights)
@@ -23,7 +23,7 @@ def asked(length, batch, seed):
 @given(length=st.integers(2, 6), batch=st.integers(1, 60), seed=st.integers(0, 999))
 def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, batch, seed):
     before = asked(length, batch, seed)
-    after = unique.merge(before, batch)
+    after = unique.unique_rows(before, batch)
     questions = [(bytes(after.tokens[row // length].tolist()), row % length) for row in after.rows.tolist()]
     assert len(set(questions)) == len(questions)
     answers = [divmod(answer, task.CLEAN) for answer in after.answers.tolist()]
@@ -39,7 +39,7 @@ def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, bat
 
 def test_merging_saves_rows_at_the_papers_shortest_length():
     whole = asked(10, 120, 0)
-    assert len(unique.merge(whole).rows) < 0.9 * np.count_nonzero(whole.weights)
+    assert len(unique.unique_rows(whole).rows) < 0.9 * np.count_nonzero(whole.weights)
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
@@ -51,7 +51,7 @@ def test_a_token_that_does_not_exist_is_refused(field, value, message):
     at = np.flatnonzero(some.tokens.ravel() != task.MASK)[0] if field == "tokens" else 0
     getattr(some, field).reshape(-1)[at] = value
     with pytest.raises(ValueError, match=message):
-        unique.merge(some)
+        unique.unique_rows(some)
 
 
 @settings(max_examples=20, deadline=None)
@@ -62,6 +62,7 @@ def test_many_steps_are_merged_as_each_alone(length, batch, steps):
     together = MaskedBatch(*(np.concatenate(parts) for parts in (
         [one.tokens for one in each], [one.rows + step * reach for step, one in enumerate(each)],
         [one.targets for one in each], [one.weights for one in each])))
-    for found, one, cut in zip(unique.merge_steps(together, batch, 3), each, together.steps(batch), strict=True):
-        assert all(map(np.array_equal, found, unique.merge(one, 3)))
+    by_step = unique.unique_rows_by_step(together, batch, 3)
+    for found, one, cut in zip(by_step, each, together.steps(batch), strict=True):
+        assert all(map(np.array_equal, found, unique.unique_rows(one, 3)))
         assert all((getattr(cut, name) == getattr(one, name)).all() for name in vars(one))

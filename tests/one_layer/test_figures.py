@@ -1,11 +1,9 @@
 """What is drawn of a run is what the run holds."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 
-from lib.one_layer import drawn
-from lib.record import figures
+from lib.one_layer import figures
 
 
 @pytest.fixture
@@ -18,40 +16,19 @@ def axes():
 def test_a_curve_along_training_is_the_mean_over_seeds_after_each_step(axes):
     run = {"curves": {"steps": [0, 9, 99], "reverse": [[0, 10, 30], [0, 20, 50]],
                       "watched": [4, 9], "cosine": [[1, 3], [3, 5]]}}
-    drawn.along(axes, run, "reverse", label="a", color="black")
-    drawn.along(axes, run, "cosine", by="watched")
+    figures.training_curve(axes, run, "reverse", label="a", color="black")
+    figures.training_curve(axes, run, "cosine", by="watched")
     first, second = axes.get_lines()
     assert first.get_xydata().tolist() == [[1, 0], [10, 15], [100, 40]] and axes.get_xscale() == "log"
     assert second.get_xydata().tolist() == [[5, 2], [10, 4]] and first.get_label() == "a"
 
 
-def test_rows_run_from_the_top_and_a_case_without_values_keeps_its_row(axes):
-    cases = [("one", [10, 20], figures.LINES["reverse"]), ("two", [], figures.LINES["control"]),
-             ("three", np.array([5.0]), figures.LINES["forward"])]
-    drawn.rows(axes, cases)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]
-    assert axes.yaxis_inverted()
-    drawn.rows(axes, cases)  # a second panel on the same axis does not turn it round again
-    assert axes.yaxis_inverted()
-    first, second = axes.get_lines()[:2]
-    assert first.get_xdata().tolist() == [10, 20] and np.abs(first.get_ydata()).max() < 0.2
-    assert second.get_xdata().tolist() == [5] and second.get_ydata().tolist() == [2]
-
-
 def test_a_window_shows_one_seed_and_the_middle_of_its_own_shares(axes):
     run = {"curves": {"dose": [0.0, 0.5, 1.0], "reverse_by_dose": [[0, 0, 0], [0, 100, 50]],
                       "quantile": [0.1, 0.25, 0.5, 0.75, 0.9], "reverse_shares": [[0] * 5, [0.2, 0.3, 0.4, 0.5, 0.7]]}}
-    drawn.window(axes, run, 1, "reverse")
+    figures.attention_window(axes, run, 1, "reverse")
     curve, median = axes.get_lines()
     assert curve.get_ydata().tolist() == [0, 100, 50] and list(median.get_xdata()) == [0.4, 0.4]
     (middle,) = axes.patches
     assert middle.get_extents().transformed(axes.transData.inverted()).intervalx == pytest.approx([0.2, 0.7])
     assert [line.get_label() for line in (curve, median)] == ["reverse queries", "reverse: what the model does"]
-
-
-def test_the_legend_below_names_what_one_panel_shows(axes):
-    for name in ("a", "b", "c"):
-        axes.plot([0, 1], label=name)
-    drawn.legend_below(axes.figure, axes, 2)
-    (legend,) = axes.figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"] and legend._ncols == 2

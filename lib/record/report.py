@@ -1,0 +1,108 @@
+"""What a page says about values over seeds: cells and tables, effect sizes, intervals and p-values.
+
+The unit is the seed: every function takes one value a seed, and what varies is which seeds a run happened to have.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+Values = Sequence[float | int] | np.ndarray  # one a seed
+RESAMPLES = 10_000
+
+
+def spread(values: Values) -> float | None:
+    """Standard deviation over seeds (divisor: seeds - 1), in the values' unit; None for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean: seeds drawn with replacement, `RESAMPLES` times.
+
+    :param seed: of the resampling
+    :param level: share of the resampled means inside
+    :return: its ends, in the values' unit
+    :raises ValueError: for fewer than two seeds
+    """
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2:
+        raise ValueError(f"bootstrap_interval: needs two seeds, not {len(array)}")
+    means = np.random.default_rng(seed).choice(array, (RESAMPLES, len(array))).mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class EffectSize(NamedTuple):
+    """How far apart the seeds of two runs lie."""
+
+    difference: float  # of means, second minus first
+    standardised: float  # Hedges' g: in pooled standard deviations, corrected for few seeds; infinite where none varies
+    superiority: float  # share of pairs of seeds in which the second is larger, ties counted half
+    p: float  # exact, two-sided: share of all ways to split the seeds whose means differ at least as much
+
+
+def effect(first: Values, second: Values) -> EffectSize:
+    """The effect size of one run over another, one value a seed each.
+
+    :raises ValueError: for fewer than two seeds on a side
+    """
+    low, high = (np.asarray(values, dtype=float) for values in (first, second))
+    if min(len(low), len(high)) < 2:
+        raise ValueError(f"effect: needs two seeds a side, not {len(low)} and {len(high)}")
+    superiority = stats.mannwhitneyu(high, low).statistic / (len(low) * len(high))
+    difference = float(high.mean() - low.mean())
+    return EffectSize(difference, _hedges_g(low, high), float(superiority), permutation_p(low, high))
+
+
+def _hedges_g(low: Float[np.ndarray, " seeds"], high: Float[np.ndarray, " others"]) -> float:
+    difference, freedom = high.mean() - low.mean(), len(low) + len(high) - 2
+    pooled = np.sqrt(((len(low) - 1) * low.var(ddof=1) + (len(high) - 1) * high.var(ddof=1)) / freedom)
+    if not pooled:
+        return float(np.copysign(np.inf, difference)) if difference else 0.0
+    few_seeds = 1 - 3 / (4 * freedom - 1)  # Hedges' correction of the bias
+    return float(few_seeds * difference / pooled)
+
+
+def permutation_p(first: Values, second: Values) -> float:
+    """Exact two-sided p of the difference of means: every way to split the seeds into two runs of these sizes."""
+    low, high = (np.asarray(values, dtype=float) for values in (first, second))
+    seeds = np.concatenate([high, low])
+    sums = seeds[_splits(len(seeds), len(high))].sum(1)
+    differences = sums / len(high) - (seeds.sum() - sums) / len(low)
+    rounding = 1e-9 * np.abs(seeds).max()
+    return float((np.abs(differences) >= abs(high.mean() - low.mean()) - rounding).mean())
+
+
+@functools.lru_cache
+def _splits(seeds: int, chosen: int) -> Int[np.ndarray, "splits chosen"]:
+    """Every way to choose some of the seeds."""
+    return np.array(list(itertools.combinations(range(seeds), chosen)))
+
+
+def cell(values: Values, digits: int = 1) -> str:
+    """Mean and range of values over seeds: ``43.1 (12–83)``."""
+    array = np.asarray(values, dtype=float)
+    if np.isnan(array).all():
+        return "–"
+    coarse = max(digits - 1, 0)
+    rounded = lambda value, places: f"{round(float(value), places) + 0.0:.{places}f}"  # + 0.0: no -0.00
+    low, high = rounded(np.nanmin(array), coarse), rounded(np.nanmax(array), coarse)
+    return f"{rounded(np.nanmean(array), digits)} ({low}{' to ' if low.startswith('-') else '–'}{high})"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table.
+
+    :raises ValueError: for a row of another width than the header
+    """
+    lines = [list(header), ["---"] * len(header), *(list(row) for row in rows)]
+    if len({len(line) for line in lines}) > 1:
+        raise ValueError(f"rows: every row needs {len(header)} cells, as the header has")
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,158 @@
+"""Storage times routing (Sec. 3, App. A.1): the one-layer model of the paper with a symbol for every entry.
+
+A visible token x_j adds alpha_ij W_{:,x_j} to the logits of a masked position i, with W = U W_V W_E. `Decomposition`
+holds a concrete sequence, `general_contribution` leaves every size symbolic. Each function that decides a statement
+takes what breaks it: a nonlinearity behind attention, or a position vector added to the embeddings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import sympy as sp
+
+from lib.theory import symbolic
+
+#: sequences over the clean tokens 0 and 1 and the mask 2, with several masks and with repeated evidence
+SEQUENCES = ((2, 0), (1, 2, 0, 1), (0, 2, 2, 1, 0))
+_CLEAN = 2  # clean tokens of those sequences; also the sizes D, d and d_v
+
+
+def softmax_is_positive_and_whole(scores: Sequence[sp.Expr]) -> bool:
+    """Whether attention weights of these scores are positive and sum to one."""
+    total = sum(map(sp.exp, scores))
+    weights = [sp.exp(score) / total for score in scores]
+    return all(weight.is_positive for weight in weights) and sp.simplify(sum(weights)) == 1
+
+
+# A concrete sequence ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Decomposition:
+    """The model of Sec. 3 on a concrete sequence over two clean tokens; every matrix entry is a symbol.
+
+    The attention weights are symbols too: the identities hold for any weights.
+
+    :param absolute: add a position vector p_j to the embedding of position j
+    :param nonlinear: square what attention retrieved before it is unembedded
+    """
+
+    tokens: tuple[int, ...]
+    absolute: bool = False
+    nonlinear: bool = False
+
+    embedding = sp.Matrix(_CLEAN, _CLEAN + 1, sp.symbols("E:6", real=True))  # W_E
+    query, key, value = (sp.Matrix(2, 2, sp.symbols(f"{name}:4", real=True)) for name in "QKV")  # W_Q, W_K, W_V
+    unembedding = sp.Matrix(_CLEAN, 2, sp.symbols("U:4", real=True))  # U
+
+    @property
+    def attention(self) -> tuple[sp.Symbol, ...]:
+        """alpha_ij, one a position."""
+        return sp.symbols(f"alpha:{len(self.tokens)}", positive=True)
+
+    @property
+    def storage(self) -> sp.Matrix:
+        """W = U W_V W_E, shape (2, 3)."""
+        return self.unembedding * self.value * self.embedding
+
+    def embedded(self, j: int) -> sp.Matrix:
+        """What stands at position j before queries, keys and values are formed, shape (2, 1)."""
+        position = sp.Matrix(2, 1, sp.symbols(f"p{j}_:2", real=True))
+        return self.embedding[:, self.tokens[j]] + int(self.absolute) * position
+
+    def logits(self) -> sp.Matrix:
+        """z = U sum_j alpha_j W_V (what stands at j), shape (2, 1)."""
+        mixed = sum((alpha * self.value * self.embedded(j) for j, alpha in enumerate(self.attention)), sp.zeros(2, 1))
+        return self.unembedding * (mixed.applyfunc(lambda x: x**2) if self.nonlinear else mixed)
+
+    def contribution(self, j: int, target: int) -> sp.Expr:
+        """What position j adds to the logit of the target: the terms that carry its weight alpha_j."""
+        return sp.diff(sp.expand(self.logits()[target]), self.attention[j]) * self.attention[j]
+
+    def stored_evidence(self, evidence: int, target: int) -> sp.Expr:
+        """The factor beside the attention weight of the evidence, in the logit of the target."""
+        place = self.tokens.index(evidence)
+        return sp.expand(self.contribution(place, target) / self.attention[place])
+
+
+def three_matrices_suffice(tokens: tuple[int, ...], *, nonlinear: bool = False) -> bool:
+    """Whether queries, keys and logits are functions of W_Q W_E, W_K W_E and W = U W_V W_E (App. A.1)."""
+    model = Decomposition(tokens, nonlinear=nonlinear)
+    routed = sum((a * model.storage[:, t] for a, t in zip(model.attention, tokens, strict=True)), sp.zeros(2, 1))
+    return _same(model.logits(), routed) and all(
+        _same(matrix * model.embedded(j), (matrix * model.embedding)[:, token])
+        for matrix in (model.query, model.key) for j, token in enumerate(tokens))
+
+
+def each_token_adds_weight_times_storage(tokens: tuple[int, ...], *, absolute: bool = False) -> bool:
+    """Whether every position j adds alpha_j W_{A,x_j} to the logit of either target A."""
+    model = Decomposition(tokens, absolute)
+    return all(sp.expand(model.contribution(j, target) - model.attention[j] * model.storage[target, token]) == 0
+               for j, token in enumerate(tokens) for target in range(_CLEAN))
+
+
+def value_stays_as_token_moves(*, absolute: bool) -> bool:
+    """Whether evidence 0 brings the same value vector at position 0 as at position 2."""
+    there, here = Decomposition((0, 2, 1), absolute), Decomposition((1, 2, 0), absolute)
+    return _same(there.value * there.embedded(0), here.value * here.embedded(2))
+
+
+def stored_evidence_moves(*, absolute: bool) -> bool:
+    """Whether what evidence 0 stores about target 1 changes as it moves from position 0 to position 2."""
+    return len({Decomposition(tokens, absolute).stored_evidence(0, 1) for tokens in ((0, 2, 1), (1, 2, 0))}) > 1
+
+
+def weight_depends_on_offset(slope: sp.Expr) -> bool:
+    """Whether ALiBi of this slope weighs evidence at offset 1 otherwise than at offset 2, beside one mask."""
+    content, own = sp.symbols("c c_M", real=True)
+    near, far = (sp.exp(content - slope * offset) for offset in (1, 2))
+    return sp.simplify(near / (near + sp.exp(own)) - far / (far + sp.exp(own))) != 0
+
+
+def _same(left: sp.Matrix, right: sp.Matrix) -> bool:
+    return bool((left - right).applyfunc(sp.expand).is_zero_matrix)
+
+
+# Every size ---------------------------------------------------------------------------------------------------
+
+
+def contribution_is_storage(*, absolute: bool = False) -> bool:
+    """Whether position p adds alpha_p W_{A,x_p} to the logit of A, for any L, D, d_v, sequence and A.
+
+    The logit U(W_V(sum_j alpha_j (what stands at j))) is built as nested indexed sums and is linear in alpha, so that
+    its derivative in alpha_p is what p adds for each unit of attention.
+    """
+    length, width, inner = sp.symbols("L D d_v", integer=True, positive=True)
+    target, j, p, m, r = sp.symbols("A j p m r", integer=True)
+    embedding, value, unembedding, position, alpha, x = map(sp.IndexedBase, ("E", "V", "U", "P", "alpha", "x"))
+
+    def unembedded(vector: sp.Expr) -> sp.Expr:
+        valued = sp.Sum(value[r, m] * vector, (m, 1, width))
+        return sp.Sum(unembedding[target, r] * valued, (r, 1, inner))
+
+    embedded = embedding[m, x[j]] + int(absolute) * position[m, j]
+    logit = unembedded(sp.Sum(alpha[j] * embedded, (j, 1, length)))
+    added = symbolic.collapse_deltas(sp.diff(logit, alpha[p]), j)
+    return bool(sp.expand(added - unembedded(embedding[m, x[p]])) == 0)
+
+
+# Left and right -----------------------------------------------------------------------------------------------
+
+
+def mirror_images_alike(*, even: bool) -> bool:
+    """Whether (M, B, 0, 0) and its mirror image give the mask the same logit.
+
+    :param even: the score's bias depends on the distance alone; else each offset has a symbol of its own
+    """
+
+    def logit(sequence: str) -> sp.Expr:
+        offsets = [place - sequence.index("M") for place in range(len(sequence))]
+        name = lambda offset: str(abs(offset) if even else offset).replace("-", "m")
+        weights = [sp.exp(sp.Symbol(f"c_{token}", real=True) + sp.Symbol(f"b_{name(offset)}", real=True))
+                   for token, offset in zip(sequence, offsets, strict=True)]
+        stored = [sp.Symbol(f"W_{token}", real=True) for token in sequence]
+        return sum(weight * value for weight, value in zip(weights, stored, strict=True)) / sum(weights)
+
+    return sp.simplify(logit("MB00") - logit("00BM")) == 0

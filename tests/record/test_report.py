@@ -1,0 +1,63 @@
+"""Cells, tables, effect sizes and intervals over seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lib.record import report
+
+
+def test_cells_and_tables():
+    assert report.cell([1, 2, 6]) == "3.0 (1–6)" and report.cell([np.nan]) == "–"
+    assert report.cell([0.25, 0.75], 2) == "0.50 (0.2–0.8)" and report.cell([-2, 1]) == "-0.5 (-2 to 1)"
+    assert report.cell([-0.02, 0.018], 2) == "0.00 (0.0–0.0)"  # not -0.00
+    assert report.markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+    with pytest.raises(ValueError, match="needs 2 cells"):
+        report.markdown(["a", "b"], [[1]])
+    assert report.spread([1.0]) is None and report.spread([1.0, 3.0]) == pytest.approx(2**0.5)
+
+
+def test_effects_of_seeds_that_are_apart_and_of_the_same_seeds():
+    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
+    found = report.effect(low, high)
+    assert found.difference == 10 and found.superiority == 1 and found.p == pytest.approx(2 / 252)
+    assert found.standardised == pytest.approx(10 / 2.5**0.5 * (1 - 3 / 31))
+    assert report.effect(high, low)[:3] == (-10, -found.standardised, 0)
+    same = report.effect(low, low)
+    assert same.difference == 0 and same.standardised == 0 and same.superiority == 0.5 and same.p == 1
+    assert report.effect([0.0, 0.0], [1.0, 1.0]).standardised == np.inf
+    with pytest.raises(ValueError, match="two seeds a side, not 1 and 5"):
+        report.effect([1.0], low)
+
+
+def test_the_permutation_level_is_the_share_of_splits_that_differ_as_much():
+    low, high = [0.0, 0.0, 3.0], [1.0, 4.0, 4.0, 9.0]
+    found, everything = report.effect(low, high), np.array(low + high)
+    extreme = 0
+    for code in range(2**7):
+        mine = np.array([code >> place & 1 for place in range(7)], dtype=bool)
+        if mine.sum() == 4:
+            extreme += abs(everything[mine].mean() - everything[~mine].mean()) >= found.difference - 1e-12
+    assert found.p == extreme / 35 and 1 / 35 < found.p < 1
+    assert report.effect([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]).p == 1.0  # rounding does not split ties
+
+
+def test_the_level_for_ten_seeds_a_side_agrees_with_scipy():
+    draw = np.random.default_rng(0)
+    low, high = draw.normal(size=(2, 10))
+    split = stats.permutation_test((high + 0.5, low), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True,
+                                   n_resamples=20_000, random_state=1)
+    assert report.effect(low, high + 0.5).p == pytest.approx(split.pvalue, abs=0.02)
+
+
+def test_an_interval_is_that_of_resampled_seeds():
+    values = np.random.default_rng(0).normal(5, 2, size=20)
+    low, high = report.bootstrap_interval(values)
+    expected = stats.bootstrap((values,), np.mean, method="percentile", rng=1).confidence_interval
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.05) and low < values.mean() < high
+    assert report.bootstrap_interval(values) == (low, high) != report.bootstrap_interval(values, seed=1)
+    narrow = report.bootstrap_interval(values, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    assert report.bootstrap_interval([3.0, 3.0]) == (3.0, 3.0)
+    with pytest.raises(ValueError, match="needs two seeds, not 1"):
+        report.bootstrap_interval([1.0])
