@@ -73,8 +73,19 @@ def cantelli(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 
     :param threshold: t, strictly between -1 and 1
     """
     mean, variance = dirichlet.moments(_surplus(distance, threshold, head_dim, base))
-    gap = np.asarray(mean).clip(0)
-    return as_scalar_or_array(np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0))
+    return as_scalar_or_array(one_sided_bound(np.asarray(mean), variance))
+
+
+def one_sided_bound(gap: Numbers, variance: Numbers) -> Numbers:
+    """Cantelli's inequality: P(Y > -gap) >= gap^2 / (gap^2 + variance) for Y of mean 0; 0 where gap <= 0."""
+    gap = np.maximum(gap, 0)
+    return np.divide(gap**2, gap**2 + variance, out=np.zeros_like(gap), where=gap > 0)
+
+
+def chebyshev(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
+    """The two-sided inequality in the place of `cantelli`, 1 - sigma^2 / (mu - t)^2, for t < mu."""
+    mean, variance = dirichlet.moments(_surplus(distance, threshold, head_dim, base))
+    return as_scalar_or_array(1 - variance / np.asarray(mean) ** 2)
 
 
 def exact_tail(distance: Reals, threshold: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -111,22 +122,15 @@ def unequal_distance_planes(
 
     :return: two arrays (*batch, planes)
     """
-    a, b = _sum_and_difference_cosines(delta1, delta2, head_dim, base)
-    worst = b < 0
-    return np.where(worst, a + b, a), np.where(worst, 1 + a * b, 1.0)
-
-
-def _sum_and_difference_cosines(
-    delta1: Reals, delta2: Reals, head_dim: Count, base: Number
-) -> tuple[np.ndarray, np.ndarray]:
-    """(*batch, planes) a_i = cos((Delta_1 + Delta_2) theta_i) and b_i = cos((Delta_1 - Delta_2) theta_i)."""
     first, second = distances("delta1", delta1), distances("delta2", delta2)
     try:
         total, difference = first + second, np.abs(first - second)
     except ValueError:
         raise ValueError(f"delta1 of shape {first.shape} and delta2 of shape {second.shape} do not broadcast") from None
     a = np.cos(_angles("delta1 + delta2", total, head_dim, base))
-    return a, np.cos(_angles("delta1 - delta2", difference, head_dim, base))
+    b = np.cos(_angles("delta1 - delta2", difference, head_dim, base))
+    worst = b < 0
+    return np.where(worst, a + b, a), np.where(worst, 1 + a * b, 1.0)
 
 
 def asymmetric(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0) -> float | np.ndarray:
@@ -169,23 +173,33 @@ def surrogate_minimum(
     return (weights * numerators).sum(-1) / (weights * denominators).sum(-1)
 
 
-def dinkelbach(
-    weights: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count, base: Number = 1e4
-) -> tuple[Numbers, int]:
-    """inf_kappa of the surrogate by the paper's fractional programming (Dinkelbach 1967).
+def grid_moments(
+    farthest: Count, head_dim: Count, base: Number = 10_000.0
+) -> tuple[Float[np.ndarray, "side side"], Float[np.ndarray, "side side"]]:
+    """Mean and variance over q of the surrogate's infimum, at all integers 0 <= Delta_1, Delta_2 <= farthest (B.3)."""
+    axis = np.arange(farthest + 1)
+    mean, square = dirichlet.ratio_moments(*unequal_distance_planes(axis[:, None], axis, head_dim, base))
+    return np.asarray(mean), np.asarray(square - mean**2).clip(0)
 
-    From a level lambda, the kappa that minimises N - lambda D gives the next level N / D, until none changes.
 
-    :param weights: (*batch, planes), one row a query
-    :return: (*batch,) minima, and the number of levels after the first, the repeated last one included
+def simulated_minima(
+    mean: Float[np.ndarray, "side side"], variance: Float[np.ndarray, "side side"], samples: Count, seed: int,
+    repeats: Count = 1000,
+) -> Float[np.ndarray, " repeats"]:
+    """Minima over a grid of Monte Carlo means, ``samples`` queries a cell, cells independent: biased downwards."""
+    noise = np.random.default_rng(seed).normal(size=(repeats, *mean.shape))
+    return (mean + noise * np.sqrt(variance) / samples**0.5).min((1, 2))
+
+
+def correlation_and_surrogate(
+    weights: Float[np.ndarray, "queries planes"], kappa: Float[np.ndarray, "*cases planes"], delta1: Number,
+    delta2: Number, base: Number = 10_000.0,
+) -> tuple[Numbers, Numbers]:
+    """The correlation and its surrogate at unequal distances for given alignments (B.3), shape (queries, *cases) each.
+
+    :return: N / sqrt(V_1 V_2) and N / D, with D the mean of the variances V_1 and V_2
     """
-    a, b = _sum_and_difference_cosines(delta1, delta2, head_dim, base)
-    level, levels = (weights * a).sum(-1), 0  # kappa = 0
-    while True:
-        levels += 1
-        kappa = b * (1 - level[..., None] * a) < 0
-        lower = (weights * (a + kappa * b)).sum(-1) / (weights * (1 + kappa * a * b)).sum(-1)
-        if np.allclose(lower, level, rtol=0, atol=1e-15):
-            break
-        level = lower
-    return lower, levels
+    theta = rope_frequencies(2 * weights.shape[-1], base)
+    numerator = weights @ (np.cos((delta1 + delta2) * theta) + kappa * np.cos((delta1 - delta2) * theta)).T
+    one, two = (weights @ (1 + kappa * np.cos(2 * delta * theta)).T for delta in (delta1, delta2))
+    return numerator / np.sqrt(one * two), numerator / ((one + two) / 2)

@@ -16,7 +16,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import accumulate, count, pairwise
 from numbers import Integral
 
 from flint import acb, arb, arb_mat, ctx
@@ -221,6 +221,28 @@ def guaranteed_context(zero: Number) -> int:
     :raises ValueError: for a negative or infinite zero
     """
     return math.floor(one_distance("zero", zero) / 2) + 1
+
+
+def trace_bound_sign(total_distance: Number, head_dim: Count, base: Number = 10_000.0) -> int:
+    """Sign of T_d(x), proved by one ball of 100 bits; 0 where the ball does not decide.
+
+    :param total_distance: x, in positions
+    """
+    with ctx.workprec(100):
+        value = _Trace(head_dim, base).value(arb(one_distance("total_distance", total_distance)))
+        return int(value > 0) - int(value < 0)
+
+
+def floors_by_context(
+    head_dim: Count, base: Number, zero: Number, pieces: Count = 13
+) -> tuple[list[float], list[float]]:
+    """Contexts L in tokens, evenly on a logarithmic scale, and the certified least T_d(2 Delta) within each.
+
+    :param zero: total distance, in positions, at which the last context ends; see `first_zero`
+    """
+    edges = [0.0, *(20 * (zero / 20) ** (step / (pieces - 1)) for step in range(pieces - 1)), zero]
+    lows = [certified_minimum(head_dim, low, high, base, width=1e-4)[0] for low, high in pairwise(edges)]
+    return [edge / 2 + 1 for edge in edges[1:]], list(accumulate(lows, min))
 
 
 # Enclosures of the exact tail and of the expectation at unequal distances ------------------------------------------

@@ -23,7 +23,7 @@ def storage_and_routing(
 ) -> Figure:
     """Left, W between capitals and lowercase letters; right, mean attention weight on the evidence by its offset.
 
-    :param attention: "forward" and "reverse" -> offset of the evidence (positions) and its attention weight, one a query
+    :param attention: "forward" and "reverse" -> offset of the evidence (positions), attention weight
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
     image = left.imshow(stored, cmap="viridis")
@@ -87,4 +87,67 @@ def storage_step(step: ExampleStep) -> Figure:
     right.set_xticks(range(rows), names[:-1])
     right.axhline(0, color="k", linewidth=0.8)
     right.legend()
+    return figure
+
+
+# Routing ------------------------------------------------------------------------------------------------------
+
+
+def covariance_ellipses(
+    query: Float[np.ndarray, " 2"], covariances: Mapping[float, Float[np.ndarray, "2 2"]]
+) -> Figure:
+    """Ellipses of the key's covariance in one plane beside the query, a panel for each alignment kappa."""
+    figure, panels = plt.subplots(1, len(covariances), figsize=(7.2, 2.1), sharey=True)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(turn), np.sin(turn)])
+    for panel, (kappa, covariance) in zip(panels, covariances.items(), strict=True):
+        values, directions = np.linalg.eigh(covariance)
+        outline = directions @ (np.sqrt(np.maximum(values, 0))[:, None] * circle)
+        allowed = kappa >= 0
+        panel.plot(*outline, color=LINES["rope" if allowed else "control"]["color"], linestyle="-" if allowed else ":")
+        panel.annotate("", xy=query, xytext=(0, 0), arrowprops={"arrowstyle": "->", "color": "k"})
+        panel.text(*(query * 1.05), "$q_i$")
+        panel.set(aspect="equal", xlim=(-1.7, 1.7), ylim=(-1.6, 1.6),
+                  title=rf"$\kappa={kappa:g}$" + ("" if allowed else ", excluded"))
+        panel.axis("off")
+    return figure
+
+
+def termwise_bound(
+    kappa: Float[np.ndarray, " points"], correlation: Float[np.ndarray, " points"], mean: float,
+    termwise: Float[np.ndarray, " points"],
+) -> Figure:
+    """Correlation, the theorem's bound ``mean`` and the termwise bound against the alignment of the second plane."""
+    figure, axes = plt.subplots(figsize=(6, 2.8))
+    axes.plot(kappa, correlation, label="correlation", markevery=10, **LINES["rope"])
+    axes.plot(kappa, np.full_like(kappa, mean), label=r"$\sum_i w_ic_i$ (Thm. 4.3)", **LINES["bound"])
+    axes.plot(kappa, termwise, label="termwise bound", markevery=10, **LINES["control"])
+    axes.set(xlabel=r"$\kappa_1$, alignment of the second plane ($\kappa_0=0$)", ylabel="correlation")
+    axes.legend()
+    return figure
+
+
+#: alignment of the keys -> its name and its line in `score_correlations`
+_ALIGNMENTS = {0.0: ("isotropic", "forward"), 0.5: ("between", "rope"), 1.0: ("aligned", "alibi"),
+               -0.5: ("excluded", "control")}
+
+
+def score_correlations(
+    distances: Float[np.ndarray, " distances"],
+    correlations: Mapping[float, Float[np.ndarray, "queries distances"]], bound: Float[np.ndarray, " distances"],
+) -> Figure:
+    """Correlation given q against the distance: mean over queries and the band that holds 90 % of them.
+
+    :param correlations: by alignment kappa, one of 0, 0.5, 1 and -0.5
+    """
+    figure, axes = plt.subplots()
+    for kappa, runs in correlations.items():
+        name, line = _ALIGNMENTS[kappa]
+        low, high = np.quantile(runs, [0.05, 0.95], axis=0)
+        axes.fill_between(distances, low, high, color=LINES[line]["color"], alpha=0.15, linewidth=0)
+        axes.plot(distances, runs.mean(0), label=rf"$\kappa={kappa:g}$, {name}", **LINES[line])
+    axes.plot(distances, bound, label=r"bound $T_d(2\Delta)$", **LINES["bound"])
+    axes.axhline(0, color="k", linewidth=0.6)
+    axes.set(xlabel=r"distance $\Delta$ (positions)", ylabel="correlation given q", ylim=(-0.6, 1.05))
+    axes.legend(ncols=2, fontsize=8, loc="lower left")
     return figure

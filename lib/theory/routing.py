@@ -21,7 +21,7 @@ import sympy as sp
 from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
-from lib.theory.symbolic import Kernel, vanishes
+from lib.theory.symbolic import Kernel, StandardNormal, pearson_correlation, vanishes
 from lib.theory.validation import Number
 
 # In numbers ---------------------------------------------------------------------------------------------------
@@ -106,6 +106,21 @@ def rope_score_correlation(
     there = rotate(query, -forward * frequencies)  # R(Delta_1)^T q, so that s_f = there . k
     back = rotate(query, reverse * frequencies)  # R(-Delta_2)^T q
     return linear_correlation(there, back, covariance)
+
+
+def every_query_reaches_its_bound(
+    queries: Float[np.ndarray, "queries dim"], covariance: Float[np.ndarray, "queries dim dim"],
+    distances: Float[np.ndarray, " distances"], base: Number = 10_000.0,
+) -> bool:
+    """Whether Corr(s_f, s_r | q) >= sum_i w_i cos(2 Delta theta_i) for each query at each distance, to 1e-12.
+
+    :param distances: Delta in positions, of the evidence on either side
+    """
+    weights = plane_weights(queries)
+    return all(
+        bool((rope_score_correlation(queries, covariance, distance, distance, base)
+              >= weights @ np.cos(2 * distance * rope_frequencies(queries.shape[-1], base)) - 1e-12).all())
+        for distance in map(float, distances))
 
 
 # Covariances that break Assumption 4.2 ------------------------------------------------------------------------
@@ -202,6 +217,31 @@ def same_moments(left: PlaneMoments, right: PlaneMoments) -> bool:
     return all(vanishes(one - other) for one, other in pairs)
 
 
+def moments_have_closed_form(*, aligned_with: sp.Matrix | None = None) -> bool:
+    """Whether both variances and the covariance of one plane are those of `plane_identities`, all of it symbolic.
+
+    :param aligned_with: an axis that the key's ellipse follows in the query's place, which breaks Assumption 4.2
+    """
+    query, (kappa, tau2, phi, psi) = _plane_query(), sp.symbols("kappa tau2 phi psi", real=True)
+    covariance = plane_covariance(aligned_with or query, kappa, tau2)
+    return same_moments(plane_moments(query, covariance, phi, psi), plane_identities(query, kappa, tau2, phi, psi))
+
+
+def alignment_is_along_minus_across(*, turned: int = 1) -> bool:
+    """Whether the variance along q_i less that across it is kappa tau2, and the trace tau2.
+
+    :param turned: sign of the alignment that the covariance gets; -1 for keys that vary across the query
+    """
+    query, (kappa, tau2) = _plane_query(), sp.symbols("kappa tau2", real=True)
+    covariance, across = plane_covariance(query, turned * kappa, tau2), sp.Matrix([-query[1], query[0]])
+    gap = (query.T * covariance * query - across.T * covariance * across)[0] / query.dot(query)
+    return vanishes(gap - kappa * tau2) and vanishes(covariance.trace() - tau2)
+
+
+def _plane_query() -> sp.Matrix:
+    return sp.Matrix(sp.symbols("q_1 q_2", real=True))
+
+
 # In symbols: all planes ---------------------------------------------------------------------------------------
 
 
@@ -234,3 +274,69 @@ def expected_weight(planes: Any) -> sp.Expr:
     """
     x = sp.Symbol("x", positive=True)
     return sp.simplify(sp.integrate((planes - 1) * x * (1 - x) ** (planes - 2), (x, 0, 1)))
+
+
+def pairwise_identity_holds(planes: int, total: sp.Expr | int = 1) -> bool:
+    """Whether N - C D = sum_ij w_i w_j kappa_j (1 - c_i c_j), written out for so many planes.
+
+    :param total: what the weights sum to; Theorem 4.3 has 1
+    """
+    weights, cosines, kappas = (sp.symbols(f"{name}0:{planes}") for name in "wck")
+    weights = (*weights[:-1], total - sum(weights[:-1]))
+    each = list(zip(weights, cosines, kappas, strict=True))
+    numerator = sum(w * (c + kappa) for w, c, kappa in each)  # N
+    denominator = sum(w * (1 + kappa * c) for w, c, kappa in each)  # D
+    mean = sum(w * c for w, c, _ in each)  # C
+    pairs = sum(w * other * kappa * (1 - c * d) for w, c, _ in each for other, d, kappa in each)
+    return vanishes(numerator - mean * denominator - pairs)
+
+
+# In symbols: what correlates how ------------------------------------------------------------------------------
+
+#: the example in which a termwise argument falls short: cosines of two planes
+MEDIANT_COSINES = (sp.Rational(9, 10), sp.Rational(3, 10))
+
+
+def termwise_bound_falls_short(kappas: Sequence[Any]) -> bool:
+    """Whether `mediant_bound` lies below sum w c while the correlation does not, for equal weights and these kappas."""
+    half = (sp.Rational(1, 2),) * 2
+    mean = sum(MEDIANT_COSINES) / 2
+    below = mediant_bound(half, MEDIANT_COSINES, kappas) < mean
+    return bool(below and mean <= correlation_over_planes(half, MEDIANT_COSINES, kappas))
+
+
+def termwise_bound_falls_short_on_average(kappas: Sequence[Any]) -> bool:
+    """Whether the mean of `mediant_bound` over w_0 uniform on [0, 1] lies below the mean of sum w c."""
+    weight = sp.Symbol("w", positive=True)
+    bound = mediant_bound((weight, 1 - weight), MEDIANT_COSINES, kappas)
+    return bool(sp.integrate(bound, (weight, 0, 1)).evalf(30) < sum(MEDIANT_COSINES) / 2)
+
+
+def isotropic_correlation_is_the_trace(*, silent: Sequence[str] = ()) -> bool:
+    """Whether Corr(s_f, s_r) = tr R(2 Delta) / d over both q and k, standard normal, d = 4 (v1, Thm. 4.1).
+
+    :param silent: coordinates that are zero, of ``q_0`` to ``q_3`` and ``k_0`` to ``k_3``
+    """
+    angles, query, key = (sp.symbols(f"{name}:{count}", real=True) for name, count in
+                          (("phi_", 2), ("q_", 4), ("k_", 4)))
+    zero = dict.fromkeys((sp.Symbol(name, real=True) for name in silent), 0)
+    score = lambda way: (sp.Matrix([query]) * block_rotation([way * a for a in angles]) * sp.Matrix(key))[0].subs(zero)
+    found = pearson_correlation(score(1), score(-1), StandardNormal(), *query, *key)
+    return vanishes(found - sum(sp.cos(2 * angle) for angle in angles) / 2)
+
+
+def alibi_correlation_is_one(*, content_varies: bool = True, slope_varies: bool = False) -> bool:
+    """Whether c - mu Delta_1 and c - mu Delta_2 have correlation 1, for any law of c with these moments (Prop. 4.5).
+
+    :param content_varies: Var(c) = V > 0, else 0
+    :param slope_varies: mu is random and independent of c, against Prop. 4.5
+    """
+    content, slope, near, far, mean, slope_mean = sp.symbols("c mu Delta_1 Delta_2 M M_mu", real=True)
+    spread, slope_spread = sp.symbols("V V_mu", positive=True)
+    square = mean**2 + int(content_varies) * spread
+    scores = content - slope * near, content - slope * far
+    if not slope_varies:
+        return pearson_correlation(*scores, {(1,): mean, (2,): square}, content) == 1
+    moments = {(1, 0): mean, (2, 0): square, (0, 1): slope_mean, (0, 2): slope_mean**2 + slope_spread,
+               (1, 1): mean * slope_mean}
+    return pearson_correlation(*scores, moments, content, slope) == 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from lib.theory import bounds, certificates
+from lib.theory import bounds, certificates, routing
 
 dims = st.sampled_from([2, 4, 6, 16, 64, 128, 200, 256])
 bases = st.sampled_from([2.0, 50, 10_000, 5e5, 1e6])
@@ -247,6 +247,21 @@ def test_floor_of_two_planes_by_hand():
     )
 
 
+def dinkelbach(weights, a, b):
+    """inf_kappa N / D by the paper's fractional programming: from a level, the kappa that minimises N - level D.
+
+    Returns (queries,) minima and the number of levels after the first, the repeated last one included.
+    """
+    level, levels = weights @ a, 0  # kappa = 0
+    while True:
+        levels += 1
+        kappa = b * (1 - level[:, None] * a) < 0
+        lower = (weights * (a + kappa * b)).sum(-1) / (weights * (1 + kappa * a * b)).sum(-1)
+        if np.allclose(lower, level, rtol=0, atol=1e-15):
+            return lower, levels
+        level = lower
+
+
 @pytest.mark.parametrize("pair", [(3, 17), (40, 11), (25, 31), (0, 9), (12, 12)])
 def test_surrogate_minimum_over_all_corners_and_by_iteration(pair):
     w = np.random.default_rng(1).dirichlet(np.ones(6), 40)
@@ -255,10 +270,37 @@ def test_surrogate_minimum_over_all_corners_and_by_iteration(pair):
     corners = np.stack(np.meshgrid(*[[0, 1]] * 6), -1).reshape(-1, 6)
     least = ((w @ (a + corners * b).T) / (w @ (1 + corners * a * b).T)).min(1)
     assert np.allclose(bounds.surrogate_minimum(w, *pair, 12), least, rtol=0, atol=1e-13)
-    values, levels = bounds.dinkelbach(w.reshape(5, 8, 6), *pair, 12)
-    values = values.reshape(40)
+    values, levels = dinkelbach(w, a, b)
     assert np.allclose(values, least, rtol=0, atol=1e-13)
     assert levels == (1 if (b >= 0).all() else 2)
+
+
+def test_correlation_and_surrogate_at_given_alignments():
+    rng = np.random.default_rng(3)
+    query, kappa = rng.normal(size=(5, 8)), rng.uniform(size=(3, 4))
+    weights = routing.plane_weights(query)
+    exact, surrogate = bounds.correlation_and_surrogate(weights, kappa, 6.0, 2.0)
+    assert exact.shape == surrogate.shape == (5, 3)
+    for case, aligned in enumerate(kappa):
+        covariance = routing.key_covariance(query, aligned)
+        assert exact[:, case] == pytest.approx(routing.rope_score_correlation(query, covariance, 6.0, 2.0), abs=1e-12)
+    worst = 1.0 * (np.cos(4.0 * bounds.rope_frequencies(8)) < 0)
+    least = bounds.correlation_and_surrogate(weights, worst, 6.0, 2.0)[1]
+    assert least == pytest.approx(bounds.surrogate_minimum(weights, 6.0, 2.0, 8), abs=1e-12)
+
+
+def test_grid_moments_and_simulated_minima():
+    mean, variance = bounds.grid_moments(4, 16)
+    assert mean.shape == variance.shape == (5, 5)
+    assert mean[3, 1] == pytest.approx(bounds.asymmetric(3, 1, 16), abs=1e-12)
+    values = bounds.surrogate_minimum(np.random.default_rng(0).dirichlet(np.ones(8), 40_000), 3, 1, 16)
+    assert variance[3, 1] == pytest.approx(values.var(), rel=0.05)
+    few, many = (bounds.simulated_minima(mean, variance, n, 0, 50) for n in (10, 10_000))
+    assert few.shape == (50,) and few.mean() < many.mean() < mean.min() + 1e-9
+
+
+def test_chebyshev_is_weaker_than_cantelli():
+    assert bounds.chebyshev(50.0, 0.3, 128) == pytest.approx(2 - 1 / bounds.cantelli(50.0, 0.3, 128), abs=1e-12)
 
 
 def test_one_distance_can_be_an_array():
@@ -278,7 +320,8 @@ def test_the_base_is_ten_thousand_unless_said():
         (bounds.unequal_distance_floor, (20.0, 3.0, 64)),
         (bounds.unequal_correlation_floor, (20.0, 3.0, 64)),
         (bounds.surrogate_minimum, (np.ones(32), 20.0, 3.0, 64)),
-        (bounds.dinkelbach, (np.ones((1, 32)), 20.0, 3.0, 64)),
+        (bounds.chebyshev, (20.0, 0.1, 64)),
+        (bounds.grid_moments, (3, 16)),
         (bounds.certified_minimum, (64, 3.0, 4.0)),
         (bounds.first_zero, (8,)),
         (certificates.tail_enclosure, (20.0, 0.4, 16)),

@@ -283,3 +283,17 @@ def test_a_plane_whose_sign_is_unknown_is_refused():
         certificates._plane(arb(0.5), arb(0, 1e-9))
     assert [float(x) for x in certificates._plane(arb(0.5), arb(-0.25))] == [0.25, 0.125]
     assert [float(x) for x in certificates._plane(arb(0.5), arb(0.25))] == [0.5, 0]
+
+
+def test_sign_of_the_trace_bound_in_one_ball():
+    low, high = certificates.first_zero(8)
+    assert certificates.trace_bound_sign(low, 8) == 1 and certificates.trace_bound_sign(high, 8) == -1
+    assert certificates.trace_bound_sign(0.0, 8) == 1
+
+
+def test_floors_by_context_fall_to_zero_at_the_first_zero():
+    zero, _ = certificates.first_zero(32)
+    lengths, floors = certificates.floors_by_context(32, 10_000.0, zero, pieces=4)
+    assert lengths[0] == 11 and lengths[-1] == pytest.approx(zero / 2 + 1) and len(lengths) == len(floors) == 4
+    assert floors == sorted(floors, reverse=True) and abs(floors[-1]) < 1e-3
+    assert floors[0] == pytest.approx(certificates.certified_minimum(32, 0, 20)[0], abs=2e-4)

@@ -18,7 +18,8 @@ def test_logits_at_numbers(absolute, nonlinear):
     at = lambda matrix: np.array(sp.Matrix(matrix).subs(numbers), dtype=float)
     embedding = at(model.embedding)[:, list(model.tokens)]
     if absolute:
-        embedding = embedding + np.stack([[numbers[sp.Symbol(f"p{j}_{i}", real=True)] for j in range(4)] for i in (0, 1)])
+        at_place = lambda i: [numbers[sp.Symbol(f"p{j}_{i}", real=True)] for j in range(4)]
+        embedding = embedding + np.array([at_place(0), at_place(1)])
     mixed = at(model.value) @ embedding @ at(model.attention)
     assert at(model.logits()) == pytest.approx(at(model.unembedding) @ (mixed**2 if nonlinear else mixed))
 

@@ -173,7 +173,7 @@ def test_plane_moments_against_sampling():
     query, kappa, tau2, forward, reverse = np.array([0.7, -1.1]), 0.4, 1.7, 0.9, 0.3
     symbols = sp.Matrix([sp.Rational(7, 10), sp.Rational(-11, 10)])
     covariance = routing.plane_covariance(symbols, sp.Float(kappa), sp.Float(tau2))
-    keys = rng.multivariate_normal([2, -1], np.array(covariance, dtype=float), size=400_000)
+    keys = rng.multivariate_normal([2, -1], np.array(covariance, dtype=float), size=400_000, method="cholesky")
     turn = lambda angle: np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     sampled = np.cov(keys @ turn(forward).T @ query, keys @ turn(-reverse).T @ query)
     for moments in (routing.plane_moments(symbols, covariance, sp.Float(forward), sp.Float(reverse)),
