@@ -3,15 +3,25 @@
 At equal distances and for given weights w and alignments kappa the conditional correlation is
 Corr = sum w_i (c_i + kappa_i) / sum w_i (1 + kappa_i c_i), c_i = cos(2 Delta theta_i). It rises with every kappa_i
 on [-1, 1], so constant alignments are the extremes, and there Corr = (C + kappa)/(1 + kappa C), C = sum w_i c_i.
+
+The second half decides the steps of the proofs, in symbols and at sample points. Each function is true as the proofs
+state it; what it takes beyond its data breaks one step.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+
 import numpy as np
+import sympy as sp
+from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
-from lib.theory import dirichlet
+from lib.theory import dirichlet, routing
+from lib.theory.bound_proofs import mean_is
 from lib.theory.bounds import trace_bound
+from lib.theory.symbolic import expectation, vanishes
 from lib.theory.validation import Count, Number, Reals, array, as_scalar_or_array, distances, strictly_between
 
 
@@ -95,3 +105,145 @@ def unconditional_correlation(
         raise ValueError("the scores do not vary: some plane needs a positive variance")
     angles = np.multiply.outer(distances("total_distance", total_distance), rope_frequencies(2 * len(omega), base))
     return as_scalar_or_array(np.cos(angles) @ (omega / omega.sum()))
+
+
+# Queries of other laws ----------------------------------------------------------------------------------------
+
+#: how the lengths |q_i| of the planes are drawn, shape (queries, planes)
+PLANE_LENGTHS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], Float[np.ndarray, "queries planes"]]] = {
+    "normal": lambda rng, shape: np.linalg.norm(rng.normal(size=(*shape, 2)), axis=-1),
+    "heavy-tailed": lambda rng, shape: rng.pareto(1.5, size=shape) + 1,  # a few long planes
+    "fast planes longer": lambda rng, shape: PLANE_LENGTHS["normal"](rng, shape) * np.linspace(2, 0.5, shape[1]),
+}
+
+
+def bound_values(
+    law: str, queries: Count, seed: int, distance: Number = 20.0, head_dim: Count = 64
+) -> Float[np.ndarray, " queries"]:
+    """sum w c of random queries whose plane lengths follow one of `PLANE_LENGTHS`; equal distances, in positions."""
+    squares = PLANE_LENGTHS[law](np.random.default_rng(seed), (int(queries), int(head_dim) // 2)) ** 2
+    return np.asarray(squares @ np.cos(2 * distance * rope_frequencies(head_dim)) / squares.sum(1))
+
+
+# Steps of the proofs, in symbols ------------------------------------------------------------------------------
+
+_KAPPA, _LEVEL = sp.symbols("kappa C", real=True)
+
+
+def slope_in_kappa_is(cosine: Number | None = None) -> bool:
+    """Whether Corr has the slope w (D - c N) / D^2 in one kappa, and D - c N splits into D - N and D + N.
+
+    N_0 and D_0 stand for the other planes.
+
+    :param cosine: the control: a number for c in the slope
+    """
+    w, c, n0, d0, n, d = sp.symbols("w_i c_i N_0 D_0 N D", real=True)
+    numerator, denominator = n0 + w * (c + _KAPPA), d0 + w * (1 + _KAPPA * c)
+    claimed = w * (denominator - (c if cosine is None else cosine) * numerator) / denominator**2
+    split = (1 + c) / 2 * (d - n) + (1 - c) / 2 * (d + n)
+    return vanishes(sp.diff(numerator / denominator, _KAPPA) - claimed) and vanishes(d - c * n - split)
+
+
+def sum_and_difference_factor(sign: int = 1) -> bool:
+    """Whether (1 + kappa c) +- (c + kappa) = (1 +- kappa)(1 +- c), plane by plane, so that D +- N >= 0."""
+    return all(vanishes((1 + _KAPPA * _LEVEL) + side * (_LEVEL + _KAPPA)
+                        - (1 + side * _KAPPA) * (1 + sign * side * _LEVEL)) for side in (1, -1))
+
+
+def shifted_curvature_is(power: int = 3, side: int = 1) -> bool:
+    """Whether (C + kappa) / (1 + kappa C) has the second derivative -2 kappa (1 - kappa^2) / (1 + kappa C)^power in C.
+
+    :param side: 1 for kappa itself (concave), -1 for kappa = -kappa_0 (convex)
+    """
+    kappa = side * sp.Symbol("kappa_0", positive=True)
+    second = sp.diff((_LEVEL + kappa) / (1 + kappa * _LEVEL), _LEVEL, 2)
+    return vanishes(second + 2 * kappa * (1 - kappa**2) / (1 + kappa * _LEVEL) ** power)
+
+
+def plane_covariance_is(traces: int = 2) -> bool:
+    """Whether two scores of one plane have the covariance of n4-means, for any means, variances, angles and laws.
+
+    :param traces: how often sigma_q^2 sigma_k^2 counts
+    """
+    phi, psi, sq, sk = sp.symbols("phi psi sigma_q sigma_k", real=True)
+    q_mean, k_mean = (sp.Matrix(sp.symbols(f"{name}1:3", real=True)) for name in ("q", "k"))
+    xi, zeta = sp.symbols("x1:3"), sp.symbols("z1:3")  # standardised deviations
+    query, key = q_mean + sq * sp.Matrix(xi), k_mean + sk * sp.Matrix(zeta)
+    # uncorrelated, of mean 0 and variance 1: known up to the second degree in each, and no more is needed
+    moments = {powers: int(1 not in powers) for powers in itertools.product(range(3), repeat=4)
+               if sum(powers[:2]) <= 2 and sum(powers[2:]) <= 2}
+    mean = lambda polynomial: expectation(sp.expand(polynomial), moments, *xi, *zeta)
+    one, two = ((query.T * routing.rotation(angle) * key)[0] for angle in (phi, psi))
+    weight = sk**2 * q_mean.dot(q_mean) + sq**2 * k_mean.dot(k_mean) + traces * sq**2 * sk**2
+    return vanishes(mean(one * two) - mean(one) * mean(two) - weight * sp.cos(phi - psi))
+
+
+# Steps of the proofs, at sample points ------------------------------------------------------------------------
+
+
+def range_is_filled(seed: int, lowest: float = 0.0) -> bool:
+    """Whether no random kappa in [lowest, 1]^m leaves [C, 1], and kappa = t (1, ..., 1) sweeps all of it.
+
+    240 queries at d = 64, 300 alignments each.
+    """
+    rng = np.random.default_rng(seed)
+    for delta in (1.0, 7.0, 24.0, 48.0):
+        weights = routing.plane_weights(rng.normal(size=(60, 64)))
+        cosines = np.cos(2 * delta * rope_frequencies(64))
+        kappas = rng.uniform(lowest, 1, size=(300, 60, 32)) * rng.integers(0, 2, size=(300, 60, 32))
+        values = (weights * (cosines + kappas)).sum(-1) / (weights * (1 + kappas * cosines)).sum(-1)
+        bottom = weights @ cosines
+        sweep = np.array([shifted(bottom, t) for t in np.linspace(0, 0.9999, 400)])
+        if (values < bottom - 1e-12).any() or (values > 1 + 1e-12).any() or np.diff(sweep, axis=0).max() > 0.1:
+            return False
+    return True
+
+
+def aligned_mean_agrees(kappa: Number, queries: Count, seed: int) -> bool:
+    """Whether the integral at ``kappa`` is the mean over full covariance matrices at 0.4; d = 32, distance 20."""
+    query = np.random.default_rng(seed).normal(size=(queries, 32))
+    values = routing.rope_score_correlation(query, routing.key_covariance(query, 0.4), 20.0, 20.0)
+    return mean_is(values, float(aligned_mean(20.0, kappa, 32)))
+
+
+def misaligned_above_bound(allowed: float, bound: float, seed: int) -> bool:
+    """Whether Corr >= (C - bound)/(1 - bound C) for covariance matrices with kappa_i >= -allowed; d = 32."""
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(400, 32))
+    kappas = np.where(rng.uniform(size=(400, 16)) < 0.8, -allowed, rng.uniform(-allowed, 1, size=(400, 16)))
+    for delta in (1.0, 10.0, 31.0):
+        level = routing.plane_weights(query) @ np.cos(2 * delta * rope_frequencies(32))
+        values = routing.rope_score_correlation(query, routing.key_covariance(query, kappas), delta, delta)
+        if (values < shifted(level, -bound) - 1e-12).any():
+            return False
+    return True
+
+
+def exact_mean_outlives_bound(cases: Iterable[tuple[int, float]]) -> bool:
+    """Whether the mean at kappa = -mu, where `misaligned_bound` is zero, is positive (above 1e-3).
+
+    :param cases: head dimension and distance
+    """
+    return all(float(aligned_mean(delta, -float(trace_bound(2 * delta, d)), d)) > 1e-3 for d, delta in cases)
+
+
+def simulated_means_agree(seed: int, *, key_centred: bool = False) -> bool:
+    """Whether 120,000 drawn pairs have the correlation of n4-means within 0.01; three planes, distances 1 and 6.
+
+    :param key_centred: the control: the formula with a key of mean 0
+    """
+    rng, mean = np.random.default_rng(seed), np.array([[1.5, 0.5], [0.0, 1.0], [2.0, 0.0]])
+    variance, theta = np.array([0.5, 1.0, 0.3]), rope_frequencies(6)
+    draw = lambda mean: (mean + variance[:, None] ** 0.5 * rng.normal(size=(120_000, 3, 2))).reshape(-1, 6)
+    key_mean = 2 * mean[::-1]
+    query, key = draw(mean), draw(key_mean)
+    scores = [(query * routing.rotate(key, turn * theta)).sum(1) for turn in (1.0, -6.0)]
+    stated = unconditional_correlation(7.0, mean, variance, key_mean * (not key_centred), variance)
+    return bool(abs(np.corrcoef(*scores)[0, 1] - stated) < 0.01)
+
+
+def unequal_traces_agree(distance: Number, queries: Count, seed: int) -> bool:
+    """Whether `unequal_traces_mean` at ``distance`` is the mean over covariance matrices at distance 6; d = 32."""
+    query, traces = np.random.default_rng(seed).normal(size=(queries, 32)), np.geomspace(20, 0.05, 16)
+    values = routing.rope_score_correlation(query, routing.key_covariance(query, 0.0, traces), 6.0, 6.0)
+    return mean_is(values, float(unequal_traces_mean(distance, traces)))
