@@ -26,7 +26,7 @@ def compute(notebooks: Sequence[Path], records: Path) -> dict[str, Any]:
     checks = [{**check, **origin(run_of[book.stem], check["cell"])}
               for book in notebooks for check in claims.checks_of(book)]
     known = claims_file.read_claims(claims_file.CLAIMS, [*chapters.chapters()])
-    rows = ledger.compute(known, checks, proofs(), {name: claims_file.digest(name) for name in known})
+    rows = ledger.compute(known, checks, proofs(), {name: claims_file.claim_digest(name) for name in known})
     return {"rows": rows, "counts": ledger.count(rows), "established": sum(row["established"] for row in rows),
             "chapters": run_of}
 

@@ -33,7 +33,7 @@ Lazy = Any  # a value, or a function of no arguments that gives it, called only 
 
 
 class OurFault(AssertionError):
-    """What this book computes itself is wrong or disagrees with its record: no finding about a claim, the build stops."""
+    """What this book computes is wrong or disagrees with its record: no finding about a claim, the build stops."""
 
 
 class ControlPassed(AssertionError):

@@ -22,7 +22,14 @@ from lib.record.provenance import ROOT
 CLAIMS = ROOT / "book" / "claims.yml"
 #: kinds of evidence, strongest first
 EVIDENCE = ("symbolic", "certified", "numeric", "pattern")
-SOURCES = ("paper", "v1", "zhu2024", "referee", "project")
+#: where a claim comes from -> the title of its part of the ledger
+SOURCES = {
+    "paper": "The paper",
+    "v1": "Its first version",
+    "zhu2024": "Zhu et al. 2024, the autoregressive counterpart",
+    "referee": "What a referee asked",
+    "project": "Beyond the paper: this book's own statements",
+}
 #: what a negative control breaks
 BREAKS = ("hypothesis", "mutation")
 _REQUIRED = {"id": str, "title": str, "source": str, "place": str, "statement": str, "hypotheses": list,
@@ -31,6 +38,8 @@ _REQUIRED = {"id": str, "title": str, "source": str, "place": str, "statement": 
 _OPTIONAL = {"deviation": str, "needs": str, "open": str, "checks": dict, "prediction": dict, "assumed": bool}
 _CHECK = {"says": str, "control": str, "breaks": str, "kind": str, "scope": str, "covers": str, "unit": str,
           "tolerance": (int, float), "paper": object}
+#: what a measured claim fixes before its runs: of which experiment, and what would refute it
+_PREDICTION = {"experiment": str, "statistic": str, "threshold": str, "refuted_by": str}
 #: a check covers the whole claim, or the cases that its scope names
 COVERS = ("claim", "cases")
 
@@ -100,9 +109,11 @@ def read_claims(path: Path, chapters: Iterable[str] | None = None) -> dict[str, 
 def _check_entry(where: str, entry: Any, chapters: Iterable[str] | None) -> None:
     _check_fields(where, entry, _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_word(where, "evidence", entry["evidence"], EVIDENCE)
-    _check_word(where, "source", entry["source"], SOURCES)
+    _check_word(where, "source", entry["source"], tuple(SOURCES))
     if chapters is not None and not (entry.get("open") or entry.get("needs")):
         _check_word(where, "chapter", entry["chapter"], tuple(chapters))
+    if "prediction" in entry:
+        _check_fields(f"{where}: prediction", entry["prediction"], _PREDICTION, _PREDICTION)
     for check, texts in entry.get("checks", {}).items():
         here = f"{where}: check {check}"
         _check_fields(here, texts, _CHECK, ("says", "control"))
@@ -143,7 +154,7 @@ def of_chapter(chapter: str) -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in known_claims().items() if entry["chapter"] == chapter}
 
 
-def digest(claim: str) -> str:
+def claim_digest(claim: str) -> str:
     """Digest of what a measured claim fixes before its runs: its statement, prediction, and checks.
 
     A run stores the digests of the claims that it serves; one that is still the same was registered first.
@@ -151,3 +162,9 @@ def digest(claim: str) -> str:
     entry = known_claims()[claim]
     fixed = {name: entry.get(name) for name in ("statement", "prediction", "checks")}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def registered_for(experiment: str) -> dict[str, str]:
+    """Claims whose ``prediction`` names this experiment, and their digests: what a run that starts now stores."""
+    return {name: claim_digest(name) for name, entry in known_claims().items()
+            if entry.get("prediction", {}).get("experiment") == experiment}

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.record import options, provenance
+from lib.record import claims_file, options, provenance
 from lib.record.training_state import Checkpoint
 
 
@@ -86,7 +86,8 @@ def recording(
     :param device: that the run computes on
     :param processes: that share it
     :param writes: whether this is the process that writes
-    :param registered: the claims that the run serves, claim -> digest
+    :param registered: the claims that the run serves, claim -> digest; those whose prediction names the experiment
+      where not said
     :raises ValueError: for what can be no result's file, what is there and is another result, and parameters that
       cannot be recorded
     :raises lib.record.training_state.CheckpointError: when a checkpoint is loaded that is another run's, or damaged
@@ -102,7 +103,8 @@ def recording(
     runs = [{**parameters, "out": out.name} for out, parameters in results.items()]
     told = {**(results[first] if len(runs) == 1 else {"runs": runs}), "seeds": list(seeds), **(identity or {})}
     run = provenance.Run(device, together=len(results), processes=processes)
-    going = Recording(results, experiment, seeds, Checkpoint(path, told), run, registered)
+    going = Recording(results, experiment, seeds, Checkpoint(path, told), run,
+                      claims_file.registered_for(experiment) if registered is None else registered)
     try:
         yield going
     except BaseException as error:

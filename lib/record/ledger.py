@@ -30,17 +30,17 @@ STATUS_OF = {"symbolic": "proved", "certified": "certified", "numeric": "reprodu
 _HOLDS = ("proved", "certified", "checked", "reproduced", "pattern", "assumed")
 _PROOF = re.compile(r"((?:^\(proof-[\w-]+\)=\s*\n)+)\s*:{3,}\{prf:proof\}(.*?)^:{3,}\s*$", re.MULTILINE | re.DOTALL)
 _REFERENCE = re.compile(r"\{prf:ref\}`(?:[^`<]*<)?([\w-]+)>?`")
-Row = dict[str, Any]
+Row = Mapping[str, Any]  # a claim with its status and checks
 
 
 def compute(
     claims: Mapping[str, Mapping[str, Any]], checks: Sequence[Mapping[str, Any]], proofs: Iterable[str] = (),
     digests: Mapping[str, str] | None = None,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """One row a claim: its status, the reason for it, whether it is established, its checks, when it was registered.
 
     :param proofs: claims with a labelled proof on their page, see `proofs_in`
-    :param digests: of the claims as they stand, see `claims.digest`
+    :param digests: of the claims as they stand, see `claims_file.claim_digest`
     :raises LedgerError: for a check of an unknown claim, and for an orphan: no check and no reason why
     """
     for check in checks:

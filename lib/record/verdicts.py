@@ -20,18 +20,10 @@ import jinja2
 import networkx as nx
 from markupsafe import Markup
 
-from lib.record.claims_file import known_claims
-from lib.record.ledger import STATUSES
+from lib.record.claims_file import SOURCES, known_claims
+from lib.record.ledger import STATUSES, Row
 
-SOURCES = {
-    "paper": "The paper",
-    "v1": "Its first version",
-    "zhu2024": "Zhu et al. 2024, the autoregressive counterpart",
-    "referee": "What a referee asked",
-    "project": "Beyond the paper: this book's own statements",
-}
 INLINE = 3  # so many values stand in a line, more in a table
-Row = Mapping[str, Any]
 
 
 # Words and numbers -------------------------------------------------------------------------------------------------
@@ -53,7 +45,7 @@ def code(text: str) -> Markup:
     return Markup(inline)
 
 
-def values(check: Row) -> list[dict[str, str]]:
+def shown_values(check: Row) -> list[dict[str, str]]:
     """The values of a check, one entry a name: name, ours, spread, interval, paper, each in words and with its unit."""
     ours, unit = check.get("ours"), check.get("unit", "")
     names: list[Any] = list(ours) if isinstance(ours, Mapping) else [None]
@@ -82,8 +74,8 @@ def _with_unit(value: Any, unit: str) -> str:
     return f"{text} {unit}" if text and unit else text
 
 
-def in_words(value: Mapping[str, str]) -> str:
-    """One entry of `values` as a phrase."""
+def phrase(value: Mapping[str, str]) -> str:
+    """One entry of `shown_values` as a phrase."""
     spread = f" ± {value['spread']}" if value["spread"] else ""
     interval = f" (interval {value['interval']})" if value["interval"] else ""
     paper = f" (paper: {value['paper']})" if value["paper"] else ""
@@ -100,7 +92,7 @@ def seeds(check: Row) -> str:
 
 def plain(check: Row) -> str:
     """An executed check in a terminal."""
-    facts = [*map(in_words, values(check)), seeds(check),
+    facts = [*map(phrase, shown_values(check)), seeds(check),
              f"tolerance {format_value(check['tolerance'])}" if check.get("tolerance") is not None else ""]
     facts = [fact for fact in facts if fact]
     lines = [f"{'holds' if check['holds'] else 'FAILS'} [{check['claim']}] {check['says']}"
@@ -113,7 +105,7 @@ def plain(check: Row) -> str:
 
 _PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
                             trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-_PAGES.filters |= {"code": code, "format": format_value, "in_words": in_words, "seeds": seeds, "values": values}
+_PAGES.filters |= {"code": code, "format": format_value, "in_words": phrase, "seeds": seeds, "values": shown_values}
 _PAGES.globals |= {"INLINE": INLINE}
 
 
@@ -144,7 +136,7 @@ def badge(status: str) -> Markup:
 _PAGES.filters["badge"] = badge
 
 
-def counts(rows: Sequence[Row]) -> str:
+def status_counts(rows: Sequence[Row]) -> str:
     """How many claims of each source have each status, as an HTML table that is also the legend."""
     sources = [source for source in SOURCES if any(row["source"] == source for row in rows)]
     number = lambda status, source: sum(row["status"] == status and row["source"] == source for row in rows)
@@ -153,7 +145,7 @@ def counts(rows: Sequence[Row]) -> str:
     return _template("counts").render(titles=[SOURCES[source] for source in sources], lines=lines).strip()
 
 
-def table(rows: Sequence[Row]) -> str:
+def ledger_table(rows: Sequence[Row]) -> str:
     """Every claim, a line each that opens: statement, checks, controls and provenance; a script filters them."""
     return _template("ledger").render(
         rows=rows, statuses=[status for status in STATUSES if any(row["status"] == status for row in rows)],
@@ -185,7 +177,7 @@ def as_csv(rows: Iterable[Row]) -> str:
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 168, 40, 46, 10, 30
 
 
-def graph(rows: Sequence[Row]) -> str:
+def claim_graph(rows: Sequence[Row]) -> str:
     """What rests on what, as an SVG that fits the page and zooms: a statement stands right of those it depends on."""
     links = nx.DiGraph((other, row["id"]) for row in rows for other in row["depends"])
     by_name = {row["id"]: row for row in rows}

@@ -12,6 +12,9 @@ ENTRY = {"id": "a", "title": "T", "source": "paper", "place": "Sec. 1", "stateme
          "depends": [], "evidence": "numeric", "chapter": "c", "checks": {"one": {"says": "s", "control": "c"}}}
 
 
+PREDICTION = {"experiment": "beyond", "statistic": "mean", "threshold": "above 3", "refuted_by": "anything below"}
+
+
 def without(field):
     return {key: value for key, value in ENTRY.items() if key != field}
 
@@ -48,6 +51,7 @@ def test_a_sound_file_is_read(read):
     ([{**ENTRY, "hypotheses": "one"}], "a: field 'hypotheses' must be a list"),
     ([{**ENTRY, "statement": ""}], "a: field 'statement' must be a str that is not empty"),
     ([{**ENTRY, "assumed": "yes"}], "a: field 'assumed' must be a bool"),
+    ([{**ENTRY, "prediction": {"experiment": "beyond"}}], "a: prediction: field 'refuted_by' is missing"),
     ([check(breaks="window")], "a: check one: breaks 'window' is none of hypothesis, mutation"),
     ([check(kind="gut")], "a: check one: kind 'gut' is none of"),
     ([check(covers="most")], "a: check one: covers 'most' is none of claim, cases"),
@@ -87,12 +91,14 @@ def test_the_digest_follows_what_is_fixed_before_the_runs(tmp_path, monkeypatch)
         path.write_text(json.dumps([entry]))
         import os
         os.utime(path, ns=(number, number))  # the file is read again when it changes
-        return claims_file.digest("a")
+        return claims_file.claim_digest("a")
 
     first = digest(1, ENTRY)
     assert digest(2, {**ENTRY, "title": "another", "chapter": "d"}) == first
     assert digest(3, check(tolerance=2)) != first
-    assert digest(4, {**ENTRY, "prediction": {"threshold": 3}}) != first
+    assert digest(4, {**ENTRY, "prediction": PREDICTION}) != first
+    assert claims_file.registered_for("beyond") == {"a": claims_file.claim_digest("a")}
+    assert claims_file.registered_for("another") == {}
 
 
 def test_order_puts_a_claim_after_those_it_depends_on():

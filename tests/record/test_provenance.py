@@ -201,6 +201,7 @@ def test_a_new_result_needs_no_manifest(recorded):
     record(recorded / "e" / "new.json", seeds=[5])
     record(recorded / "e" / "newer.json")
     assert provenance.load(recorded / "e" / "new.json")["seeds"] == [5]
+    edited(recorded / "e" / "newer.json", lambda content: content["provenance"].pop("digest"))
     assert provenance.load(recorded / "e" / "newer.json")["seeds"] == [0, 1]
     assert provenance.check_manifest() == ["e/new.json", "e/newer.json"]
 
@@ -256,7 +257,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
     for path in (tmp_path / "file" / "a.json", tmp_path / "folder.json"):
         with pytest.raises(OSError) as raised:
             provenance.write_json(path, 1)
-        assert str(path) in str(raised.value) or str(path.parent) in str(raised.value)
+        assert str(raised.value).endswith(f": '{path}'")
 
 
 @pytest.mark.parametrize("value, place", [({"m": [1.0, float("nan")]}, r"m\[1\] nan"), (float("inf"), "inf"),
@@ -271,10 +272,14 @@ def test_a_number_that_is_none_is_named_by_its_place(tmp_path, value, place):
 
 def test_a_copy_within_another_checkout_has_no_commit(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "a").write_text("")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "a"], check=True)
     commit = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@x", "commit", "-q", "--allow-empty"]
     subprocess.run([*commit, "-m", "m"], check=True)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    assert provenance.commit() not in ("", "unknown")
+    found = provenance.commit()
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "absent"))  # as within a hook
+    assert provenance.commit() == found not in ("", "unknown")
     inner = tmp_path / "copy"
     inner.mkdir()
     monkeypatch.setattr(provenance, "ROOT", inner)

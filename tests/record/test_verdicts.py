@@ -24,15 +24,15 @@ def row(name="a", **fields):
 
 
 def test_values_stand_beside_their_names_with_units():
-    shown = verdicts.values(check(ours={"RoPE": 22.5, "ALiBi": 100.0}, spread=[3.0, 0.0], paper={"RoPE": 43.1},
+    shown = verdicts.shown_values(check(ours={"RoPE": 22.5, "ALiBi": 100.0}, spread=[3.0, 0.0], paper={"RoPE": 43.1},
                                   interval={"RoPE": [10.0, 35.0]}))
-    assert [verdicts.in_words(value) for value in shown] == [
+    assert [verdicts.phrase(value) for value in shown] == [
         "RoPE: 22.5 % ± 3 % (interval 10 to 35 %) (paper: 43.1 %)", "ALiBi: 100 % ± 0 %"]
 
 
 def test_a_single_value_needs_no_name():
-    assert verdicts.in_words(verdicts.values(check(ours=1.23456, paper=1.2, unit=""))[0]) == "1.235 (paper: 1.2)"
-    assert verdicts.values(check()) == []
+    assert verdicts.phrase(verdicts.shown_values(check(ours=1.23456, paper=1.2, unit=""))[0]) == "1.235 (paper: 1.2)"
+    assert verdicts.shown_values(check()) == []
 
 
 def test_a_box_shows_what_a_check_says_and_escapes():
@@ -62,7 +62,7 @@ def test_the_ledger_as_html_holds_every_claim_and_escapes():
     origin = {"chapter": "c", "cell": 3, "commit": "c0", "device": "CPU", "profile": "quick", "seconds": 1.0}
     rows = [row("a", checks=[check(**origin), {"claim": "a", "skipped": "why", **origin}], registered="before"),
             row("b", depends=["a"], status="open", reason="why", registered="afterwards")]
-    page = verdicts.table(rows) + verdicts.graph(rows) + verdicts.counts(rows)
+    page = verdicts.ledger_table(rows) + verdicts.claim_graph(rows) + verdicts.status_counts(rows)
     assert "&lt;a&gt;" in page and "<a>" not in page and r"\(x&lt;1\)" in page
     assert page.count('id="claim-') == 2 and page.count("<rect") == 2 and page.count('class="edge"') == 1
     assert "Registered before its runs." in page and "Found afterwards" in page
@@ -79,5 +79,5 @@ def test_the_ledger_as_csv_has_a_line_a_check():
 
 
 def test_titles_in_the_graph_are_cut_to_two_lines():
-    page = verdicts.graph([row("a"), row("b", title="word " * 30, depends=["a"])])
+    page = verdicts.claim_graph([row("a"), row("b", title="word " * 30, depends=["a"])])
     assert page.count("<text") == 3 and "…" in page
