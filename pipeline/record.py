@@ -5,18 +5,19 @@ Executed chapters go to ``book/``, their provenance, the results and the ledger 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from lib.record import provenance
 from pipeline import chapters
 
 
 def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
     """Copy the notebooks and provenance of the named chapters, and all results; returns what was written.
 
-    A build folder may still hold chapters that the book had earlier: those are left where they are.
+    All recorded results are then listed in the manifest, see `lib.record.provenance`. A build folder may still
+    hold chapters that the book had earlier: those are left where they are.
     """
     pairs = [(path, root / "book" / path.name) for path in sorted((build / "chapters").glob("[!.]*.ipynb"))
              if path.stem in names]
@@ -25,11 +26,9 @@ def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
               if not any(part.startswith(".") for part in path.relative_to(build).parts)  # a draft
               and (path.parent.name != "chapters" or path.stem in names)]
     for made, kept in pairs:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
-        shutil.copy2(made, draft)
-        draft.replace(kept)
-    return [kept for _, kept in pairs]
+        with provenance.replacing(kept) as draft:
+            shutil.copy2(made, draft)
+    return [*(kept for _, kept in pairs), provenance.write_manifest(root / "results")]
 
 
 if __name__ == "__main__":

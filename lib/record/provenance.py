@@ -310,10 +310,16 @@ def results(experiment: str, folder: Path | None = None) -> Iterator[Result]:
 # The manifest ----------------------------------------------------------------------------------------------------
 
 
-def recorded_files() -> dict[str, str]:
-    """SHA-256 of every recorded file, by its path below `RECORDED`."""
-    files = sorted({*RECORDED.glob("*.json"), *RECORDED.glob("*/*.json")} - {RECORDED / MANIFEST})
-    return {file.relative_to(RECORDED).as_posix(): _file_digest(file.read_bytes()) for file in files}
+def recorded_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every recorded file, by its path below the folder of results."""
+    files = sorted({*folder.glob("*.json"), *folder.glob("*/*.json")} - {folder / MANIFEST})
+    return {file.relative_to(folder).as_posix(): _file_digest(file.read_bytes()) for file in files}
+
+
+def write_manifest(folder: Path) -> Path:
+    """Write the manifest of a folder of results; returns its path."""
+    write_json(folder / MANIFEST, recorded_files(folder))
+    return folder / MANIFEST
 
 
 def _file_digest(whole: bytes) -> str:
@@ -341,18 +347,18 @@ class Options:
 
 def check_manifest() -> list[str]:
     """Recorded files that the manifest does not list as they are, and those that it lists and that are gone."""
-    listed, found = read_json(RECORDED / MANIFEST), recorded_files()
+    listed, found = read_json(RECORDED / MANIFEST), recorded_files(RECORDED)
     return sorted(name for name in {*listed, *found} if listed.get(name) != found.get(name))
 
 
 def main(asked: Options) -> None:
     """Write the manifest, or compare."""
     if asked.manifest:
-        write_json(RECORDED / MANIFEST, recorded_files())
+        write_manifest(RECORDED)
     differing = check_manifest()
     if differing:
         sys.exit(f"differ from {RECORDED / MANIFEST}: {', '.join(differing)}")
-    print(f"{len(recorded_files())} recorded files are as {RECORDED / MANIFEST} lists them")
+    print(f"{len(recorded_files(RECORDED))} recorded files are as {RECORDED / MANIFEST} lists them")
 
 
 if __name__ == "__main__":

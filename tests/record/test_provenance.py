@@ -166,12 +166,12 @@ def recorded(tmp_path, monkeypatch):
         record(tmp_path / "e" / f"{name}.json")
     edited(tmp_path / "e" / "old.json", lambda content: content["provenance"].pop("digest"))
     (tmp_path / "ledger.json").write_text("{}")
-    provenance.write_json(tmp_path / provenance.MANIFEST, provenance.recorded_files())
+    assert provenance.write_manifest(tmp_path) == tmp_path / "MANIFEST.json"
     return tmp_path
 
 
 def test_the_manifest_lists_every_recorded_file(recorded, capsys):
-    assert [*provenance.recorded_files()] == ["e/new.json", "e/old.json", "ledger.json"]
+    assert [*provenance.recorded_files(recorded)] == ["e/new.json", "e/old.json", "ledger.json"]
     (recorded / "e" / ".new.json.checkpoint").write_text("")
     provenance.main(provenance.Options())
     assert "3 recorded files are as" in capsys.readouterr().out
