@@ -248,7 +248,7 @@ def dream_config(fields: Fields) -> Qwen2Config:
     return Qwen2Config(**known, rope_parameters=_rope(fields), use_cache=False)
 
 
-def _without_code(fields: Fields) -> dict[str, Any]:
+def fields_without_code(fields: Fields) -> dict[str, Any]:
     """What a causal model's configuration says, its sizes checked, and no pointer to code."""
     _check_sizes(fields, _SIZES)
     return {field: value for field, value in fields.items() if field != "auto_map"}
@@ -257,11 +257,11 @@ def _without_code(fields: Fields) -> dict[str, Any]:
 def _qwen3_5_config(fields: Fields) -> PreTrainedConfig:
     """The language model's part of a Qwen3.5 configuration."""
     if fields["model_type"] == "qwen3_5_text":
-        return Qwen3_5TextConfig(**_without_code(fields))
+        return Qwen3_5TextConfig(**fields_without_code(fields))
     if not isinstance(fields.get("text_config"), dict):
         raise ValueError(f"config.json: text_config must hold fields and values, not {fields.get('text_config')!r}")
     _check_sizes(fields["text_config"], _SIZES)
-    return Qwen3_5Config(**_without_code(fields)).get_text_config()
+    return Qwen3_5Config(**fields_without_code(fields)).get_text_config()
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -272,9 +272,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("dream", "Dream-7B", "Dream-org/Dream-v0-Instruct-7B", ("Dream",), Qwen2ForCausalLM,
                      Qwen2Tokenizer, dream_config, causal=False, logits_shift=1),
         Architecture("llama", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ("llama",), LlamaForCausalLM,
-                     AutoTokenizer, lambda fields: LlamaConfig(**_without_code(fields)), causal=True, logits_shift=1),
+                     AutoTokenizer, lambda fields: LlamaConfig(**fields_without_code(fields)), causal=True, logits_shift=1),
         Architecture("qwen2", "Qwen-2.5-7B", "Qwen/Qwen2.5-7B-Instruct", ("qwen2",), Qwen2ForCausalLM,
-                     AutoTokenizer, lambda fields: Qwen2Config(**_without_code(fields)), causal=True, logits_shift=1),
+                     AutoTokenizer, lambda fields: Qwen2Config(**fields_without_code(fields)), causal=True, logits_shift=1),
         Architecture("qwen3_5", "Qwen-3.5-4B", "Qwen/Qwen3.5-4B", ("qwen3_5", "qwen3_5_text"), Qwen3_5ForCausalLM,
                      AutoTokenizer, _qwen3_5_config, causal=True, logits_shift=1,
                      left_out=r"^(mtp\.|model\.visual\.)"),
