@@ -3,15 +3,21 @@
 *Score correlation* is over the key's content, given the query and the positions. *Storage transfer* is the
 change of the reverse logit after a forward step on the value path, as a fraction of what it would be with
 the evidence at its old position and the same attention: 1 for every encoding that leaves values alone.
+
+The second half decides the steps of the proofs, in symbols and at sample points. Each function is true as the proofs
+state it; what it takes breaks one step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from jaxtyping import Float
+import sympy as sp
+from jaxtyping import Float, Int
 
 from lib.encodings import rope_frequencies
-from lib.theory import routing
+from lib.theory import routing, symbolic
 from lib.theory.bounds import trace_bound
 from lib.theory.validation import Count, Number, Reals, as_scalar_or_array, distances
 
@@ -113,3 +119,144 @@ def sinusoidal_transfer(move: Reals, width: Count, ratio: float = 1.0) -> float 
     :param ratio: |p|^2 / |x|^2
     """
     return (1 + ratio * trace_bound(move, width)) / (1 + ratio)
+
+
+# Encodings side by side ---------------------------------------------------------------------------------------
+
+
+def mean_score_correlations(
+    head_dim: Count, reach: Int[np.ndarray, " distances"], queries: Count, seed: int
+) -> dict[str, Float[np.ndarray, " distances"]]:
+    """Mean over random queries of the score correlation with isotropic keys, by encoding.
+
+    :param reach: equal distances of the evidence on either side, in positions
+    """
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(queries, head_dim))
+    weights, positions = routing.plane_weights(query), rng.normal(size=(2, queries, head_dim))
+    quarter = lambda x: [rotary_map(side * x, head_dim, 0.25) for side in (1.0, -1.0)]
+    by_distance: dict[str, Callable[[float], Float[np.ndarray, " queries"]]] = {
+        "additive bias, none": lambda x: np.ones(1),
+        "partial RoPE, 1/4": lambda x: map_correlation(query, np.eye(int(head_dim)), *quarter(x)),
+        "RoPE": lambda x: weights @ np.cos(2 * x * rope_frequencies(head_dim)),
+        "xPos, signed": lambda x: xpos_correlation(weights, x, xpos_decay(head_dim)),
+        "learned absolute": lambda x: added_score_correlation(query, *positions),
+    }
+    return {name: np.array([correlation(float(x)).mean() for x in reach]) for name, correlation in by_distance.items()}
+
+
+def mean_storage_transfers(
+    head_dim: Count, moves: Int[np.ndarray, " distances"]
+) -> dict[str, Float[np.ndarray, " distances"]]:
+    """Mean storage transfer by encoding, positions as long as embeddings; ``moves`` of the evidence, in positions."""
+    return {"relative or none": np.ones(len(moves)),
+            "sinusoidal, $|p|=|x|$": np.asarray(sinusoidal_transfer(moves, head_dim)),
+            "learned, $|p|=|x|$": np.full(len(moves), 0.5)}
+
+
+# Steps of the proofs: scores ----------------------------------------------------------------------------------
+
+_QUERY = sp.Matrix(sp.symbols("q_0:2", real=True))
+_HERE, _THERE = (sp.Matrix(sp.symbols(f"{name}_0:2", real=True)) for name in "pr")  # two position vectors
+
+
+def _correlation(there: sp.Matrix, back: sp.Matrix) -> sp.Expr:
+    """Corr(there . k + b_f, back . k + b_r) over a standard normal key k of two coordinates."""
+    key, biases = sp.symbols("k_0:2", real=True), sp.symbols("b_f b_r")
+    scores = (vector.dot(sp.Matrix(key)) + bias for vector, bias in zip((there, back), biases, strict=True))
+    return symbolic.pearson_correlation(*scores, symbolic.StandardNormal(), *key)
+
+
+def biases_alone_correlate(turned: bool = False) -> bool:
+    """Whether scores that differ in biases alone have correlation 1; ``turned``: in rotations by phi and -phi too."""
+    phi = sp.Symbol("phi", real=True) if turned else 0
+    there, back = (routing.rotation(angle).T * _QUERY for angle in (phi, -phi))
+    return symbolic.vanishes(_correlation(there, back) - 1)
+
+
+def xpos_moments_are_scaled(back: int = 1) -> bool:
+    """Whether one plane of signed xPos has RoPE's covariance, and its variances times z^-2 and z^2.
+
+    :param back: exponent of z on the reverse side: 1, opposite to the forward side's
+    """
+    z, phi = sp.Symbol("z", positive=True), sp.Symbol("phi", real=True)
+    rope = routing.plane_moments(_QUERY, sp.eye(2), phi, phi)
+    there, turned_back = (routing.rotation(angle).T * _QUERY for angle in (phi, -phi))
+    forward, reverse = there / z, z**back * turned_back  # P_f^T q, P_r^T q
+    found = routing.PlaneMoments(forward.dot(reverse), z**2 * forward.dot(forward), reverse.dot(reverse) / z**2)
+    return routing.same_moments(rope, found)
+
+
+def xpos_root_is_a_sum_of_squares(ratios: bool = True) -> bool:
+    """Whether sum w z^2 sum w z^-2 - 1 = sum_ij w_i w_j (z_i/z_j - z_j/z_i)^2 / 2, for any number of planes.
+
+    :param ratios: if not, z_i - z_j stands for the difference of ratios
+    """
+    w, z = sp.IndexedBase("w"), sp.IndexedBase("z")
+    difference = lambda i, j: z[i] / z[j] - z[j] / z[i] if ratios else z[i] - z[j]
+    return symbolic.same_double_sum(lambda i, j: w[i] * w[j] * (z[i] ** 2 / z[j] ** 2 - 1),
+                                    lambda i, j: w[i] * w[j] * difference(i, j) ** 2 / 2)
+
+
+def added_correlation_is_cosine(moved: bool = True) -> bool:
+    """Whether Corr over the content of B is cos(q + pi_i, q + pi_i'), d = 2; not ``moved``: without pi_i'."""
+    first, second = _QUERY + _HERE, _QUERY + _THERE
+    found = _correlation(first, second) * sp.sqrt(first.dot(first)) * sp.sqrt(second.dot(second))
+    return symbolic.vanishes(found - first.dot(second if moved else _QUERY))
+
+
+def heads_add_up(reverse_target: int) -> bool:
+    """Whether the inner product of two heads' columns of B is positive: forward target 1, n = 3, all symbolic."""
+    forward, reverse = sp.symbols("a_f1 a_f2", positive=True), sp.symbols("a_r1 a_r2", positive=True)
+    heads = sp.symbols("W1_0:3", real=True), sp.symbols("W2_0:3", real=True)
+
+    def gradient(masses: tuple[sp.Symbol, ...], target: int) -> list[sp.Expr]:  # of the loss, in both columns
+        logits = [sum(mass * head[v] for mass, head in zip(masses, heads, strict=True)) for v in range(3)]
+        loss = sp.log(sum(map(sp.exp, logits))) - logits[target]
+        return [sp.factor(sp.diff(loss, weight)) for head in heads for weight in head]
+
+    pairs = zip(gradient(forward, 1), gradient(reverse, reverse_target), strict=True)
+    return bool(sp.Add(*(one * other for one, other in pairs)).is_positive)
+
+
+# Steps of the proofs: storage ---------------------------------------------------------------------------------
+
+
+def evidence_depends_on_position(size: int = 1) -> bool:
+    """Whether u_A^T W_V (x + size p) differs between two positions, two coordinates, all symbolic."""
+    row, x = sp.Matrix(sp.symbols("g_0:2", real=True)), sp.Matrix(sp.symbols("x_0:2", real=True))
+    return not symbolic.vanishes(row.dot(x + size * _HERE) - row.dot(x + size * _THERE))
+
+
+def step_transfers(matrix: str, share: str) -> bool:
+    """Whether a step on U or W_V changes the moved evidence's logits by this share of the old place's, n = D = 2.
+
+    :param matrix: "U" or "W_V", the parameter of the step
+    :param share: "values", <v, v'>/|v|^2; "embeddings", the same of the embeddings with their positions; "all", 1
+    """
+    unembedding, value = (sp.Matrix(2, 2, sp.symbols(f"{name}_0:4", real=True)) for name in "UV")
+    x, error = (sp.Matrix(sp.symbols(f"{name}_0:2", real=True)) for name in "xe")
+    here, there = x + _HERE, x + _THERE
+    read = {"U": lambda place: error * (value * here).T * value * place,  # dU = error v^T
+            "W_V": lambda place: unembedding * (unembedding.T * error) * here.T * place}[matrix]  # dW_V = U^T error x^T
+    ratio = lambda old, new: old.dot(new) / old.dot(old)
+    fraction = {"values": ratio(value * here, value * there), "embeddings": ratio(here, there), "all": 1}[share]
+    return all(symbolic.vanishes(new - fraction * old) for old, new in zip(read(here), read(there), strict=True))
+
+
+def sinusoids_give_the_trace(sign: int = -1) -> bool:
+    """Whether one plane's sines and cosines at two positions have the inner product cos((j + sign j') theta)."""
+    j, moved, theta = sp.symbols("j_1 j_2 theta", real=True)
+    inner = sp.sin(j * theta) * sp.sin(moved * theta) + sp.cos(j * theta) * sp.cos(moved * theta)
+    return symbolic.vanishes(inner - sp.cos((j + sign * moved) * theta))
+
+
+def random_positions_halve_transfer(size: float, seed: int) -> bool:
+    """Whether the ratio of means over 200,000 random embeddings of width 16 is within 0.01 of one half.
+
+    :param size: of the position vectors, times that of the embeddings
+    """
+    scales = np.array([1, size, size])[:, None, None]
+    x, first, second = np.random.default_rng(seed).normal(size=(3, 200_000, 16)) * scales
+    seen, moved = x + first, x + second
+    return bool(abs((seen * moved).sum() / (seen * seen).sum() - 0.5) < 0.01)
