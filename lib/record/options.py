@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import torch
 
 Options = TypeVar("Options")
-SEEDS = 2**63  # seeds lie below it: keys of generators are unsigned, and the upper half is kept for other draws
+INTEGER_LIMIT = 2**63  # integers, seeds among them, lie below it: what numpy and torch can hold
 _ROOT = Path(__file__).resolve().parents[2]
 _WORDS: dict[Any, tuple[str, str]] = {  # how a type is shown and called
     int: ("INTEGER", "an integer"), float: ("NUMBER", "a number"), Path: ("PATH", "a path"), str: ("TEXT", "a text")}
@@ -115,10 +115,10 @@ def one_line(program: str, words: Sequence[str] = ()) -> Iterator[None]:
         if not _raised_here(error):
             raise
         _end(program, f"{error}{_notes(error)}", 2)
-    except (ArithmeticError, MemoryError) as error:
-        if not _raised_here(error) or isinstance(error, ZeroDivisionError):
+    except (ArithmeticError, MemoryError, RuntimeError) as error:
+        if not _expected(error):
             raise
-        _end(program, f"{error}{_notes(error)}", 1)
+        _end(program, f"{str(error).splitlines()[0] if str(error) else 'out of memory'}{_notes(error)}", 1)
     except OSError as error:
         told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         _end(program, f"{told}{_notes(error)}", 1)
@@ -148,6 +148,14 @@ def _notes(error: BaseException) -> str:
 def _end(program: str, message: str, status: int) -> NoReturn:
     print(f"{program}: {'; '.join(message.splitlines())}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether a computation failed for lack of memory, or as the project's own code says it can."""
+    if isinstance(error, RuntimeError):  # torch's
+        return "out of memory" in str(error) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (type(error) in (ArithmeticError, FloatingPointError)
+                                              and _raised_here(error))
 
 
 def _raised_here(error: BaseException) -> bool:
@@ -278,8 +286,8 @@ class _Parser(argparse.ArgumentParser):
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         word = next((word for word in words if word.startswith("-")), words[0]).split("=")[0]
         known = [name for action in self._actions for name in action.option_strings if name not in ("-h", "--help")]
-        self.error(f"there is no option {word}{_nearest(word, known) or '; --help lists those that there are'}"
-                   if word.startswith("-") else f"{word!r} belongs to no option; --help lists them")
+        self.error(f"there is no option {word[:80]}{_nearest(word, known) or '; --help lists those that there are'}"
+                   if word.startswith("-") else f"{_shortened(word)} belongs to no option; --help lists them")
 
 
 def _parser(kind: type) -> _Parser:
@@ -335,16 +343,24 @@ def _item(kind: Any) -> tuple[Any, bool]:
 
 def _value(leaf: _Leaf, kind: Callable[[str], Any], word: str) -> Any:
     try:
-        return kind(word)
+        value = kind(word)
+        if kind is int and abs(value) >= INTEGER_LIMIT:
+            raise argparse.ArgumentTypeError(f"{_shortened(word)} is too large: integers lie below 2^63")
+        return value
     except ValueError:
         example = "" if leaf.default in (None, dataclasses.MISSING, ()) else f", such as {leaf.shown}"
-        raise argparse.ArgumentTypeError(f"{word!r} is not {_WORDS[kind][1]}{example}") from None
+        raise argparse.ArgumentTypeError(f"{_shortened(word)} is not {_WORDS[kind][1]}{example}") from None
 
 
 def _chosen(choices: tuple[str, ...], word: str) -> str:
     if word not in choices:
-        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(choices)}{_nearest(word, choices)}")
+        told = f"{_shortened(word)} is none of {', '.join(choices)}{_nearest(word, choices)}"
+        raise argparse.ArgumentTypeError(told)
     return word
+
+
+def _shortened(word: str) -> str:
+    return repr(word if len(word) <= 80 else f"{word[:80]}...")
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -395,7 +411,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
     :raises ValueError: with the seeds
     """
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= INTEGER_LIMIT:
         raise ValueError(f"seeds must be different integers from 0 to 2^63 - 1, not {list(seeds)!r}")
 
 

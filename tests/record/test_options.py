@@ -124,11 +124,22 @@ def test_the_help_is_the_comment_and_the_default(capsys):
     (["--out", "x", "--learning-rate", "nan"], "--learning-rate must lie in (0, inf), not nan"),
     (["--out", "x", "--learning-rate", "inf"], "--learning-rate must lie in (0, inf), not inf"),
     (["--out", "x", "--seeds", "1", "1"], "--seeds must be different integers from 0 to 2^63 - 1, not [1, 1]"),
-    (["--out", "x", "--seeds", str(2**63)], "--seeds must be different integers"),
-    (["--out", "x", "--seeds", "9" * 5000], "is not an integer"),
+    (["--out", "x", "--seeds", str(2**63)], "--seeds: '9223372036854775808' is too large: integers lie below 2^63"),
+    (["--out", "x", "--width", "-" + "9" * 30], "--width: '-999999999999999999999999999999' is too large"),
+    (["--out", "x", "--seeds", "9" * 5000], f"--seeds: '{'9' * 80}...' is not an integer"),
+    (["--out", "x", "--profile", "9" * 5000], f"--profile: '{'9' * 80}...' is none of quick, full"),
+    (["--out", "x", "--" + "9" * 5000], f"there is no option --{'9' * 78}; --help"),
+    (["--out", "x", "9" * 5000], f"'{'9' * 80}...' belongs to no option"),
 ])
 def test_what_is_refused_is_named_in_one_line(words, told, capsys):
     assert told in refused(capsys, *words)
+
+
+def test_seeds_are_checked_where_they_do_not_come_from_a_command():
+    options.check_seeds([0, 2**63 - 1])
+    for seeds in ([], [1, 1], [-1], [2**63]):
+        with pytest.raises(ValueError, match="seeds must be different integers"):
+            options.check_seeds(seeds)
 
 
 @pytest.mark.parametrize("value, interval, accepted", [
@@ -166,6 +177,9 @@ def failing(error):
     (ArithmeticError("the loss is not finite"), 1, "the loss is not finite"),
     (OSError(28, "No space left on device", "a.json"), 1, "a.json: No space left on device"),
     (OSError("without a file"), 1, "without a file"),
+    (MemoryError("too little memory for 8B"), 1, "too little memory for 8B"),
+    (MemoryError(), 1, "out of memory"),
+    (RuntimeError("CUDA out of memory. Tried\nto allocate"), 1, "CUDA out of memory. Tried"),
     (KeyboardInterrupt(), 130, f"interrupted: python -m {__name__} --out 'a b.json'"),
 ])
 def test_a_failure_ends_with_one_line(error, status, told, capsys):
@@ -186,6 +200,8 @@ def test_notes_stand_in_the_line(capsys):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(TypeError):
         failing(TypeError("a defect"))(["--out", "a.json"])
+    with pytest.raises(RuntimeError, match="sizes of tensors"):
+        failing(RuntimeError("sizes of tensors must match"))(["--out", "a.json"])
     with pytest.raises(ZeroDivisionError):
         options.command(Run, lambda given: 1 / 0)(["--out", "a.json"])
     with pytest.raises(ValueError, match="broadcast"):
