@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from lib.language_models.facts import DATASETS
 from lib.record import provenance
-from lib.record.options import SEEDS, command, option
+from lib.record.options import INTEGER_LIMIT, command, option
 
 #: the models the paper fine-tunes, by the name of their architecture, in the order of Table 7
 MODELS = {
@@ -109,7 +109,7 @@ def _check_choices(chosen: Mapping[str, Any]) -> None:
             raise ValueError(f"datasets: no dataset {name!r}; one of {', '.join(DATASETS)}")
     _check_list("seeds", chosen["seeds"], "[0, 1]")
     for seed in chosen["seeds"]:
-        if not str(seed).isdecimal() or int(seed) >= SEEDS:  # Snakemake hands numbers on as text
+        if not str(seed).isdecimal() or int(seed) >= INTEGER_LIMIT:  # Snakemake hands numbers on as text
             raise ValueError(f"seeds must be integers from 0 on, not {seed!r} (and below 2^63)")
 
 
@@ -296,7 +296,7 @@ def table(there: Results) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Table7Options:
     """What the command can be told."""
 
     folder: Path = option(provenance.RECORDED, positional=True)  # that holds language_models/
@@ -304,7 +304,7 @@ class Options:
     options: str = ""  # what the sweep was told under that name, such as "--epochs 5"
 
 
-def show(asked: Options) -> None:
+def show(asked: Table7Options) -> None:
     """Print the table of what is there.
 
     :raises ValueError: as `collect`
@@ -315,7 +315,7 @@ def show(asked: Options) -> None:
         print(f"left out: {name}: {reason}", file=sys.stderr)
 
 
-main = command(Options, show)
+main = command(Table7Options, show)
 
 if __name__ == "__main__":
     main()
