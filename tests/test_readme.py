@@ -61,7 +61,8 @@ def test_the_model_of_the_readme_is_loaded(registries, tmp_path):
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (\S+) --help", README))))
 def test_commands_of_the_readme_explain_themselves(module):
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "usage" in done.stdout.lower()
 
 
