@@ -16,7 +16,7 @@ import sympy as sp
 from jaxtyping import Float
 
 from lib.theory import symbolic
-from lib.theory.storage import prediction_errors
+from lib.theory.storage import descend, prediction_errors
 
 # Sensitivity to a score -------------------------------------------------------------------------------------
 
@@ -128,6 +128,23 @@ def fact_masses(facts: int, vocabulary: int, length: int) -> Float[np.ndarray, "
     masses[np.arange(facts), vocabulary + np.arange(facts)] = 1 / length
     masses[:, -2:] = (length - 2) / length, 1 / length
     return masses
+
+
+def contrast_path(
+    length: int, facts: int, vocabulary: int, step_size: float, steps: int
+) -> Float[np.ndarray, " steps"]:
+    """h_B - h_bar of the first fact after each step on the mean loss, from W = 0, attention uniform."""
+    masses = fact_masses(facts, vocabulary, length)
+    path = descend(np.zeros((vocabulary, masses.shape[1])), masses, np.arange(facts), step_size / facts, steps)[1:]
+    return np.array([score_contrast(storage, masses[0], 0, vocabulary) for storage in path])
+
+
+def error_cosines(
+    forward: Float[np.ndarray, "pairs vocab"], reverse: Float[np.ndarray, "pairs vocab"], reverse_target: int = 0
+) -> Float[np.ndarray, " pairs"]:
+    """cos(eps_f, eps_r) of pairs of predictions; the forward target is token 0."""
+    first, second = (p - np.eye(p.shape[1])[target] for p, target in ((forward, 0), (reverse, reverse_target)))
+    return (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
 
 
 def error_masses_storage(

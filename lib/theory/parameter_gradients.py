@@ -12,13 +12,16 @@ tokens; column n of W_E is the mask's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flint
 import numpy as np
 import sympy as sp
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
+
+from lib.encodings import rope_frequencies
+from lib.theory.routing import rotate
 
 Array = np.ndarray
 
@@ -186,6 +189,64 @@ def matrix_inner_products(parameters: Parameters, forward: PromptSpec, reverse: 
     return parts
 
 
+def whole_inner_product(parts: Mapping[str, Any]) -> Any:
+    """The inner product over all five matrices, from `matrix_inner_products`."""
+    return sum(parts[field.name] for field in dataclasses.fields(Parameters))
+
+
+def storage_inner_product(parts: Mapping[str, Any]) -> Any:
+    """Its terms that do not pass through the score: U, W_V and the value path of W_E."""
+    return parts["unembedding"] + parts["value"] + parts["embedding_value"]
+
+
+# Random models --------------------------------------------------------------------------------------------------
+
+
+def random_parameters(
+    rng: np.random.Generator, vocabulary: int, embedding: int, head: int, value: int
+) -> Parameters:
+    """Normal entries, of variance 1 over the number of columns, for sizes n, D, d and d_v."""
+    shapes = ((embedding, vocabulary + 1), (head, embedding), (head, embedding), (value, embedding),
+              (vocabulary, value))
+    return Parameters(*(rng.normal(size=shape) / np.sqrt(shape[1]) for shape in shapes))
+
+
+def rope_prompts(head_dim: int, forward: float, reverse: float) -> tuple[PromptSpec, PromptSpec]:
+    """Forward and reverse prompt at distances Delta_1 and Delta_2 (positions), target 0, evidence 1."""
+    frequencies, eye = rope_frequencies(head_dim), np.eye(head_dim)
+    turned = (rotate(eye, offset * frequencies).T for offset in (forward, -reverse))  # columns: turned unit vectors
+    first, second = (PromptSpec(position, 0.0, 0, 1) for position in turned)
+    return first, second
+
+
+def alibi_prompts(
+    head_dim: int, forward: float, reverse: float, slope: float = 0.1
+) -> tuple[PromptSpec, PromptSpec]:
+    """Forward and reverse prompt at distances Delta_1 and Delta_2 (positions), target 0, evidence 1."""
+    first, second = (PromptSpec(np.eye(head_dim), -slope * distance, 0, 1) for distance in (forward, reverse))
+    return first, second
+
+
+#: prompts at two distances, for a head dimension
+PromptsAt = Callable[[int, float, float], tuple[PromptSpec, PromptSpec]]
+
+
+def sampled_inner_products(
+    prompts: PromptsAt, scale: float, models: int, seed: int
+) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, " models"]]:
+    """`whole_inner_product` and `storage_inner_product` of random models, at random distances from 1 to 19.
+
+    :param scale: factor on all weights of `random_parameters`, n = 10, D = d_v = 16, d = 8
+    """
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(models):
+        model = random_parameters(rng, 10, 16, 8, 16).mapped(lambda matrix: scale * matrix)
+        parts = matrix_inner_products(model, *prompts(8, *rng.integers(1, 20, size=2).astype(float)))
+        found.append((whole_inner_product(parts), storage_inner_product(parts)))
+    whole, storage = np.array(found).T
+    return whole, storage
+
+
 # Derivatives of the loss itself ---------------------------------------------------------------------------------
 
 
@@ -246,3 +307,37 @@ def _partials(loss: PromptLoss, parameters: Parameters, prompt: PromptSpec, name
         value = loss(dataclasses.replace(parameters, **{name: moved}), prompt)
         partials[place] = value[1] if isinstance(value, flint.arb_series) else flint.arb(0)  # entry not used
     return partials
+
+
+def certified_gap(prompts: PromptsAt, seed: int, dropped: str = "", bits: int = 200) -> float:
+    """Largest relative distance of Prop. C.1's closed forms from enclosed inner products, over the five matrices.
+
+    One random model, n = 7, D = 6, d = 4, d_v = 5, at distances 3 and 5; both sides in ball arithmetic.
+
+    :param dropped: a part of the embedding's inner product to leave out
+    """
+    exact = parameters_as_balls(random_parameters(np.random.default_rng(seed), 7, 6, 4, 5))
+    pair = [prompt_as_balls(prompt) for prompt in prompts(4, 3.0, 5.0)]
+    forward, reverse = (enclosed_gradient(truncated_loss, exact, prompt, bits) for prompt in pair)
+    with flint.ctx.workprec(bits):
+        stated = matrix_inner_products(exact, *pair)
+        if dropped:
+            stated["embedding"] -= stated[dropped]
+        found = {name: (getattr(forward, name) * getattr(reverse, name)).sum() for name in vars(exact)}
+        return max(float(abs(stated[name] - found[name]).upper() / abs(found[name]).lower()) for name in found)
+
+
+def takes_both_signs(part: Callable[[Mapping[str, Any]], Any], seed: int, models: int = 60) -> bool:
+    """Whether a part of `matrix_inner_products` is enclosed above 0 in one random model and below 0 in another.
+
+    n = 3, D = d = d_v = 2, with embeddings, keys and unembeddings three times as large, at RoPE distances 3 and 5.
+    """
+    rng, signs = np.random.default_rng(seed), set()
+    for _ in range(models):
+        small = random_parameters(rng, 3, 2, 2, 2)
+        small = dataclasses.replace(small, embedding=3 * small.embedding, key=3 * small.key,
+                                    unembedding=3 * small.unembedding)
+        pair = [prompt_as_balls(prompt) for prompt in rope_prompts(2, 3.0, 5.0)]
+        value = part(matrix_inner_products(parameters_as_balls(small), *pair))
+        signs |= {1} if value > 0 else {-1} if value < 0 else set()
+    return signs == {1, -1}

@@ -153,3 +153,17 @@ def test_symbols_carry_their_assumptions():
 def test_results_cannot_be_changed(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(result, next(iter(vars(result))), None)
+
+
+def test_error_cosines_by_hand():
+    first, second = np.array([[0.5, 0.5, 0.0]]), np.array([[0.5, 0.0, 0.5]])
+    assert gradients.error_cosines(first, second) == pytest.approx([0.5])
+    assert gradients.error_cosines(first, first) == pytest.approx([1.0])
+    assert gradients.error_cosines(first, second, 1) == pytest.approx(  # (-1/2, 1/2, 0) and (1/2, -1, 1/2)
+        [-0.75 / np.sqrt(0.5 * 1.5)])
+
+
+def test_contrast_path_starts_along_the_slope():
+    path = gradients.contrast_path(length=5, facts=2, vocabulary=4, step_size=1e-6, steps=2)
+    slope = float(gradients.contrast_slope_formula(2, 4, 1 / 5, (1 + 3**2) / 25))
+    assert path == pytest.approx([1e-6 * slope, 2e-6 * slope], rel=1e-4)

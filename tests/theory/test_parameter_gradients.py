@@ -8,7 +8,9 @@ import pytest
 import sympy as sp
 import torch
 
-from lib.theory import symbolic
+from lib.encodings import rope_frequencies
+from lib.theory import parameter_gradients as pg
+from lib.theory import routing, symbolic
 from lib.theory.parameter_gradients import (
     Parameters,
     PromptSpec,
@@ -140,3 +142,33 @@ def test_bad_arguments_are_refused():
 def test_results_cannot_be_changed(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(result, next(iter(vars(result))), None)
+
+
+# random models and prompts ---------------------------------------------------------------------------------------
+
+
+def test_prompts_give_the_scores_of_their_encoding():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 6))
+    for prompt, offset in zip(pg.rope_prompts(6, 3.0, 5.0), (3.0, -5.0), strict=True):
+        turned = routing.rotate(key, offset * rope_frequencies(6))
+        assert query @ prompt.position @ key + prompt.bias == pytest.approx(query @ turned)
+    for prompt, distance in zip(pg.alibi_prompts(6, 3.0, 5.0, slope=0.2), (3.0, 5.0), strict=True):
+        assert query @ prompt.position @ key + prompt.bias == pytest.approx(query @ key - 0.2 * distance)
+
+
+def test_random_parameters_have_scores_of_order_one():
+    model = pg.random_parameters(np.random.default_rng(0), 40, 50, 30, 20)
+    assert [matrix.shape for matrix in vars(model).values()] == [(50, 41), (30, 50), (30, 50), (20, 50), (40, 20)]
+    assert model.query.std() == pytest.approx(50**-0.5, rel=0.05)
+
+
+def test_sampled_inner_products_are_those_of_each_model():
+    whole, storage = pg.sampled_inner_products(pg.rope_prompts, 1.5, 2, seed=4)
+    rng = np.random.default_rng(4)
+    model = pg.random_parameters(rng, 10, 16, 8, 16).mapped(lambda matrix: 1.5 * matrix)
+    parts = pg.matrix_inner_products(model, *pg.rope_prompts(8, *rng.integers(1, 20, size=2).astype(float)))
+    assert len(whole) == 2 and whole[0] == pytest.approx(pg.whole_inner_product(parts))
+    assert storage[0] == pytest.approx(parts["unembedding"] + parts["value"] + parts["embedding_value"])
+    assert pg.whole_inner_product(parts) == pytest.approx(
+        sum(parts[name] for name in ("embedding", "query", "key", "value", "unembedding")))

@@ -1,0 +1,254 @@
+"""What Apps. C.1 and C.2 state about the full gradient, decided by computer algebra.
+
+Each function takes the statement's own numbers, or what breaks it, and returns whether the statement holds. The
+derivatives are those of `storage`, `gradients` and `parameter_gradients`. In *effective coordinates* the parameters
+are W, W_Q W_E and W_K W_E; the *original matrices* are W_E, W_Q, W_K, W_V and U. Unless a docstring says more, sizes are
+n = 3 for errors and two RoPE planes (d = 4) for scores, and every entry is a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from lib.theory import gradients, storage, symbolic
+from lib.theory.parameter_gradients import (
+    Parameters,
+    PromptSpec,
+    backpropagate,
+    closed_form_gradient,
+    derived_gradient,
+    matrix_inner_products,
+    symbolic_parameters,
+    truncated_loss,
+)
+from lib.theory.routing import block_rotation
+
+#: angles of the two planes in the forward prompt, Delta_1 theta_i, and in the reverse prompt, Delta_2 theta_i
+FORWARD_ANGLES = sp.symbols("phi_0:2", real=True)
+REVERSE_ANGLES = sp.symbols("psi_0:2", real=True)
+#: R(Delta_1 + Delta_2), R(Delta_1 - Delta_2), and the two rotations between query and key, R(Delta_1), R(-Delta_2)
+TOTAL_ROTATION = block_rotation([phi + psi for phi, psi in zip(FORWARD_ANGLES, REVERSE_ANGLES, strict=True)])
+DIFFERENCE_ROTATION = block_rotation([phi - psi for phi, psi in zip(FORWARD_ANGLES, REVERSE_ANGLES, strict=True)])
+ROPE_MAPS = block_rotation(FORWARD_ANGLES), block_rotation([-psi for psi in REVERSE_ANGLES])
+
+# Errors and storage (effective coordinates) -------------------------------------------------------------------
+
+
+def _errors(model: storage.StorageModel) -> list[sp.Expr]:
+    """p - e_A, factored, so that each entry shows its sign."""
+    return [sp.factor(p - int(v == model.target)) for v, p in enumerate(model.probabilities)]
+
+
+def _error_inner(pair: Sequence[storage.StorageModel]) -> sp.Expr:
+    forward, reverse = map(_errors, pair)
+    return sp.Add(*(one * other for one, other in zip(forward, reverse, strict=True)))
+
+
+def storage_gradients_align(reverse_target: int) -> bool:
+    """Whether grad_W l = eps a^T for two prompts of length 4, with <eps_f, eps_r> > 0 and <a_f, a_r> > 0.
+
+    :param reverse_target: the forward prompt has target 1
+    """
+    pair = storage.storage_model((3, 0, 2, 2), 3, 1), storage.storage_model((2, 3, 0, 0), 3, reverse_target)
+    outer = all(symbolic.vanishes(entry - error * model.mass(b)) for model in pair for b in range(4)
+                for entry, error in zip(model.gradient(b), _errors(model), strict=True))
+    masses = sp.Add(*(pair[0].mass(b) * pair[1].mass(b) for b in range(4)))
+    return outer and bool(_error_inner(pair).is_positive and masses.is_positive)
+
+
+def error_cosine_at_least_half(wrong: int, *, same_target: bool = True) -> bool:
+    """Whether 4 <eps_f, eps_r>^2 >= |eps_f|^2 |eps_r|^2 and <eps_f, eps_r> >= 0, for so many wrong tokens.
+
+    Written in the masses on the wrong tokens, which are not negative, neither may have a negative coefficient.
+    """
+    u, w = sp.symbols(f"u0:{wrong}"), sp.symbols(f"w0:{wrong}")
+    forward = sp.Matrix([-sum(u), *u])
+    reverse = sp.Matrix([-sum(w), *w] if same_target else [*w, -sum(w)])
+    inner = forward.dot(reverse)
+    gap = 4 * inner**2 - forward.dot(forward) * reverse.dot(reverse)
+    return all(coefficient >= 0 for part in (gap, inner) for coefficient in sp.Poly(part, *u, *w).coeffs())
+
+
+def errors_align(reverse_target: int) -> bool:
+    """Whether <eps_f, eps_r> > 0 for any weights, for prompts of length 2 and 3; the forward target is 1."""
+    pair = storage.storage_model((2, 3), 3, 1), storage.storage_model((3, 2, 0), 3, reverse_target)
+    return bool(_error_inner(pair).is_positive)
+
+
+# Scores (effective coordinates) -------------------------------------------------------------------------------
+
+
+def score_cosines_are(pair: gradients.ScorePair, turn: sp.Matrix) -> bool:
+    """Whether gradients of the two scores have inner products k^T turn k (W_Q) and q^T turn q (W_K), norms |k|, |q|."""
+    sides = (pair.query_weights, pair.key), (pair.key_weights, pair.query)
+    inner = all(symbolic.vanishes(pair.inner(weights, pair.forward, pair.reverse) - (x.T * turn * x)[0])
+                for weights, x in sides)
+    norms = all(symbolic.vanishes(pair.inner(weights, score, score) - x.dot(x))
+                for weights, x in sides for score in (pair.forward, pair.reverse))
+    return inner and norms
+
+
+def mean_form_is_the_trace(deviations: Sequence[int]) -> bool:
+    """Whether E[k^T R k] = tr R for independent normal coordinates with these standard deviations."""
+    k, rotation = sp.symbols("k_0:4", real=True), block_rotation(FORWARD_ANGLES)
+    key = sp.Matrix([deviation * x for deviation, x in zip(deviations, k, strict=True)])
+    mean = symbolic.expectation(sp.expand((key.T * rotation * key)[0]), symbolic.StandardNormal(), *k)
+    return symbolic.vanishes(mean - rotation.trace())
+
+
+def cosine_is_a_weighted_mean(*, equal_weights: bool = False) -> bool:
+    """Whether k^T R k / |k|^2 = sum_i w_i cos(angle_i) for every k, with w_i = |k_i|^2 / |k|^2."""
+    key = sp.Matrix(sp.symbols("k_0:4", real=True))
+    cosine = (key.T * block_rotation(FORWARD_ANGLES) * key)[0] / key.dot(key)
+    weights = [key[i : i + 2, :].dot(key[i : i + 2, :]) / key.dot(key) for i in (0, 2)]
+    if equal_weights:
+        weights = [sp.Rational(1, 2)] * 2
+    return symbolic.vanishes(cosine - sum(w * sp.cos(a) for w, a in zip(weights, FORWARD_ANGLES, strict=True)))
+
+
+# The contrast -------------------------------------------------------------------------------------------------
+
+_A, _MASK, _REST = sp.symbols("a_B a_M a_0", positive=True)  # attention mass on evidence, mask and placeholder
+_SQUARE = _MASK**2 + _REST**2  # r^2
+_ON_OTHERS, _ON_REST = sp.symbols("X Y", positive=True)  # an error on the other facts' targets, on the other tokens
+
+
+def contrast_slope_is(formula: Callable[..., Any] = gradients.contrast_slope_formula) -> bool:
+    """Whether the slope built from the definitions is the closed form, for all N <= n from 2 to 5, masses symbolic."""
+    slope = lambda facts, n: gradients.contrast_slope(facts, n, _A, (_MASK, _REST))
+    return all(symbolic.vanishes(slope(facts, n) - formula(facts, n, _A, _SQUARE))
+               for n in (2, 3, 4, 5) for facts in range(1, n + 1))
+
+
+def uniform_contrast_slope(facts: int) -> bool:
+    """Whether the slope under uniform attention is (1 - 1/n) (L - 2) (L - 3) / L^2, for any n and L."""
+    length, n = sp.Symbol("L", integer=True, positive=True), sp.Symbol("n")
+    slope = gradients.contrast_slope_formula(facts, n, 1 / length, (1 + (length - 2) ** 2) / length**2)
+    return symbolic.vanishes(slope - (1 - 1 / n) * (length - 2) * (length - 3) / length**2)
+
+
+def flow_keeps_its_law(other: int) -> bool:
+    """Whether contrast and log(y / x) follow from the errors X and Y so far, for all 2 <= N < n from 3 to 5.
+
+    :param other: the fact whose target gives x; 1 for another fact's, 0 breaks it
+    """
+
+    def holds(facts: int, n: int) -> bool:
+        model = facts, n, _A, (_MASK, _REST), _ON_OTHERS, _ON_REST
+        _, seen, stored = gradients.error_masses_storage(*model)
+        logits = stored * seen
+        drift = (_A**2 * _ON_OTHERS - (_A**2 + n * _SQUARE) * _ON_REST) / facts
+        contrast = gradients.contrast_slope_formula(facts, n, _A, _SQUARE, _ON_OTHERS, _ON_REST)
+        return (symbolic.vanishes(gradients.contrast_slope(*model) - contrast)
+                and symbolic.vanishes(logits[n - 1] - logits[other] - drift))
+
+    return all(holds(facts, n) for n in (3, 4, 5) for facts in range(2, n))
+
+
+def late_contrast_is_negative(least: int) -> bool:
+    """Whether no term speaks against a negative late contrast, for every N >= ``least``, n > N and masses.
+
+    Two cases, a_B up to 3/4 and from 1/2, as in the proof; in each all coefficients must be positive.
+    """
+    more, free, part, shared = sp.symbols("j k part r2", positive=True)
+    facts = least + more
+    n = facts + free
+    late = -facts * gradients.contrast_slope_formula(facts, n, _A, shared, _A**2 + n * shared, _A**2)
+    square = _A * (1 - _A) * ((n - 1) * _A**2 - (facts - 1) * n * shared) ** 2  # of the first case's inequality
+    low = _between(sp.expand(late - square), _A, 0, sp.Rational(3, 4))
+    high = _between(sp.expand(late.subs(shared, part * (1 - _A) ** 2)), _A, sp.Rational(1, 2), 1)
+    return all(c > 0 for case in (low, _between(high, part, 0, 1)) for c in sp.Poly(case).coeffs())
+
+
+def _between(expression: sp.Expr, symbol: sp.Symbol, low: Any, high: Any) -> sp.Expr:
+    """Numerator at symbol = (low + high t) / (1 + t): t > 0 runs through all values between."""
+    t, powers = sp.Symbol(f"t_{symbol}", positive=True), sp.Poly(expression, symbol)
+    return sp.expand(sum(c * (low + high * t) ** i * (1 + t) ** (powers.degree() - i) for (i,), c in powers.terms()))
+
+
+# The original matrices ----------------------------------------------------------------------------------------
+
+
+def gradients_are_outer_products(stated_target: int) -> bool:
+    """Whether the five gradients of the truncated loss with target 0 are the closed forms of Prop. C.1.
+
+    D = d = d_v = n = 2, all parameters, the map P and the bias symbolic.
+    """
+    model = symbolic_parameters(2, 2, 2, 2)
+    position, bias = sp.symarray("P", (2, 2), real=True), sp.Symbol("b", real=True)
+    derived = derived_gradient(truncated_loss, model, PromptSpec(position, bias, 0, 1))
+    stated = closed_form_gradient(model, PromptSpec(position, bias, stated_target, 1))
+    return all(symbolic.vanishes(one - other) for name in vars(model)
+               for one, other in zip(getattr(derived, name).flat, getattr(stated, name).flat, strict=True))
+
+
+_LOW, _HIGH = sp.symbols("lambda Lambda", positive=True)  # smallest and largest eigenvalue of U U^T on sum-zero vectors
+#: U U^T with Lambda along the difference of two wrong tokens and lambda elsewhere: the worst case
+STRETCHED = _LOW * sp.eye(3) + (_HIGH - _LOW) / 2 * sp.Matrix([[0, 0, 0], [0, 1, -1], [0, -1, 1]])
+ISOTROPIC = _LOW * sp.eye(3)
+#: spectra in units of lambda: any Lambda below 3 lambda, and one beyond
+BELOW_THREE, FOUR = 3 / (1 + sp.Symbol("m", positive=True)), sp.Integer(4)
+
+
+def signals_are_scaled_errors(gram: sp.Matrix) -> bool:
+    """Whether <delta_f, delta_r> = lambda <eps_f, eps_r> for any errors, with this U U^T."""
+    forward, reverse = (sp.Matrix(sp.symbols(f"{name}0:3")) for name in "ef")
+    return symbolic.vanishes((forward.T * gram * reverse)[0] - _LOW * forward.dot(reverse))
+
+
+def worst_case_is(constant: int) -> bool:
+    """Whether errors with disjoint wrong mass give (constant lambda - Lambda) / 2 under `STRETCHED`."""
+    forward, reverse = sp.Matrix([-1, 1, 0]), sp.Matrix([-1, 0, 1])
+    return symbolic.vanishes((forward.T * STRETCHED * reverse)[0] - (constant * _LOW - _HIGH) / 2)
+
+
+def worst_case_is_positive(spread: sp.Expr) -> bool:
+    """Whether [(1 + c) - spread (1 - c)] / 2 > 0 for every cosine c of the errors in (1/2, 1), any n."""
+    excess = sp.Symbol("x", positive=True)
+    cosine = sp.Rational(1, 2) + excess / (2 * (1 + excess))
+    return symbolic.sign(_LOW * (1 + cosine) - spread * _LOW * (1 - cosine)) == 1
+
+
+def errors_and_signals_align(spread: sp.Expr, reverse_target: int = 1) -> bool:
+    """Mechanism 3 of the first version: `errors_align`, and so do signals of an output map with this spread."""
+    return errors_align(reverse_target) and worst_case_is_positive(spread)
+
+
+def score_directions_are(maps: Sequence[sp.Matrix], turn: sp.Matrix) -> bool:
+    """Whether <grad_q s_f, grad_q s_r> = k^T turn k and <grad_k s_f, grad_k s_r> = q^T turn q, with q, k from W_E."""
+    model = symbolic_parameters(2, 4, 1, 2)  # D = 2, d = 4
+    query, key = sp.Matrix(model.query @ model.embedding[:, -1]), sp.Matrix(model.key @ model.embedding[:, 1])
+    f, r = (backpropagate(model, PromptSpec(np.array(one), sp.Symbol("b"), 0, 1)) for one in maps)
+    pairs = (f.query_direction @ r.query_direction, key), (f.key_direction @ r.key_direction, query)
+    return all(symbolic.vanishes(found - (x.T * turn * x)[0]) for found, x in pairs)
+
+
+def cross_terms_are_affine(evidence_embedding: tuple[int, int]) -> bool:
+    """Whether C is of degree one in the entry (0, 1) of W_K, and attention and gamma do not depend on it.
+
+    :param evidence_embedding: x_B; the entry moves the key unless the second coordinate is 0
+    """
+    model, (first, second) = symbolic_parameters(2, 2, 2, 2), evidence_embedding
+    embedding = np.array([[0, first, 1], [0, second, 1]]) * sp.Integer(1)
+    model = Parameters(embedding, model.query, model.key, model.value, model.unembedding)
+    prompts = [PromptSpec(sp.symarray(name, (2, 2), real=True), sp.Integer(0), 0, 1) for name in ("P", "N")]
+    entry, inner = model.key[0, 1], [backpropagate(model, prompt) for prompt in prompts]
+    unmoved = all(sp.diff(point, entry) == 0 for back in inner for point in (back.attention, back.score_gradient))
+    slope = sp.diff(matrix_inner_products(model, *prompts)["embedding_cross"], entry)
+    return unmoved and slope != 0 and sp.diff(slope, entry) == 0
+
+
+def factored_step_lowers_the_entry(mask_value: int) -> bool:
+    """Whether a step of size 1/10 on U, W_V and W_E lowers W_{A,B} where a step on W raises it (App. A.1).
+
+    Two tokens, scalar embeddings and values, evidence and mask seen with weight 1/2 each, U zero at the start.
+    """
+    eta, half = sp.Rational(1, 10), sp.Rational(1, 2)
+    u, v, e = sp.zeros(2, 1), sp.Matrix([[1]]), sp.Matrix([[1, mask_value]])  # columns of W_E: B, M
+    gradient = sp.Matrix([-half, half]) * sp.Matrix([[half, half]])  # error at the uniform prediction times mass
+    stepped = (u - eta * gradient * e.T * v.T) * (v - eta * u.T * gradient * e.T) * (e - eta * v.T * u.T * gradient)
+    return bool(stepped[0, 0] < 0 < -eta * gradient[0, 0])
