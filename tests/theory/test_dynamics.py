@@ -121,6 +121,57 @@ def test_bounds_enclose_the_change(seed, eta):
     assert step.remainder_bound <= step.smoothness_change - step.first_order + 1e-12
 
 
+@given(st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_smoothness_limit_and_best_decrease_are_as_large_as_stated(seed):
+    unit = shared(seed, 1.0)[0]
+    limit, missed_f, missed_r = unit.smoothness_limit, 1 - unit.p_f[2], 1 - unit.p_r[2]
+    assert limit * unit.alpha_f * unit.alpha_r * missed_f >= 2 * missed_r * (1 - 1e-12)
+    best, at_limit, beyond = (shared(seed, share * limit)[0] for share in (0.5, 1.0, 1.01))
+    assert best.change <= best.smoothness_change <= -missed_r**2 / 2 * (1 - 1e-12)
+    assert at_limit.smoothness_change <= 1e-9 and beyond.smoothness_change > 0
+    assert at_limit.remainder_bound <= at_limit.smoothness_change - at_limit.first_order + 1e-12
+
+
+PAIRS = dynamics.random_pairs(60, 12, 8, seed=0)
+
+
+def test_random_pairs_show_the_evidence_and_the_mask_in_both_prompts():
+    for pair in PAIRS:
+        assert pair.storage.shape == (12, 13) and pair.target != pair.evidence != 12
+        for mass in (pair.mass_f, pair.mass_r):
+            assert mass.sum() == pytest.approx(1) and mass[pair.evidence] > 0 and mass[12] > 0
+    again = dynamics.random_pairs(60, 12, 8, seed=0)
+    assert all((one.storage == other.storage).all() for one, other in zip(PAIRS, again, strict=True))
+
+
+@pytest.mark.parametrize("eta", [0.01, 1.0, 1000.0])
+def test_the_step_in_the_model_is_the_predicted_one(eta):
+    for pair in PAIRS:
+        step = pair.predicted(eta)
+        before, after = (dynamics.margins(w @ pair.mass_r, pair.target) for w in (pair.storage, pair.stepped(eta)))
+        assert after - before == pytest.approx(step.gain, rel=1e-9, abs=1e-10)
+        assert pair.measured_change(eta) == pytest.approx(step.change, rel=1e-9, abs=1e-12)
+        assert pair.measured_change(eta) <= step.odds_change + 1e-12 < 1e-12
+        other = pair.stepped(eta, target=pair.other)                 # the forward prompt asks for another target
+        assert dynamics.margins(other @ pair.mass_r, pair.target) != pytest.approx(after, rel=1e-9, abs=1e-10)
+
+
+def test_one_target_keeps_the_cosine_above_one_half():
+    assert min(pair.cosine(pair.target) for pair in PAIRS) >= 0.5
+    assert min(pair.cosine(pair.other) for pair in PAIRS) < 0
+    pair = PAIRS[0]
+    f, r = (dynamics.column_gradient(mass[pair.evidence], plain_softmax(pair.storage @ mass), pair.target)
+            for mass in (pair.mass_f, pair.mass_r))
+    assert pair.cosine(pair.target) == pytest.approx(f @ r / math.sqrt((f @ f) * (r @ r)), rel=1e-12)
+
+
+def test_two_facts_in_turn_share_the_reverse_answer():
+    alone, in_turn = (dynamics.two_facts_path(6, alternate)[-1] for alternate in (False, True))
+    assert alone[0] > 0.95 and alone[1] < 0.02
+    assert in_turn == pytest.approx([0.5, 0.5], abs=0.05)
+
+
 def test_step_by_hand():
     step = dynamics.SharedStep(0.5, 0.25, [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], 0, 4.0)
     assert step.gain == pytest.approx([0, 0.5 * 0.8, 0.5 * 0.7], rel=1e-14)
