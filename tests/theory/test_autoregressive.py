@@ -77,3 +77,28 @@ def test_training_on_prompts():
     assert path.shape == (4, 3, 3) and not path[0].any()
     first = -(np.eye(3)[targets] - 1 / 3).T @ masses                                   # errors at W = 0
     assert path[1] == pytest.approx(-0.5 * first, abs=1e-12)
+
+
+def test_losses_along_training_by_order():
+    pairs = autoregressive.fact_pairs(3)
+    assert pairs.tolist() == PAIRS.tolist()
+    bilinear = autoregressive.bilinear_losses_along(np.eye(6), pairs, 5)
+    for losses in (bilinear, autoregressive.masked_losses_along(pairs, 5)):
+        assert losses["forward"].shape == losses["reverse"].shape == (6, 3)
+        assert losses["forward"][0] == pytest.approx(np.full(3, np.log(6)))
+        assert (np.diff(losses["forward"], axis=0) < 0).all()
+    assert (np.diff(losses["reverse"], axis=0) < 0).all()  # the masked model's reverse losses fall too
+
+
+def test_chain_probabilities_start_at_chance():
+    found = autoregressive.chain_probabilities(2, 3)
+    assert found["direct"][0] == pytest.approx(1 / 6) and found["written"][0] == pytest.approx(1 / 36)
+    assert found["direct"].shape == found["written"].shape == (4,)
+    assert (np.diff(autoregressive.chain_probabilities(2, 3, closed=True)["direct"]) > 0).all()
+
+
+def test_causal_losses_of_three_kinds_of_queries():
+    losses = autoregressive.causal_losses_along(4, 2, 40, every=10)
+    assert list(losses) == ["forward", "reverse, trained too", "reverse, held out"]
+    assert all(values.shape == (5,) and values[0] == pytest.approx(np.log(11)) for values in losses.values())
+    assert losses["reverse, trained too"][-1] < np.log(11) < losses["reverse, held out"][-1]

@@ -124,3 +124,15 @@ def test_sinusoidal_transfer_from_the_librarys_table():
         found = storage_transfer(x, padded[3][None], padded[17][None])[0]
         assert other_encodings.sinusoidal_transfer(14, 64, ratio) == pytest.approx(found, abs=1e-6)
     assert other_encodings.sinusoidal_transfer(0, 64) == 1
+
+
+def test_encodings_side_by_side():
+    reach = np.array([1, 30])
+    found = other_encodings.mean_score_correlations(8, reach, 4000, 0)
+    assert found["additive bias, none"].tolist() == [1, 1]
+    assert found["RoPE"] == pytest.approx(bounds.trace_bound(2.0 * reach, 8), abs=0.02)
+    partial = other_encodings.partial_rope_bound(2.0 * reach, 8, 0.25)
+    assert found["partial RoPE, 1/4"] == pytest.approx(partial, abs=0.02)
+    assert found["learned absolute"] == pytest.approx(np.full(2, 0.5), abs=0.05)
+    transfers = other_encodings.mean_storage_transfers(8, reach)
+    assert transfers["sinusoidal, $|p|=|x|$"] == pytest.approx((1 + bounds.trace_bound(reach, 8)) / 2)
