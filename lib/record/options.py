@@ -31,6 +31,7 @@ import functools
 import inspect
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -90,10 +91,8 @@ def command(kind: type[Options], work: Callable[[Options], object]) -> Callable[
     """The ``main`` of a module: parses its options, and gives them to ``work``; failures end it as `one_line` says."""
 
     def main(argv: Sequence[str] | None = None) -> None:
-        given = parse(kind, argv)
-        words = sys.argv[1:] if argv is None else argv
-        with one_line(_program(kind), words):
-            work(given)
+        with one_line(_program(kind), sys.argv[1:] if argv is None else argv):
+            work(parse(kind, argv))
 
     return main
 
@@ -146,7 +145,9 @@ def _notes(error: BaseException) -> str:
 
 
 def _end(program: str, message: str, status: int) -> NoReturn:
-    print(f"{program}: {'; '.join(message.splitlines())}", file=sys.stderr, flush=True)
+    line = "; ".join(message.splitlines())
+    line = re.sub(r"(\S{80})\S{220,}", r"\1...", line)  # a word of any length may have been given
+    print(f"{program}: {line}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -286,8 +287,8 @@ class _Parser(argparse.ArgumentParser):
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         word = next((word for word in words if word.startswith("-")), words[0]).split("=")[0]
         known = [name for action in self._actions for name in action.option_strings if name not in ("-h", "--help")]
-        self.error(f"there is no option {word[:80]}{_nearest(word, known) or '; --help lists those that there are'}"
-                   if word.startswith("-") else f"{_shortened(word)} belongs to no option; --help lists them")
+        self.error(f"there is no option {word}{_nearest(word, known) or '; --help lists those that there are'}"
+                   if word.startswith("-") else f"{word!r} belongs to no option; --help lists them")
 
 
 def _parser(kind: type) -> _Parser:
@@ -345,22 +346,17 @@ def _value(leaf: _Leaf, kind: Callable[[str], Any], word: str) -> Any:
     try:
         value = kind(word)
         if kind is int and abs(value) >= INTEGER_LIMIT:
-            raise argparse.ArgumentTypeError(f"{_shortened(word)} is too large: integers lie below 2^63")
+            raise argparse.ArgumentTypeError(f"{word!r} is too large: integers lie below 2^63")
         return value
     except ValueError:
         example = "" if leaf.default in (None, dataclasses.MISSING, ()) else f", such as {leaf.shown}"
-        raise argparse.ArgumentTypeError(f"{_shortened(word)} is not {_WORDS[kind][1]}{example}") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not {_WORDS[kind][1]}{example}") from None
 
 
 def _chosen(choices: tuple[str, ...], word: str) -> str:
     if word not in choices:
-        told = f"{_shortened(word)} is none of {', '.join(choices)}{_nearest(word, choices)}"
-        raise argparse.ArgumentTypeError(told)
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(choices)}{_nearest(word, choices)}")
     return word
-
-
-def _shortened(word: str) -> str:
-    return repr(word if len(word) <= 80 else f"{word[:80]}...")
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

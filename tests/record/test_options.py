@@ -126,10 +126,10 @@ def test_the_help_is_the_comment_and_the_default(capsys):
     (["--out", "x", "--seeds", "1", "1"], "--seeds must be different integers from 0 to 2^63 - 1, not [1, 1]"),
     (["--out", "x", "--seeds", str(2**63)], "--seeds: '9223372036854775808' is too large: integers lie below 2^63"),
     (["--out", "x", "--width", "-" + "9" * 30], "--width: '-999999999999999999999999999999' is too large"),
-    (["--out", "x", "--seeds", "9" * 5000], f"--seeds: '{'9' * 80}...' is not an integer"),
-    (["--out", "x", "--profile", "9" * 5000], f"--profile: '{'9' * 80}...' is none of quick, full"),
-    (["--out", "x", "--" + "9" * 5000], f"there is no option --{'9' * 78}; --help"),
-    (["--out", "x", "9" * 5000], f"'{'9' * 80}...' belongs to no option"),
+    (["--out", "x", "--seeds", "9" * 5000], f"--seeds: '{'9' * 79}... is not an integer"),
+    (["--out", "x", "--profile", "9" * 5000], f"--profile: '{'9' * 79}... is none of quick, full"),
+    (["--out", "x", "--" + "9" * 5000], f"there is no option --{'9' * 78}... --help"),
+    (["--out", "x", "9" * 5000], f"'{'9' * 79}... belongs to no option"),
 ])
 def test_what_is_refused_is_named_in_one_line(words, told, capsys):
     assert told in refused(capsys, *words)
@@ -187,6 +187,16 @@ def test_a_failure_ends_with_one_line(error, status, told, capsys):
         failing(error)(["--out", "a b.json"])
     assert ended.value.code == status
     assert capsys.readouterr().err == f"python -m {__name__}: {told}\n"
+
+
+def test_options_that_no_memory_can_hold_are_refused_in_one_line(capsys, monkeypatch):
+    def too_large(self):
+        np.empty(2**50)
+
+    monkeypatch.setattr(Model, "__post_init__", too_large)
+    with pytest.raises(SystemExit) as ended:
+        options.command(Model, print)(["--width", "9"])
+    assert ended.value.code == 1 and "Unable to allocate 8.00 PiB" in capsys.readouterr().err
 
 
 def test_notes_stand_in_the_line(capsys):
