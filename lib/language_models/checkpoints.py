@@ -161,10 +161,10 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a checkpoint as it stands in config.json."""
-    return read_json(Path(folder) / "config.json", "so this is no checkpoint in the hub's layout")
+    return read_fields(Path(folder) / "config.json", "so this is no checkpoint in the hub's layout")
 
 
-def read_json(path: Path, without: str = "fetch it again") -> dict[str, Any]:
+def read_fields(path: Path, without: str = "fetch it again") -> dict[str, Any]:
     """A file of fields and values.
 
     :param without: what it means, or what to do, if there is none
@@ -232,7 +232,7 @@ def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -
 
 def _placed(index: Path) -> dict[str, str]:
     """Which file of this folder holds which tensor."""
-    content = read_json(index)
+    content = read_fields(index)
     placed = content.get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise ValueError(f"{index}: field 'weight_map' must give each tensor its file, not {placed!r}")

@@ -2,7 +2,7 @@
 
 A masked model starts from a prompt followed by masks. LLaDA fills them block by block; within a block, each step
 keeps its most confident predictions and masks the rest again (low-confidence remasking, Nie et al. 2025). Dream
-walks a time grid from 1 to `EPSILON` and fills, at each step, the share of masks that the grid calls for, by one of
+walks a time grid from 1 to `LAST_TIME` and fills, at each step, the share of masks that the grid calls for, by one of
 four rules (Ye et al. 2025). With the same seed both draw the same random numbers as the published samplers, in the
 same order, so their tokens are the same.
 """
@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 from lib.language_models import queries
 from lib.language_models.facts import Example, is_right
 
-EPSILON = 1e-3  # Dream's last time
+LAST_TIME = 1e-3  # Dream's last time
 REMASKING = ("low_confidence", "random")
 ALGORITHMS = ("origin", "maskgit_plus", "topk_margin", "entropy")
 
@@ -135,7 +135,7 @@ def dream(
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, not {algorithm!r}")
     x, visible = _with_masks(prompt, attention_mask, length, mask)
     settings = _positions(visible)
-    times = torch.linspace(1, EPSILON, steps + 1)
+    times = torch.linspace(1, LAST_TIME, steps + 1)
     for step in range(steps):
         masked, last = x == mask, step == steps - 1
         logits = queries.aligned_logits(model, model(input_ids=x, **settings).logits)[masked]

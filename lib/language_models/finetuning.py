@@ -4,8 +4,8 @@ A training example is a prompt and its completion ("Ana's child is" and " Bob.")
 because the paper needs one and LLaDA publishes the other:
 
 * ``response``: only the completion is masked, as in LLaDA's published fine-tuning: t uniform, masking probability
-  p = (1 - EPSILON) t + EPSILON, cross-entropy weighted by 1/p and by one over the answer's length, end tokens after
-  the answer attended and trained. The left entity is never asked for;
+  p = (1 - LEAST_MASKED) t + LEAST_MASKED, cross-entropy weighted by 1/p and by one over the answer's length, end
+  tokens after the answer attended and trained. The left entity is never asked for;
 * ``any``: every token may be masked, so the paper's forward query ("[M]'s child is Bob") is among the questions.
 
 Causal models predict the next token of the completion (``response``) or of the whole sentence (``any``).
@@ -41,7 +41,7 @@ from lib.language_models.training_loop import Pass, Processes, TrainingRun, trai
 from lib.record import options
 from lib.record.training_state import Checkpoint
 
-EPSILON = 1e-3  # LLaDA's masking probability never falls below this
+LEAST_MASKED = 1e-3  # LLaDA's masking probability never falls below this
 MASKING = ("response", "any")
 MOST_EXAMPLES = 2**20  # of a step
 
@@ -160,7 +160,7 @@ def masked_loss(
     maskable = given.answer if masking == "response" else torch.ones_like(given.answer)  # A
     # t ~ U(0, 1) for each sentence, and the masking probability p that it stands for
     time = torch.rand(len(given.ids), generator=rng)
-    p = ((1 - EPSILON) * time + EPSILON)[:, None].expand(given.ids.shape)
+    p = ((1 - LEAST_MASKED) * time + LEAST_MASKED)[:, None].expand(given.ids.shape)
     # x_t: every token of A is masked with probability p
     hidden = (torch.rand(given.ids.shape, generator=rng) < p).to(given.ids.device) & maskable
     logits = queries.aligned_logits(model, model(input_ids=given.ids.masked_fill(hidden, mask)).logits)
@@ -200,11 +200,11 @@ def finetune(
     :raises ArithmeticError: if the run diverges; the last checkpoint stays
     """
     own, other = sentences(examples, tokenizer), sentences(replay, tokenizer) if replay else []
-    run = new_run(model, tokenizer, config, own, other, processes=processes, curves=curves)
+    run = finetuning_run(model, tokenizer, config, own, other, processes=processes, curves=curves)
     return train(run, step_count(len(own), config), checkpoint=checkpoint, every=every, keep=keep, on_step=on_step)
 
 
-def new_run(
+def finetuning_run(
     model: Any, tokenizer: Any, config: FineTuningConfig, own: Sequence[TokenisedExample],
     other: Sequence[TokenisedExample] = (), *, processes: Processes | None = None,
     curves: Mapping[str, list] | None = None,
@@ -310,7 +310,7 @@ def load_adapters(model: Any, folder: Path) -> None:
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     path = folder / _WEIGHTS
-    fields = checkpoints.read_json(folder / _CONFIG, "so these are no adapters")
+    fields = checkpoints.read_fields(folder / _CONFIG, "so these are no adapters")
     if fields.get("peft_type") != "LORA":
         raise ValueError(f"{folder / _CONFIG}: peft_type={fields.get('peft_type')!r}, but LORA is what is trained here")
     stored = checkpoints.tensor_shapes(path, "train them again")

@@ -25,7 +25,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +46,6 @@ TUNINGS = ("full", "lora")
 #: which dataset's facts are told in pretraining; the other order of the same facts needs no other text
 _TOLD = {"p2c": "p2c", "c2p": "p2c", "p2d": "p2d", "d2p": "p2d", "trex": "trex"}
 _WORK = provenance.ROOT / "_build" / "miniature"
-#: steps of pretraining of `followed`
-FOLLOWED_STEPS = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,7 @@ class MiniatureConfig:
             learning_rate=self.learning_rate, masking=self.masking, replay=self.replay, seed=self.seed)
 
 
-def run(
+def run_cell(
     config: MiniatureConfig, work: Path = _WORK, *, checkpoint: Checkpoint | None = None, log: bool = False
 ) -> dict[str, Any]:
     """Pretrain, probe, fine-tune and evaluate; metrics, curves and the size of the model.
@@ -179,42 +177,6 @@ def _progress(what: str, total: int) -> Any:
     return show
 
 
-# Half a minute ---------------------------------------------------------------------------------------------
-
-
-class TracedRun(NamedTuple):
-    """A small run with its probabilities along the way."""
-
-    model: Any  # tuned, its adapters apart
-    tokenizer: Any
-    data: Dataset  # the held-out facts
-    curves: dict[str, list]  # those of `lib.language_models.reversal_run.run`
-    metrics: dict[str, float]
-    share: float  # of each held-out sentence in the text of fine-tuning
-
-
-def followed(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8, steps: int = FOLLOWED_STEPS,
-             epochs: int = 200, masking: str = "any") -> TracedRun:
-    """A smaller cell for what `run` keeps none of: adapters, and the left entity's probability at every tenth step.
-
-    Every sentence begins with the lead of the probes, "Fact:", so that they ask what was trained.
-    """
-    pretraining = PretrainingConfig(architecture, facts=facts, stock=18, width=96, steps=steps, warmup=50,
-                                    learning_rate=4e-3, seed=seed)
-    split = synthetic_facts.recombined_worlds({"told": facts, "held": held}, pretraining.stock, seed)
-    text, data = _led(synthetic_facts.pretraining_examples(split["told"], "both", pretraining.kinds)), split["held"].p2c
-    data = dataclasses.replace(data, train=_led(data.train), forward=_led(data.forward), reverse=_led(data.reverse))
-    tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[architecture].causal, pretraining.stock)
-    model, _ = pretrain(pretraining, text, tokenizer)
-    config = FineTuningConfig(batch=2 * held, learning_rate=4e-3, epochs=epochs, masking=masking, replay=0.5, seed=seed)
-    metrics, curves, tuned = reversal_run.run(model, tokenizer, data, config, replay=text, watched=held)
-    return TracedRun(tuned, tokenizer, data, curves, metrics, (1 - config.replay) / len(data.train))
-
-
-def _led(examples: Sequence[Example]) -> tuple[Example, ...]:
-    return tuple(dataclasses.replace(each, prompt=f"{signature_run.LEAD} {each.prompt}") for each in examples)
-
-
 # Recorded cells ----------------------------------------------------------------------------------------------
 
 
@@ -297,7 +259,7 @@ def file_of(cell: MiniatureConfig) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class MiniatureOptions:
     """What the command can be told."""
 
     cell: MiniatureConfig = MiniatureConfig()
@@ -327,7 +289,7 @@ def record(config: MiniatureConfig, out: Path, work: Path = _WORK) -> dict[str, 
         return there
     with recording({out: parameters}, experiment="miniature", seeds=[config.seed],
                    checkpoint=work / f"{out.stem}.tuning.safetensors") as recorded:
-        found = run(config, work, checkpoint=recorded.checkpoint, log=True)
+        found = run_cell(config, work, checkpoint=recorded.checkpoint, log=True)
         metrics = found["metrics"]
         result = recorded.save({name: [value] for name, value in metrics.items()}, found["curves"], size=found["size"])
     shown = "forward_accuracy", "reverse_accuracy", "cosine_matched", "cosine_mismatched"
@@ -351,7 +313,7 @@ def record_table(folder: Path, seeds: int, work: Path = _WORK) -> None:
         raise ArithmeticError(f"{len(failed)} cells failed, {failed[0]} the first of them")
 
 
-def make(options: Options) -> None:
+def record_asked(options: MiniatureOptions) -> None:
     """Run one cell or all of them; where work is kept, a result that is there already stays.
 
     :raises ValueError: for a folder that cannot be written to, or the result of another cell
@@ -371,7 +333,7 @@ def make(options: Options) -> None:
             provenance.write_json(options.out, provenance.load(work / options.out.name))
 
 
-main = command(Options, make)
+main = command(MiniatureOptions, record_asked)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

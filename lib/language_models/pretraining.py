@@ -79,7 +79,7 @@ def new_model(config: PretrainingConfig, tokenizer: Any) -> Any:
     kind = ARCHITECTURES[config.architecture]
     size = Size(config.width, config.layers, config.heads, config.heads, 3 * config.width,
                 -(-len(tokenizer) // 32) * 32)
-    ids = tokenizer.convert_tokens_to_ids([synthetic_facts.END, synthetic_facts.MASK])
+    ids = tokenizer.convert_tokens_to_ids([synthetic_facts.END_WORD, synthetic_facts.MASK_WORD])
     fields: Any = kind.configure(config_fields(config.architecture, size, ids))
     fields.is_causal, fields.logits_shift = kind.causal, kind.logits_shift
     torch.manual_seed(config.seed)
@@ -112,7 +112,7 @@ def questions(
     return torch.where(kind < SECOND, second, torch.where(kind < SECOND + FIRST, first, order < count))
 
 
-def masked_loss(
+def question_loss(
     model: Any, given: PaddedBatch, asked: Bool[Tensor, "batch length"], mask: int
 ) -> Float[Tensor, ""]:
     """Cross-entropy -log p(x_i | x with the asked tokens masked), averaged over the tokens asked for in each row, then
@@ -143,13 +143,13 @@ def pretrain(
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
     :raises ArithmeticError: if the run diverges
     """
-    run = new_run(config, text, tokenizer)
+    run = pretraining_run(config, text, tokenizer)
     losses = train(run, config.causal_steps + config.steps, checkpoint=checkpoint, every=every, keep=True,
                    on_step=on_step)
     return run.model, losses
 
 
-def new_run(config: PretrainingConfig, text: Sequence[Example], tokenizer: Any) -> TrainingRun:
+def pretraining_run(config: PretrainingConfig, text: Sequence[Example], tokenizer: Any) -> TrainingRun:
     """The run that `pretrain` makes, before its first step: one pass a step, every draw a function of seed and step."""
     model = new_model(config, tokenizer)
     sentences = finetuning.sentences(text, tokenizer)
@@ -184,4 +184,4 @@ def _loss(model: Any, tokenizer: Any, chosen: Sequence[TokenisedExample], names:
     first = torch.tensor([first_entity(one, names) + [False] * (length - len(one.ids)) for one in chosen])
     seed, step = place
     rng = torch.Generator().manual_seed(int(np.random.default_rng([seed, 1, step]).integers(2**62)))
-    return masked_loss(model, given, questions(given, first, rng), tokenizer.mask_token_id)
+    return question_loss(model, given, questions(given, first, rng), tokenizer.mask_token_id)

@@ -37,7 +37,7 @@ _REVERSAL = (
 _PARAREL = "https://raw.githubusercontent.com/yanaiela/pararel/cb5554678457beb5ac163d888f1ce8cf174b3f0b/data"
 _JUNE = f"{_REVERSAL}/reverse_experiments/june_version_7921032488"
 #: file -> (address at a pinned commit, SHA-256)
-SOURCES = {
+PUBLISHED_FILES = {
     "parent_child_pairs.csv": (f"{_REVERSAL}/celebrity_relations/parent_child_pairs.csv",
                                "59d181610f1477a3cfb8a63428bb8cc037b7d73c9cdf5616fdd8d8ba90debb5d"),
     "p2d_prompts_train.jsonl": (f"{_JUNE}/p2d_prompts_train.jsonl",
@@ -76,14 +76,14 @@ def load(name: str, folder: Path | None = None) -> Dataset:
 def fetch(name: str, folder: Path | None = None) -> Path:
     """The path of one published file, fetched into ``folder`` unless a copy with the right checksum is there.
 
-    :raises KeyError: for a file that is none of `SOURCES`
+    :raises KeyError: for a file that is none of `PUBLISHED_FILES`
     :raises ConnectionError: if it cannot be fetched; says where to put a copy made by hand
     :raises ValueError: if what was fetched is not the pinned file
     :raises OSError: if the cache cannot be written to
     """
-    if name not in SOURCES:
-        raise KeyError(f"no published file {name!r}; one of {', '.join(SOURCES)}")
-    address, checksum = SOURCES[name]
+    if name not in PUBLISHED_FILES:
+        raise KeyError(f"no published file {name!r}; one of {', '.join(PUBLISHED_FILES)}")
+    address, checksum = PUBLISHED_FILES[name]
     chosen = folder or os.environ.get(_CACHE) or pooch.os_cache("reversal-curse-book")
     cache = pooch.create(chosen, base_url="", registry={name: checksum}, urls={name: address})
     path = cache.abspath / name

@@ -45,7 +45,7 @@ from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, option, parse
 from lib.record.training_state import Checkpoint
 
-EXPERIMENT = "language_models"  # the folder of its results
+_EXPERIMENT = "language_models"  # the folder of its results
 _DIRECTIONS = ("forward", "reverse")
 
 
@@ -134,7 +134,7 @@ def replay_examples(text: Path | None, seed: int, size: int = 100) -> list[Examp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class ReversalRunOptions:
     """What the command can be told."""
 
     model: str = option()  # hub id, folder, or tiny:ARCHITECTURE
@@ -157,7 +157,7 @@ class Options:
             raise ValueError("model must be a hub id, a folder or tiny:ARCHITECTURE, not empty")
 
 
-parsed = functools.partial(parse, Options)
+parsed = functools.partial(parse, ReversalRunOptions)
 
 
 class OutputPaths(NamedTuple):
@@ -168,13 +168,13 @@ class OutputPaths(NamedTuple):
     checkpoint: Path
 
     @classmethod
-    def of(cls, options: Options) -> OutputPaths:
+    def of(cls, options: ReversalRunOptions) -> OutputPaths:
         """The places of a run; beside the result, they are named after it."""
         beside = options.out.with_name(f"{options.out.stem}.unfinished.safetensors")
         folder = options.work or options.out.with_name(options.out.stem)
         return cls(folder, folder / "weights", options.work / "unfinished.safetensors" if options.work else beside)
 
-    def check_free(self, options: Options) -> None:
+    def check_free(self, options: ReversalRunOptions) -> None:
         """Refuse to write over the weights of another run.
 
         :raises ValueError: if there are any
@@ -183,7 +183,7 @@ class OutputPaths(NamedTuple):
             raise ValueError(f"--rank 0: {self.weights} is there already, from another run; move it away")
 
 
-def make(options: Options) -> None:
+def finetune_and_ask(options: ReversalRunOptions) -> None:
     """Run one cell, print its accuracies, and write result and adapters; a result that is there already stays.
 
     :raises ValueError: for a result of another run in its place, or a model or data that cannot be read
@@ -194,13 +194,13 @@ def make(options: Options) -> None:
     data = dataset_of(options.dataset, options.data, options.facts, config.seed)
     replay = replay_examples(options.text, config.seed) if config.replay else []
     parameters = parameters_before_loading(options, data, replay)
-    if finished(options.out, experiment=EXPERIMENT, parameters=parameters, seeds=[config.seed]):
+    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
         print(f"{options.out}: this run is done, and its result stays")
         return
     files, processes = OutputPaths.of(options), Processes(device_named(options.device))
     files.check_free(options)
     with recording(
-        {options.out: parameters}, experiment=EXPERIMENT, seeds=[config.seed], checkpoint=files.checkpoint,
+        {options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed], checkpoint=files.checkpoint,
         folders={"--work" if options.work else "--out": files.adapters}, device=processes.device,
         processes=processes.count, writes=processes.first,
     ) as recorded:
@@ -231,7 +231,7 @@ def save_trained(adapted: Any, tokenizer: Any, config: FineTuningConfig, files: 
     checkpoints.save(adapted, tokenizer, files.weights)
 
 
-def parameters_before_loading(options: Options, data: Dataset, replay: Sequence[Example]) -> dict[str, Any]:
+def parameters_before_loading(options: ReversalRunOptions, data: Dataset, replay: Sequence[Example]) -> dict[str, Any]:
     """What is recorded of a run and known before its model is: two runs that agree in it are the same."""
     text = json.dumps([example.completion for example in replay])
     return {"model": options.model, "dataset": options.dataset, "data": options.data, "facts": len(data.facts),
@@ -246,7 +246,7 @@ def parameters_after_loading(model: Any) -> dict[str, Any]:
             "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-main = command(Options, make)
+main = command(ReversalRunOptions, finetune_and_ask)
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,7 @@ from lib.language_models.signatures import GradientCosine
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, option
 
-EXPERIMENT = "language_model_signatures"
+_EXPERIMENT = "language_model_signatures"
 #: put before the second entity to vary the distance between mask and evidence
 GAPS = ("", " indeed", ", as is well known,", ", as everybody in this town knows very well,")
 #: before every sentence, so that an entity has the same tokens in both directions
@@ -214,7 +214,7 @@ def first_layer_prediction(model: Any, mask: int, distance: int | float) -> Floa
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class SignatureOptions:
     """What the command can be told."""
 
     model: str = option()  # hub id, folder, or tiny:ARCHITECTURE
@@ -289,17 +289,17 @@ def size_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def make(options: Options) -> None:
+def measure_and_record(options: SignatureOptions) -> None:
     """Measure, print one line a signature, and write the result where asked; one that is there already stays."""
     data = facts_of(options.dataset, options.data, options.facts, options.seed)
     asked = {"model": options.model, "dataset": options.dataset, "data": options.data, "facts": len(data.facts),
              "adapter": str(options.adapter or ""), **({"dtype": options.dtype} if options.dtype else {})}
     if not options.out:
         _measure_and_print(options, data)
-    elif finished(options.out, experiment=EXPERIMENT, parameters=asked, seeds=[options.seed], name="--output"):
+    elif finished(options.out, experiment=_EXPERIMENT, parameters=asked, seeds=[options.seed], name="--output"):
         print(f"{options.out}: this run is done, and its result stays")
     else:
-        with recording({options.out: asked}, experiment=EXPERIMENT, seeds=[options.seed],
+        with recording({options.out: asked}, experiment=_EXPERIMENT, seeds=[options.seed],
                        device=device_named(options.device)) as recorded:
             model, found = _measure_and_print(options, data)
             recorded.save({name: [value] for name, value in summary(found).items()}, curves(found),
@@ -307,7 +307,7 @@ def make(options: Options) -> None:
                           dtype=str(model.dtype).removeprefix("torch."))
 
 
-def _measure_and_print(options: Options, data: Dataset) -> tuple[Any, Signatures]:
+def _measure_and_print(options: SignatureOptions, data: Dataset) -> tuple[Any, Signatures]:
     dtype = getattr(torch, options.dtype) if options.dtype else None
     with tempfile.TemporaryDirectory() as folder:
         source = source_of(options.model, folder, options.seed)
@@ -322,7 +322,7 @@ def _measure_and_print(options: Options, data: Dataset) -> tuple[Any, Signatures
     return model, found
 
 
-main = command(Options, make)
+main = command(SignatureOptions, measure_and_record)
 
 if __name__ == "__main__":
     main()

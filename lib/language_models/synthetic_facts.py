@@ -36,7 +36,7 @@ from lib.language_models.facts import (
 )
 
 ORDERS = ("both", "one")
-END, START, MASK = "[END]", "[START]", "[MASK]"
+END_WORD, START_WORD, MASK_WORD = "[END]", "[START]", "[MASK]"
 _RELATIONS = (CHILD_OF, PARENT_OF, PERSON_IS, IS_PERSON, CAPITAL_OF)
 _CUT = r"'s|[.,:]"  # what is a token by itself
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kl", "st", "tr")
@@ -198,10 +198,10 @@ def _frame_words() -> list[str]:
 
 def word_tokenizer(masked: bool, stock: int = 60) -> PreTrainedTokenizerFast:
     """Whole words as tokens, and a start token. One vocabulary for all; only masked models know the mask."""
-    words = dict.fromkeys([END, START, MASK, *_frame_words(), *name_words(stock)])
-    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
+    words = dict.fromkeys([END_WORD, START_WORD, MASK_WORD, *_frame_words(), *name_words(stock)])
+    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END_WORD))
     cuts = [pre_tokenizers.Split(Regex(_CUT), "isolated"), pre_tokenizers.WhitespaceSplit()]
     inner.pre_tokenizer = pre_tokenizers.Sequence(cuts)
-    inner.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 1)])
-    special = {"eos_token": END} | ({"mask_token": MASK} if masked else {})
+    inner.post_processor = processors.TemplateProcessing(single=f"{START_WORD} $A", special_tokens=[(START_WORD, 1)])
+    special = {"eos_token": END_WORD} | ({"mask_token": MASK_WORD} if masked else {})
     return PreTrainedTokenizerFast(tokenizer_object=inner, **special)

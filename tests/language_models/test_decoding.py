@@ -123,7 +123,7 @@ def dream_by_hand(model, prompt, length, steps, confidence):
     """One row; fill as many as the time grid calls for, the most confident first."""
     x = torch.cat([prompt[0], torch.full((length,), MASK)])
     for step in range(steps):
-        now, later = (1 - (1 - decoding.EPSILON) * i / steps for i in (step, step + 1))
+        now, later = (1 - (1 - decoding.LAST_TIME) * i / steps for i in (step, step + 1))
         masks = (x == MASK).nonzero()[:, 0].tolist()
         n_unmask = len(masks) if step == steps - 1 else int(len(masks) * (1 - later / now))
         p = model(x[None]).logits[0].softmax(-1)

@@ -234,7 +234,7 @@ def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders
     config = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
     other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
     own, other = (finetuning.sentences(examples, tokenizer) for examples in (DATA.train, other))
-    run = finetuning.new_run(Seen(model), tokenizer, config, own, other)
+    run = finetuning.finetuning_run(Seen(model), tokenizer, config, own, other)
     assert all(sentence.prompt == 0 for sentence in other)
     fronts = {"own": 0, "other": 0}
     for step in range(finetuning.step_count(2, config)):
@@ -271,7 +271,7 @@ def test_passes_add_up_to_the_batch(folders):
         model, tokenizer = checkpoints.load(folders["llama"])
         own = [TokenisedExample(row.ids[:7], 2) for row in finetuning.sentences(DATA.train, tokenizer)]
         config = FineTuningConfig(rank=0, batch=batch, accumulation=accumulation, warmup=0)
-        run = finetuning.new_run(model, tokenizer, config, own)
+        run = finetuning.finetuning_run(model, tokenizer, config, own)
         run.step()
         after.append((run.losses[0], model.lm_head.weight.detach().clone()))
     assert after[0][0] == pytest.approx(after[1][0], rel=1e-6)
@@ -281,7 +281,7 @@ def test_passes_add_up_to_the_batch(folders):
 def test_the_learning_rate_rises_over_the_warm_up(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2, warmup=4, learning_rate=1e-3)
-    run = finetuning.new_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     rates = []
     for _ in range(6):
         run.step()
@@ -292,7 +292,7 @@ def test_the_learning_rate_rises_over_the_warm_up(folders):
 def test_gradients_are_cut_and_weights_decay_as_the_configuration_says(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
-    run = finetuning.new_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     run.step()
     moments = [run.optimiser.state[weight]["exp_avg"].flatten() for weight in run.weights.values()]
     assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * config.clip, rel=1e-2)  # 1 - beta1 of the gradient
@@ -312,7 +312,7 @@ def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
     config = FineTuningConfig(rank=2, epochs=2, batch=2)
     adapted = finetuning.add_adapters(model, config)
     path = tmp_path / "run.safetensors"
-    run = finetuning.new_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     run.step()
     run.store(Checkpoint(path, {}))
     other = dataclasses.replace(config, learning_rate=2e-4)
@@ -331,7 +331,7 @@ def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
     def run(folder, dtype=None):
         model, tokenizer = checkpoints.load(folder, dtype)
         adapted = finetuning.add_adapters(model, config)
-        return finetuning.new_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+        return finetuning.finetuning_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
 
     first = run(folders["llada"])
     first.step()
@@ -368,8 +368,8 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_pa
     with pytest.raises(ArithmeticError, match=r"step 4: the run has diverged \(loss nan.*lower learning_rate"):
         finetuning.finetune(adapted, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=1,
                             on_step=spoil)
-    run = finetuning.new_run(finetuning.add_adapters(checkpoints.load(folders["llama"])[0], config), tokenizer, config,
-                          finetuning.sentences(DATA.train, tokenizer))
+    again = finetuning.add_adapters(checkpoints.load(folders["llama"])[0], config)
+    run = finetuning.finetuning_run(again, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
     run.restore(Checkpoint(path, {}))
     assert len(run.losses) == 3
 
@@ -377,8 +377,8 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_pa
 def test_a_gradient_that_is_not_finite_stops_before_it_is_used(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2)
-    run = finetuning.new_run(finetuning.add_adapters(model, config), tokenizer, config,
-                             finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(finetuning.add_adapters(model, config), tokenizer, config,
+                                    finetuning.sentences(DATA.train, tokenizer))
     before = model.model.norm.weight.detach().clone()
     model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(ArithmeticError, match=r"step 1: .* gradient norm"):

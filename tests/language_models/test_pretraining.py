@@ -104,7 +104,7 @@ def test_questions_are_an_entity_or_any_tokens():
     assert rest.float().mean(0).std() < 0.05  # over every place alike
 
 
-def test_masked_loss_is_the_mean_of_row_means():
+def test_question_loss_is_the_mean_of_row_means():
     words = words_of()
     sentences = finetuning.sentences(text_of(SMALL)[:2], words)
     given = finetuning.padded(sentences, words.eos_token_id)
@@ -117,7 +117,7 @@ def test_masked_loss_is_the_mean_of_row_means():
         each = [[-logits[row, place - shift, given.ids[row, place]] for place in places]
                 for row, places in ((0, (6, 7)), (1, (1,)))]
         expected = sum(sum(row) / len(row) for row in each) / 2
-        torch.testing.assert_close(pretraining.masked_loss(model, given, asked, words.mask_token_id), expected)
+        torch.testing.assert_close(pretraining.question_loss(model, given, asked, words.mask_token_id), expected)
 
 
 # The run -----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_a_model_learns_what_it_is_told():
 
 
 def test_the_schedule_and_the_clipping_reach_the_optimiser(monkeypatch):
-    run = pretraining.new_run(BEGUN, text_of(BEGUN), words_of())
+    run = pretraining.pretraining_run(BEGUN, text_of(BEGUN), words_of())
     loss = pretraining._loss
     monkeypatch.setattr(pretraining, "_loss", lambda *given: 1e4 * loss(*given))
     for step in range(13):
@@ -192,7 +192,7 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
         return spy
 
     monkeypatch.setattr(finetuning, "next_token_loss", spied(True, finetuning.next_token_loss))
-    monkeypatch.setattr(pretraining, "masked_loss", spied(False, pretraining.masked_loss))
+    monkeypatch.setattr(pretraining, "question_loss", spied(False, pretraining.question_loss))
     model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
     assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
     checkpoints.check_attention_direction(model, causal=False)

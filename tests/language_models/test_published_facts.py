@@ -35,7 +35,7 @@ def server(tmp_path):
 
 def test_fetching_checks_caches_and_never_asks_twice(server, tmp_path, monkeypatch):
     folder, address, checksum = server
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", (address, checksum))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", (address, checksum))
     monkeypatch.setenv("REVERSAL_CURSE_CACHE", str(tmp_path / "cache"))
     assert published_facts.load("trex").facts == (Fact("Peru", "Lima"),)
     (folder / "P36.jsonl").unlink()
@@ -45,7 +45,7 @@ def test_fetching_checks_caches_and_never_asks_twice(server, tmp_path, monkeypat
 
 def test_another_file_is_refused_and_not_kept(server, tmp_path, monkeypatch):
     _, address, _ = server
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", (address, "0" * 64))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", (address, "0" * 64))
     with pytest.raises(ValueError, match=r"P36\.jsonl: http.* has SHA-256 \w{64}, but the pinned file has 000.*again"):
         published_facts.fetch("P36.jsonl", tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
@@ -56,7 +56,7 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, monkeypatch):
 
 def test_a_damaged_copy_is_fetched_again_and_refused_without_a_network(server, tmp_path, monkeypatch):
     folder, address, checksum = server
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", (address, checksum))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", (address, checksum))
     (tmp_path / "P36.jsonl").write_text("cut")
     assert published_facts.load("trex", tmp_path).facts == (Fact("Peru", "Lima"),)
     (tmp_path / "P36.jsonl").write_text("cut")
@@ -68,7 +68,7 @@ def test_a_damaged_copy_is_fetched_again_and_refused_without_a_network(server, t
 @pytest.mark.parametrize("cache", ["file", "file/below"])
 def test_a_cache_that_cannot_be_written_to_is_named(server, tmp_path, monkeypatch, cache):
     _, address, checksum = server
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", (address, checksum))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", (address, checksum))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"P36\.jsonl: cannot be written \(.*\); set REVERSAL_CURSE_CACHE to a folder"):
         published_facts.fetch("P36.jsonl", tmp_path / cache)
@@ -77,7 +77,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(server, tmp_path, monkeypatc
 @pytest.mark.skipif(os.geteuid() == 0, reason="to the superuser every folder can be written")
 def test_a_read_only_cache_is_named(server, tmp_path, monkeypatch):
     _, address, checksum = server
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", (address, checksum))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", (address, checksum))
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="set REVERSAL_CURSE_CACHE"):
         published_facts.fetch("P36.jsonl", tmp_path)
@@ -109,7 +109,7 @@ def test_both_tests_of_a_person_have_as_many_rows(tmp_path):
 
 
 def test_without_a_network_the_error_says_where_a_copy_goes(tmp_path, monkeypatch):
-    monkeypatch.setitem(published_facts.SOURCES, "P36.jsonl", ("http://127.0.0.1:9/P36.jsonl", "0" * 64))
+    monkeypatch.setitem(published_facts.PUBLISHED_FILES, "P36.jsonl", ("http://127.0.0.1:9/P36.jsonl", "0" * 64))
     with pytest.raises(ConnectionError, match=r"put it at .*P36\.jsonl"):
         published_facts.fetch("P36.jsonl", tmp_path)
     with pytest.raises(KeyError, match="no published file 'x'"):
@@ -119,7 +119,7 @@ def test_without_a_network_the_error_says_where_a_copy_goes(tmp_path, monkeypatc
 
 
 def test_addresses_are_pinned_to_commits():
-    for address, checksum in published_facts.SOURCES.values():
+    for address, checksum in published_facts.PUBLISHED_FILES.values():
         assert any(len(part) == 40 and set(part) <= set("0123456789abcdef") for part in address.split("/"))
         assert len(checksum) == 64
 
