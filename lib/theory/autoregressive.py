@@ -213,8 +213,8 @@ def reverse_logits_do_not_move(overlap: sp.Expr | int = 0) -> bool:
 
 # Steps of the proofs, in symbols: one causal layer ------------------------------------------------------------
 
-A, R, B, END, MASK = range(5)  # the sequence <R> A R B END over four clean tokens
-_MASKED = (R, MASK, R, B)  # what the masked model sees while it predicts A
+A, R, B, END, _MASK = range(5)  # the sequence <R> A R B END over four clean tokens
+_MASKED = (R, _MASK, R, B)  # what the masked model sees while it predicts A
 
 
 def causal_views(last: int = END) -> list[StorageModel]:
@@ -225,7 +225,7 @@ def causal_views(last: int = END) -> list[StorageModel]:
 
 def _column_inner_product(forward: StorageModel) -> sp.Expr:
     """<grad of its loss in W_{:,B}, that of the reverse prompt "B R M">, as attention masses times errors."""
-    reverse = storage_model((B, R, MASK), 4, A)
+    reverse = storage_model((B, R, _MASK), 4, A)
     pairs = zip(forward.gradient(B), reverse.gradient(B), strict=True)
     return sp.Add(*(sp.factor(one) * sp.factor(other) for one, other in pairs))
 

@@ -243,7 +243,7 @@ def _plane_terms(
     return a + kappa * b, 1 + kappa * a * b
 
 
-def slope_in_kappa_is(a: Number | None = None) -> bool:
+def margin_slope_is(a: Number | None = None) -> bool:
     """Whether N - lambda D has the slope w b (1 - lambda a) in one kappa; N_0, D_0 stand for the other planes.
 
     :param a: the control: a number for the plane's cosine a in the slope

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lib.record.figures import LINES
 
 LN_V = r"$\ln|\mathcal{V}|$"  # the loss of guessing
-Curves = Mapping[str, Float[np.ndarray, " points"]]
+_Curves = Mapping[str, Float[np.ndarray, " points"]]
 
 
 def _chance_line(axes: Axes, chance: float, label: str = "") -> None:
@@ -21,7 +21,7 @@ def _chance_line(axes: Axes, chance: float, label: str = "") -> None:
     axes.axhline(chance, color="k", linestyle=(0, (5, 2)), label=label)
 
 
-def encodings_compared(reach: Int[np.ndarray, " points"], correlations: Curves, transfers: Curves) -> Figure:
+def encodings_compared(reach: Int[np.ndarray, " points"], correlations: _Curves, transfers: _Curves) -> Figure:
     """Above, mean score correlation against the distance; below, mean storage transfer against the evidence's move."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(5.6, 6.4))
     for axes, curves, looks in (
@@ -37,9 +37,9 @@ def encodings_compared(reach: Int[np.ndarray, " points"], correlations: Curves, 
 
 
 def _along_training(
-    axes: Axes, curves: Curves, looks: Sequence[str], chance: float, label: str = "", every: int = 1
+    axes: Axes, curves: _Curves, looks: Sequence[str], chance: float, label: str = "", every: int = 1
 ) -> None:
-    """Curves against the gradient step, a point every ``every`` steps, with the line of guessing."""
+    """_Curves against the gradient step, a point every ``every`` steps, with the line of guessing."""
     for (name, values), look in zip(curves.items(), looks, strict=True):
         steps = np.arange(len(values)) * every
         axes.plot(steps, values, label=name, markevery=max(1, len(steps) // 6), **LINES[look])
@@ -48,7 +48,7 @@ def _along_training(
     axes.legend(fontsize=8)
 
 
-def two_models_trained_forward(autoregressive: Curves, masked: Curves, chance: float) -> Figure:
+def two_models_trained_forward(autoregressive: _Curves, masked: _Curves, chance: float) -> Figure:
     """Mean forward and reverse loss of an autoregressive and a masked model trained on the same facts."""
     figure, panels = plt.subplots(1, 2, sharey=True)
     for axes, curves, title in zip(panels, (autoregressive, masked),
@@ -59,7 +59,7 @@ def two_models_trained_forward(autoregressive: Curves, masked: Curves, chance: f
     return figure
 
 
-def losses_by_dimension(dims: Sequence[int], ends: Curves, chance: float, steps: int) -> Figure:
+def losses_by_dimension(dims: Sequence[int], ends: _Curves, chance: float, steps: int) -> Figure:
     """Final forward and reverse loss of the bilinear model against its embedding dimension."""
     figure, axes = plt.subplots(figsize=(6, 2.8))
     for way in ("forward", "reverse"):
@@ -81,7 +81,7 @@ def chain_asked(written: Float[np.ndarray, " times"], direct: Float[np.ndarray, 
     return figure
 
 
-def causal_losses(losses: Curves, chance: float, every: int) -> Figure:
+def causal_losses(losses: _Curves, chance: float, every: int) -> Figure:
     """Losses of the causal layer along training: forward, reverse trained too, reverse held out."""
     figure, axes = plt.subplots(figsize=(6.4, 2.8))
     _along_training(axes, losses, ("forward", "alibi", "reverse"), chance, LN_V, every)

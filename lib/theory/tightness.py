@@ -130,7 +130,7 @@ def bound_values(
 _KAPPA, _LEVEL = sp.symbols("kappa C", real=True)
 
 
-def slope_in_kappa_is(cosine: Number | None = None) -> bool:
+def correlation_slope_is(cosine: Number | None = None) -> bool:
     """Whether Corr has the slope w (D - c N) / D^2 in one kappa, and D - c N splits into D - N and D + N.
 
     N_0 and D_0 stand for the other planes.

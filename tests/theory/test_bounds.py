@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from lib.encodings import rope_frequencies
 from lib.theory import bounds, certificates, routing
 
 dims = st.sampled_from([2, 4, 6, 16, 64, 128, 200, 256])
@@ -284,7 +285,7 @@ def test_correlation_and_surrogate_at_given_alignments():
     for case, aligned in enumerate(kappa):
         covariance = routing.key_covariance(query, aligned)
         assert exact[:, case] == pytest.approx(routing.rope_score_correlation(query, covariance, 6.0, 2.0), abs=1e-12)
-    worst = 1.0 * (np.cos(4.0 * bounds.rope_frequencies(8)) < 0)
+    worst = 1.0 * (np.cos(4.0 * rope_frequencies(8)) < 0)
     least = bounds.correlation_and_surrogate(weights, worst, 6.0, 2.0)[1]
     assert least == pytest.approx(bounds.surrogate_minimum(weights, 6.0, 2.0, 8), abs=1e-12)
 
