@@ -21,7 +21,8 @@ def error_cosine_histogram(
     figure, axes = plt.subplots(figsize=(6, 2.8))
     for cosines, name, line, hatch in ((one_target, "one target", "forward", ""),
                                        (two_targets, "two targets", "control", "//")):
-        axes.hist(cosines, bins=np.linspace(-1, 1, 61), label=name, color=LINES[line]["color"], alpha=0.7, hatch=hatch)
+        axes.hist(cosines, bins=list(np.linspace(-1, 1, 61)), label=name, color=LINES[line]["color"], alpha=0.7,
+                  hatch=hatch)
     axes.axvline(0.5, color="k", linestyle=(0, (5, 2)))
     axes.set(xlabel=r"$\cos(\epsilon_f,\epsilon_r)$", ylabel="pairs of predictions")
     axes.legend(loc="upper left")

@@ -2,8 +2,8 @@
 
 Each function takes the statement's own numbers, or what breaks it, and returns whether the statement holds. The
 derivatives are those of `storage`, `gradients` and `parameter_gradients`. In *effective coordinates* the parameters
-are W, W_Q W_E and W_K W_E; the *original matrices* are W_E, W_Q, W_K, W_V and U. Unless a docstring says more, sizes are
-n = 3 for errors and two RoPE planes (d = 4) for scores, and every entry is a symbol.
+are W, W_Q W_E and W_K W_E; the *original matrices* are W_E, W_Q, W_K, W_V and U. Unless a docstring says more, sizes
+are n = 3 for errors and two RoPE planes (d = 4) for scores, and every entry is a symbol.
 """
 
 from __future__ import annotations

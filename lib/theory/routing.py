@@ -21,7 +21,7 @@ import sympy as sp
 from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
-from lib.theory.symbolic import Kernel, StandardNormal, pearson_correlation, vanishes
+from lib.theory.symbolic import Kernel, Moments, StandardNormal, pearson_correlation, vanishes
 from lib.theory.validation import Number
 
 # In numbers ---------------------------------------------------------------------------------------------------
@@ -337,6 +337,6 @@ def alibi_correlation_is_one(*, content_varies: bool = True, slope_varies: bool 
     scores = content - slope * near, content - slope * far
     if not slope_varies:
         return pearson_correlation(*scores, {(1,): mean, (2,): square}, content) == 1
-    moments = {(1, 0): mean, (2, 0): square, (0, 1): slope_mean, (0, 2): slope_mean**2 + slope_spread,
-               (1, 1): mean * slope_mean}
+    moments: Moments = {(1, 0): mean, (2, 0): square, (0, 1): slope_mean, (0, 2): slope_mean**2 + slope_spread,
+                        (1, 1): mean * slope_mean}
     return pearson_correlation(*scores, moments, content, slope) == 1
