@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.record import claims, claims_file, ledger, provenance
+from lib.record import claims, claims_file, ledger, options, provenance
 from pipeline import chapters
 
 RECORDED = provenance.RECORDED / "ledger.json"
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     asked = parser.parse_args()
+    options.print_anywhere()
     if asked.compare:
         differing = ledger.differences(*(_read(path)["rows"] for path in asked.compare))
         print("\n".join(differing) or "The two ledgers agree in every status, outcome and number.")

@@ -91,10 +91,17 @@ def command(kind: type[Options], work: Callable[[Options], object]) -> Callable[
     """The ``main`` of a module: parses its options, and gives them to ``work``; failures end it as `one_line` says."""
 
     def main(argv: Sequence[str] | None = None) -> None:
+        print_anywhere()
         with one_line(_program(kind), sys.argv[1:] if argv is None else argv):
             work(parse(kind, argv))
 
     return main
+
+
+def print_anywhere() -> None:
+    """Print a question mark for what the terminal's encoding does not have, such as the symbols of statuses."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager

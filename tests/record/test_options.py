@@ -247,6 +247,14 @@ def test_a_module_that_is_run_names_itself(tmp_path):
     assert "of things; default 1" in run("--help").stdout
 
 
+def test_symbols_are_printed_where_the_encoding_has_none():
+    code = "import dataclasses\nfrom lib.record import options\n@dataclasses.dataclass\nclass Options: pass\n" \
+           "options.command(Options, lambda given: print('\\u2713 done'))([])"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=options._ROOT, env=environment)
+    assert ended.stdout == b"? done\n" and ended.stderr == b""
+
+
 # Files and devices -----------------------------------------------------------------------------------------------
 
 
