@@ -78,7 +78,7 @@ def test_after_a_part_of_it_was_killed_the_same_command_goes_on(book, victim):
     said, _ = first.communicate(timeout=60)
     if done is None:  # what called it says so, and ends
         assert first.returncode == 2, said
-        assert {"snakemake": "ended by signal 9", "pipeline.execute": "Error in rule chapter",
+        assert {"snakemake": "ended by signal 9", "pipeline.execute": "died with <Signals.SIGKILL",
                 "ipykernel_launcher": "its kernel died"}[victim] in said
         done = book.make("chapter", "NAME=one")
     assert book.executed(done) == {"one"} and not processes(book) and not drafts(book)

@@ -366,7 +366,7 @@ def test_a_build_needs_neither_git_nor_a_locale_nor_a_home(unbuilt, tmp_path):
     book = unbuilt.copy(tmp_path / "the book")
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("bash", "sh", "env", "make", "cat", "rm", "mkdir", "touch", "test"):
+    for name in ("bash", "sh", "env", "make", "cat", "rm", "mkdir", "touch", "test", "which"):
         (tools / name).symlink_to(shutil.which(name))
     home = tmp_path / "home"
     done = book.make("book", PATH=str(tools), LC_ALL="C", HOME=str(home))
