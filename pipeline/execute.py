@@ -110,13 +110,18 @@ def ended_early(book: Any) -> str:
 def lost_checks(book: Any, chapter: str) -> str:
     """Which checks that ``book/claims.yml`` gives to the chapter the notebook lacks, neither run nor skipped.
 
+    A check that another chapter names is that one's.
+
     :raises SystemExit: if that file cannot be read
     """
     try:
         claims = claims_file.of_chapter(chapter)
     except claims_file.LedgerError as error:
         sys.exit(f"\nchapter {chapter}: {error}")
-    assigned = {(name, check) for name, claim in claims.items() for check in claim.get("checks", {})}
+    others = [chapters.source(name).read_text(encoding="utf-8") for name in chapters.chapters() if name != chapter]
+    elsewhere = lambda *words: any(all(f'"{word}"' in text for word in words) for text in others)
+    assigned = {(name, check) for name, claim in claims.items() for check in claim.get("checks", {})
+                if not elsewhere(name, check)}
     made = set(checks_in(book))  # a skip without a name is one of all checks of its claim
     lost = sorted(pair for pair in assigned if pair not in made and (pair[0], "") not in made)
     return f"book/claims.yml gives it checks that it does not make: {', '.join(map(' '.join, lost))}" if lost else ""

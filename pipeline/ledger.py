@@ -87,7 +87,7 @@ def main() -> None:
         print(summary(_read(asked.summary), _read(RECORDED) if RECORDED.exists() else None))
         return
     try:
-        provenance.write_json(asked.output, compute(asked.notebooks, asked.records))
+        provenance.write_json(asked.output, compute(asked.notebooks, asked.records), sort_keys=False)
     except claims_file.LedgerError as error:
         sys.exit(f"ledger: {error}")
 

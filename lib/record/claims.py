@@ -152,6 +152,8 @@ def compare(
     if _within(control_ours, paper, tolerance):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
     by_cell = isinstance(measured, Mapping)
+    if by_cell and not isinstance(paper, Mapping) and np.ndim(paper):
+        paper = dict(zip(measured, paper, strict=True))
     named = lambda values: dict(zip(measured, values, strict=True)) if by_cell and values is not None else values
     return _shown(Check(
         claim, check, holds=_within(ours, paper, tolerance), paper=_plain(paper), ours=_plain(named(ours)),

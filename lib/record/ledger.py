@@ -147,10 +147,17 @@ def _check_differences(before: Mapping[str, Any], after: Mapping[str, Any], rela
         if first[key]["holds"] != second[key]["holds"]:
             yield f"{key}: {_word(first[key])} -> {_word(second[key])}"
         for field in ("paper", "ours", "spread", "control_ours"):
-            one, other = (list(numbers(check.get(field))) for check in (first[key], second[key]))
+            one, other = _aligned(first[key].get(field), second[key].get(field))
             if len(one) != len(other) or not all(
                     math.isclose(a, b, rel_tol=relative, abs_tol=1e-9) for a, b in zip(one, other, strict=True)):
                 yield f"{key}: {field} {one} -> {other}"
+
+
+def _aligned(one: Any, other: Any) -> tuple[list[float], list[float]]:
+    """The numbers of two values of a check: name by name where both have the same names, else in their order."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and set(one) == set(other):
+        other = {name: other[name] for name in one}
+    return list(numbers(one)), list(numbers(other))
 
 
 def _key(check: Mapping[str, Any]) -> str:

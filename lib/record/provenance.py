@@ -173,15 +173,16 @@ def _remove_abandoned(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, sort_keys: bool = True) -> None:
     """Write JSON to ``path`` whole or not at all.
 
+    :param sort_keys: else keys stay in their order, where that has a meaning: the names of a check's values
     :raises ValueError: for a number that is not finite, by its place in the content
     :raises OSError: naming ``path``
     """
     check_finite(content, path)
     with replacing(path) as draft:
-        draft.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(content, indent=1, sort_keys=sort_keys, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def check_finite(content: Any, path: Path) -> None:

@@ -106,6 +106,7 @@ def test_compare_over_cells_of_different_seeds():
                               given={"c": 0}, broken={"c": 9}, paper=[2.0, 5.0], seeds=seeds)
     found = compare([0, 1, 2])
     assert (found.holds, found.ours, found.spread) == (True, {"x": 2.0, "y": 5.0}, {"x": 1.0, "y": math.sqrt(2)})
+    assert found.paper == {"x": 2.0, "y": 5.0}
     assert found.seeds == ((0, 1, 2), (0, 1)) and "; 3, 2 seeds" in str(found)
     with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
         compare([0, 1])

@@ -138,6 +138,12 @@ def test_equal_ledgers_do_not_differ_whatever_names_the_values_have():
     assert ledger.differences(LEDGER, changed(ours={"x": 1.0, "y": 2.00001})) == []
 
 
+def test_named_values_are_compared_by_name_and_not_by_place():
+    first, second = changed(ours={"x": 1.0, "y": 2.0}), changed(ours={"y": 2.0, "x": 1.0})
+    assert ledger.differences(first, second) == []
+    assert ledger.differences(first, changed(ours={"y": 1.0, "x": 2.0})) != []
+
+
 @pytest.mark.parametrize(("fields", "words"), [
     ({"ours": [1.0, 2.1]}, "a: one: ours [1.0, 2.0] -> [1.0, 2.1]"),
     ({"ours": [1.0]}, "a: one: ours [1.0, 2.0] -> [1.0]"),
