@@ -44,7 +44,7 @@ def execute(chapter: str, output: Path, record: Path, values: dict[str, Any], pr
         tidy(book, chapter)
         provenance.write_json(record, {
             "chapter": chapter, "profile": profile, "parameters": values, "cells": seconds, **run.provenance()})
-        provenance.write_json(output, book)
+        provenance.write_json(output, book, sort_keys=False)
     except OSError as error:
         problem = error.strerror or error
         sys.exit(f"\nchapter {chapter}: {error.filename or output} cannot be written: {problem}. {KEPT}.")
