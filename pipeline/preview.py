@@ -31,7 +31,11 @@ def render(chapter: str, run: Callable[..., int]) -> tuple[int, Path | None]:
             return 0, None
         shutil.copy2(found[0], drafts)
         shutil.copy2(found[1], records)
-    linked = pages.stage(drafts, records, staged)
+    try:
+        linked = pages.stage(drafts, records, staged)
+    except Exception as error:  # a chapter was recorded by another state of this repository
+        print(f"a recorded chapter cannot be shown as it is ({type(error).__name__}: {error})")
+        return 0, None
     update(staged, FOLDER / "book")
     with (FOLDER / "log").open("w+", encoding="utf-8") as log:
         code = run(["jupyter-book", "build", str(FOLDER / "book"), "--path-output", str(FOLDER), "--quiet"], output=log)
