@@ -118,11 +118,11 @@ def _same(left: sp.Matrix, right: sp.Matrix) -> bool:
 # Every size ---------------------------------------------------------------------------------------------------
 
 
-def contribution_is_storage(*, absolute: bool = False) -> bool:
+def contribution_is_storage(*, absolute: bool = False, nonlinear: bool = False) -> bool:
     """Whether position p adds alpha_p W_{A,x_p} to the logit of A, for any L, D, d_v, sequence and A.
 
-    The logit U(W_V(sum_j alpha_j (what stands at j))) is built as nested indexed sums and is linear in alpha, so that
-    its derivative in alpha_p is what p adds for each unit of attention.
+    The logit U(W_V(sum_j alpha_j (what stands at j))) is built as nested indexed sums. It is W sum_j alpha_j e_{x_j} if
+    and only if its derivative in each alpha_p is W_{A,x_p}, what p adds for each unit of attention.
     """
     length, width, inner = sp.symbols("L D d_v", integer=True, positive=True)
     target, j, p, m, r = sp.symbols("A j p m r", integer=True)
@@ -133,12 +133,23 @@ def contribution_is_storage(*, absolute: bool = False) -> bool:
         return sp.Sum(unembedding[target, r] * valued, (r, 1, inner))
 
     embedded = embedding[m, x[j]] + int(absolute) * position[m, j]
-    logit = unembedded(sp.Sum(alpha[j] * embedded, (j, 1, length)))
+    mixed = sp.Sum(alpha[j] * embedded, (j, 1, length))
+    logit = unembedded(mixed**2 if nonlinear else mixed)
     added = symbolic.collapse_deltas(sp.diff(logit, alpha[p]), j)
     return bool(sp.expand(added - unembedded(embedding[m, x[p]])) == 0)
 
 
 # Left and right -----------------------------------------------------------------------------------------------
+
+
+def scores_are_mirrored(*, even: bool) -> bool:
+    """Whether phi(q_i, k_j, i - j) is the score of the mirrored places L + 1 - i, L + 1 - j, for any L, i, j and phi.
+
+    :param even: phi takes the offset by its square alone; else by itself
+    """
+    length, i, j, query, key = sp.symbols("L i j q_i k_j")
+    score = lambda here, there: sp.Function("phi")(query, key, sp.expand((here - there) ** (2 if even else 1)))
+    return score(i, j) == score(length + 1 - i, length + 1 - j)
 
 
 def mirror_images_alike(*, even: bool) -> bool:

@@ -73,6 +73,16 @@ def error_cosine_at_least_half(wrong: int, *, same_target: bool = True) -> bool:
     return all(coefficient >= 0 for part in (gap, inner) for coefficient in sp.Poly(part, *u, *w).coeffs())
 
 
+def error_norm_leaves_different_tokens(*, factor: int = 2) -> bool:
+    """Whether factor U^2 - |eps|^2 is the sum of u_v u_v' over v != v', for any number of wrong tokens.
+
+    u_v is the probability of the wrong token v and U their sum, so that |eps|^2 = U^2 + sum_v u_v^2.
+    """
+    u, same = sp.IndexedBase("u"), sp.KroneckerDelta
+    return symbolic.same_double_sum(lambda v, w: (factor - 1 - same(v, w)) * u[v] * u[w],
+                                    lambda v, w: (1 - same(v, w)) * u[v] * u[w])
+
+
 def errors_align(reverse_target: int) -> bool:
     """Whether <eps_f, eps_r> > 0 for any weights, for prompts of length 2 and 3; the forward target is 1."""
     pair = storage.storage_model((2, 3), 3, 1), storage.storage_model((3, 2, 0), 3, reverse_target)
