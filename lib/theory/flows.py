@@ -5,22 +5,23 @@ reverse score ``s_r``. The flow is trained on the forward loss alone. Time is ke
 the hundreds does not overflow. `mask_flow` keeps the mask's own value column, which App. C.3 leaves out.
 
 The *margin* of a token v is ``m_v = W[A, B] - W[v, B]``; the reverse logits have margins ``alpha_r m_v``. A bad
-argument is refused with a ``ValueError`` that names it.
+argument is refused with a ``ValueError`` that names it. `flow_proofs` holds the algebra and the runs that check it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
-from scipy.special import expit, log_expit, log_softmax, logit, logsumexp, wrightomega
+from scipy.special import expit, log_expit, log_softmax, logit, logsumexp, softmax, wrightomega
 
 from lib.theory import validation
 from lib.theory.dynamics import log_odds
+from lib.theory.routing import rotate
 from lib.theory.validation import Count, Number
 
 _LARGEST_SCORE = 700.0  # beyond it e^s leaves the range of float64
@@ -75,6 +76,14 @@ class TwoTokenFlow:
     reverse_bias: Number = 0.0
     learned: frozenset[str] = frozenset({"key"})
 
+    @classmethod
+    def rope(
+        cls, forward: Float[np.ndarray, " planes"], reverse: Float[np.ndarray, " planes"],
+        learned: Iterable[str] = ("key",),
+    ) -> TwoTokenFlow:
+        """RoPE, with the angles of its planes (radians): Delta_1 theta forward and Delta_2 theta in reverse."""
+        return cls(rotation_matrix(forward), rotation_matrix(-reverse), learned=frozenset(learned))
+
     def __post_init__(self) -> None:
         unknown = set(self.learned) - {"query", "key"}
         if unknown:
@@ -111,6 +120,11 @@ class TwoTokenFlow:
         to_query = to_score * (self.forward_map @ k) * ("query" in self.learned)
         to_key = to_score * (self.forward_map.T @ q) * ("key" in self.learned)
         return np.concatenate([to_column, to_query, to_key])
+
+
+def rotation_matrix(angles: Float[np.ndarray, " planes"]) -> Float[np.ndarray, "head_dim head_dim"]:
+    """R with these plane angles, radians."""
+    return rotate(np.eye(2 * len(angles)), angles).T
 
 
 # In closed form -----------------------------------------------------------------------------------------------
@@ -176,6 +190,64 @@ def log_time(
 def log_odds_at(score: Any, margin: Any, vocab: Count) -> Any:
     """`log_odds` of a prompt with this routing score and all margins equal: ``alpha m - log(n - 1)``."""
     return expit(score) * margin - np.log(vocab - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SolvedFlow:
+    """The flow from the uniform start, where all margins are equal; one entry a time."""
+
+    margin: Float[np.ndarray, " times"]  # m
+    forward_score: Float[np.ndarray, " times"]
+    log_time: Float[np.ndarray, " times"]  # log(1 + t)
+    start: float  # s_f at time 0
+    vocab: int
+    q_norm2: float = 0.0  # c = |q|^2; 0 where routing is fixed
+
+    def reverse_score(self, rho: Number, s_r0: Number | None = None) -> Float[np.ndarray, " times"]:
+        """RoPE's s_r = s_r(0) + rho (s_f - s_f(0)); s_r(0) is the forward start where not given."""
+        return (self.start if s_r0 is None else s_r0) + rho * (self.forward_score - self.start)
+
+    def log_odds(self, score: Any) -> Float[np.ndarray, " times"]:
+        """``log p(A)/(1 - p(A))`` of a prompt with this routing score, at each time or at all."""
+        return log_odds_at(score, self.margin, self.vocab)
+
+    def probability(self, score: Any) -> Float[np.ndarray, " times"]:
+        """``p(A)`` of a prompt with this routing score."""
+        return expit(self.log_odds(score))
+
+    def agreement(self, rho: Number) -> Float[np.ndarray, " times"]:
+        """Full inner product of both gradients over its storage part, RoPE, both scores started alike.
+
+        ``1 + (n - 1)/n (1 - alpha_f)(1 - alpha_r) m^2 c rho``: below 0 the gradients oppose each other.
+        """
+        gates = expit(-self.forward_score) * expit(-self.reverse_score(rho))
+        return 1 + gates * self.margin**2 * self.q_norm2 * rho * (self.vocab - 1) / self.vocab
+
+    def probability_with_second_fact(self, rho: Number, rho_other: Number) -> Float[np.ndarray, " times"]:
+        """Reverse probability of A with B and B' in the prompt, each learned from its own forward prompts.
+
+        Scores start at 0, and the two columns push for different answers.
+
+        :param rho: of the fact (A, B); ``rho_other`` of the fact (A', B')
+        """
+        scores = [self.reverse_score(rho), self.reverse_score(rho_other), np.zeros_like(self.margin)]
+        mine, other, _ = softmax(scores, axis=0)
+        return 1 / (1 + np.exp((other - mine) * self.margin) + (self.vocab - 2) * np.exp(-mine * self.margin))
+
+
+def solve_learned_key(
+    margin: Float[np.ndarray, " times"], start: Number, vocab: Count, q_norm2: Number
+) -> SolvedFlow:
+    """The flow with the key learned and the query fixed, at each of ``margin`` (ascending, > 0)."""
+    score = lambda m: learned_key_score(m, start, vocab, q_norm2)
+    time = np.logaddexp(0, log_time(margin, score, vocab))
+    return SolvedFlow(margin, score(margin), time, float(start), int(vocab), float(q_norm2))
+
+
+def solve_fixed_routing(margin: Float[np.ndarray, " times"], score: Number, vocab: Count) -> SolvedFlow:
+    """The flow with query and key fixed, at each of ``margin`` (ascending, > 0)."""
+    time = np.logaddexp(0, log_time(margin, lambda m: score, vocab))
+    return SolvedFlow(margin, np.full_like(margin, score), time, float(score), int(vocab))
 
 
 def reverse_limit(rho: Any, s_f0: Any, s_r0: Any, vocab: Any, q_norm2: Any) -> Any:

@@ -129,6 +129,79 @@ def test_energy_is_conserved_to_late_times_from_any_column():
     assert path.column.sum(1) == pytest.approx(np.full(50, column.sum()), abs=1e-8)
 
 
+def matrix_drift(learned):
+    """Largest change of q q^T - k k^T along the flow to log t = 400, relative to |q|^2."""
+    flow = flows.TwoTokenFlow(np.eye(2), np.eye(2), learned=frozenset(learned))
+    path = flow.run(np.zeros(4), QUERY, KEY, np.linspace(1, 400, 50))
+    kept = path.query[:, :, None] * path.query[:, None] - path.key[:, :, None] * path.key[:, None]
+    return np.abs(kept - kept[0]).max() / (path.query**2).sum(1).max()
+
+
+def test_the_matrix_is_conserved_to_late_times_where_both_are_learned():
+    assert matrix_drift(("query", "key")) < 1e-8
+    assert matrix_drift(("key",)) > 0.1
+
+
+def test_energy_needs_the_key_to_be_the_one_that_learns():
+    path = rope(learned=("query",)).run(np.zeros(4), QUERY, KEY, np.linspace(1, 400, 50))
+    parts = flows.route_energy(path.forward_score), (path.query**2).sum(1) * (path.column**2).sum(1) / 2
+    assert np.abs(parts[0] - parts[1] - (parts[0] - parts[1])[0]).max() > 1e-3 * parts[0].max()
+
+
+def test_rope_flow_turns_plane_by_plane():
+    forward, reverse = np.array([0.4, 1.1]), np.array([0.9, -0.3])
+    flow = flows.TwoTokenFlow.rope(forward, reverse, ("query",))
+    for found, angles in ((flow.forward_map, forward), (flow.reverse_map, -reverse)):
+        assert found[:2, :2] == pytest.approx(turn(angles[0])) and found[2:, 2:] == pytest.approx(turn(angles[1]))
+        assert not found[:2, 2:].any() and not found[2:, :2].any()
+    assert flow.learned == {"query"}
+
+
+def test_solved_flow_is_the_integrated_one():
+    start, total = QUERY @ turn(0.4) @ KEY, QUERY @ turn(1.3) @ QUERY / (QUERY @ QUERY)
+    path = rope().run(np.zeros(5), QUERY, KEY, np.array([0.1, 1.0, 5.0, 50.0]))
+    solved = flows.solve_learned_key(path.margins[:, 0], start, 5, QUERY @ QUERY)
+    assert solved.log_time == pytest.approx(path.log_time, abs=1e-6)
+    assert solved.forward_score == pytest.approx(path.forward_score, abs=1e-6)
+    reverse = solved.reverse_score(total, QUERY @ turn(-0.9) @ KEY)
+    assert reverse == pytest.approx(path.reverse_score, abs=1e-6)
+    assert solved.log_odds(reverse) == pytest.approx(path.reverse_log_odds, abs=1e-6)
+    assert solved.probability(reverse) == pytest.approx(expit(path.reverse_log_odds), abs=1e-6)
+    fixed = flows.solve_fixed_routing(np.array([1.0, 40.0]), -0.4, 6)
+    assert fixed.forward_score.tolist() == [-0.4, -0.4]
+    assert fixed.log_time == pytest.approx(np.logaddexp(0, flows.log_time(fixed.margin, lambda m: -0.4, 6)))
+
+
+def test_agreement_is_the_ratio_of_inner_products():
+    solved, rho = flows.solve_learned_key(np.array([0.5, 3.0]), -1.0, 4, 2.0), -0.7
+    query = np.array([math.sqrt(2), 0.0])
+    prompts = [flows.TwoTokenFlow(turn(sign * math.acos(rho) / 2), np.eye(2)) for sign in (1, -1)]
+
+    def products(margin, scores):
+        """Inner products of the two prompts' gradients in the column and in the key."""
+        column = np.array([margin, 0, 0, 0])
+        key = np.linalg.solve(np.stack([query @ prompt.forward_map for prompt in prompts]), scores)
+        in_column = [slope(lambda w, prompt=prompt: flow_loss(prompt, w, query, key), column) for prompt in prompts]
+        in_key = [slope(lambda k, prompt=prompt: flow_loss(prompt, column, query, k), key) for prompt in prompts]
+        return in_column[0] @ in_column[1], in_key[0] @ in_key[1]
+
+    for place, margin in enumerate(solved.margin):
+        storage, routing = products(margin, [solved.forward_score[place], solved.reverse_score(rho)[place]])
+        assert solved.agreement(rho)[place] == pytest.approx(1 + routing / storage, rel=1e-4)
+
+
+def test_a_second_fact_as_strong_leaves_both_answers_alike():
+    solved = flows.solve_learned_key(np.array([1.0, 60.0]), 0.0, 7, 4.0)
+    assert solved.probability_with_second_fact(0.5, 0.5)[-1] == pytest.approx(0.5)
+    stronger, weaker = solved.probability_with_second_fact(0.5, 0.8), solved.probability_with_second_fact(0.8, 0.5)
+    assert stronger[-1] < 1e-3 and weaker[-1] > 0.999
+    logits = np.zeros(7)
+    logits[:2] = np.array([np.exp(0.5 * solved.forward_score[0]), np.exp(0.8 * solved.forward_score[0])])
+    weights = logits[:2] / (logits[:2].sum() + 1)
+    logits[:2] = weights * solved.margin[0]
+    assert stronger[0] == pytest.approx(plain_softmax(logits)[0])
+
+
 @pytest.mark.parametrize("vocab", [2, 7])
 def test_quadrature_solves_the_flow(vocab):
     start, norm = QUERY @ turn(0.4) @ KEY, QUERY @ QUERY
