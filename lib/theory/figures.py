@@ -127,12 +127,12 @@ def termwise_bound(
     return figure
 
 
-#: alignment of the keys -> its name and its line in `score_correlations`
+#: alignment of the keys -> its name and its line in `score_correlation_by_distance`
 _ALIGNMENTS = {0.0: ("isotropic", "forward"), 0.5: ("between", "rope"), 1.0: ("aligned", "alibi"),
                -0.5: ("excluded", "control")}
 
 
-def score_correlations(
+def score_correlation_by_distance(
     distances: Float[np.ndarray, " distances"],
     correlations: Mapping[float, Float[np.ndarray, "queries distances"]], bound: Float[np.ndarray, " distances"],
 ) -> Figure:
