@@ -58,6 +58,10 @@ class Effective:
         """Logits at the masked position of each row."""
         return self.mass(tokens, self.attention(tokens, position)) @ self.storage.T
 
+    def evidence_weight(self, queries: task.Queries) -> Float[Tensor, " batch"]:
+        """Attention weight on the evidence of each query."""
+        return self.attention(queries.tokens, queries.position)[torch.arange(len(queries)), queries.evidence]
+
 
 def initial(head_dim: int, seed: int) -> Effective:
     """Storage zero; query standard normal, keys normal with variance 1 / head_dim: scores of order 1."""
@@ -140,3 +144,9 @@ def shares(forward: GradientByRoute, reverse: GradientByRoute) -> dict[str, Floa
     evidence = product(forward.query[:, 0], reverse.query[:, 0]) + product(forward.keys[:, 0], reverse.keys[:, 0])
     whole = product(forward.query.sum(1), reverse.query.sum(1)) + product(forward.keys.sum(1), reverse.keys.sum(1))
     return {"storage": storage / norms, "evidence": evidence / norms, "rest": (whole - evidence) / norms}
+
+
+def mean_shares(model: Effective, forward: task.Queries, reverse: task.Queries) -> dict[str, float]:
+    """Mean over pairs of queries of `shares`."""
+    found = shares(gradient_by_route(model, forward), gradient_by_route(model, reverse))
+    return {name: float(share.mean()) for name, share in found.items()}

@@ -80,6 +80,17 @@ def test_shares_add_up_to_the_cosine(model):
     assert found["evidence"].tolist() == pytest.approx((direct / split[0].norm / split[1].norm).tolist())
 
 
+def test_evidence_weight_and_mean_shares(model):
+    forward, reverse = (queries[torch.tensor([33, 200])] for queries in task.paired_queries(6))
+    attention = model.attention(reverse.tokens, reverse.position)
+    for row, weight in enumerate(model.evidence_weight(reverse)):
+        assert reverse.tokens[row, reverse.evidence[row]] == reverse.letter[row] + task.LETTERS
+        assert weight == attention[row, reverse.evidence[row]]
+    means = effective_model.mean_shares(model, forward, reverse)
+    each = effective_model.shares(*(effective_model.gradient_by_route(model, asked) for asked in (forward, reverse)))
+    assert means == {name: pytest.approx(sum(share.tolist()) / 2) for name, share in each.items()}
+
+
 def test_initial_scales_and_seeds():
     model = effective_model.initial(64, 0)
     assert model.storage.abs().max() == 0 and model.storage.shape == (task.CLEAN, task.TOKENS)
