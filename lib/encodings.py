@@ -77,12 +77,6 @@ class Encoding:
         """
         return q.expand(*q.shape[:-2], 2 * self.length - 1, -1)
 
-    def relative_queries_backward(
-        self, g: Float[Tensor, "*lead offsets head_dim"]
-    ) -> Float[Tensor, "*lead 1 head_dim"]:
-        """Gradient in the query, from the gradient in the result of `relative_queries`."""
-        return g.sum(-2, keepdim=True)
-
     def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         """b added to the scores, row = query position; None where the encoding adds nothing.
 
@@ -94,13 +88,6 @@ class Encoding:
         """`score_bias` for offsets 1 - length, ..., length - 1: it is a function of the offset alone."""
         bias = self.score_bias(weight)
         return None if bias is None else torch.cat((bias[..., -1, :-1], bias[..., 0, :]), -1)
-
-    def score_bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
-        """Gradient in the learned tensor, from the gradient in `score_bias_by_offset`.
-
-        :raises TypeError: for an encoding whose bias has nothing to learn
-        """
-        raise TypeError(f"{type(self).__name__}: nothing of its bias is learned")
 
     @property
     def offsets(self) -> Int[Tensor, "length length"]:
@@ -122,7 +109,6 @@ class Rope(Encoding):
         angles = torch.arange(length)[:, None] * torch.as_tensor(rope_frequencies(width // heads))
         self._planes = torch.complex(angles.cos().float(), angles.sin().float())  # R(p), a complex number a plane
         self._towards = torch.cat((self._planes.flip(0), self._planes[1:].conj()))  # R(-offset)
-        self._back = self._towards.conj().resolve_conj()
 
     def rotate(self, x: Float[Tensor, "*lead length head_dim"]) -> Float[Tensor, "*lead length head_dim"]:
         return _rotated(x, self._planes)
@@ -130,11 +116,6 @@ class Rope(Encoding):
     def relative_queries(self, q: Float[Tensor, "*lead 1 head_dim"]) -> Float[Tensor, "*lead offsets head_dim"]:
         # q^T R(offset) k = (R(-offset) q)^T k, and -offset falls from length - 1
         return _rotated(q, self._towards)
-
-    def relative_queries_backward(
-        self, g: Float[Tensor, "*lead offsets head_dim"]
-    ) -> Float[Tensor, "*lead 1 head_dim"]:
-        return _rotated(g, self._back).sum(-2, keepdim=True)
 
 
 def _rotated(x: Tensor, planes: Tensor) -> Tensor:
@@ -181,11 +162,6 @@ class T5(Encoding):
     def score_bias(self, weight: Tensor | None) -> Float[Tensor, "*members heads length length"] | None:
         assert weight is not None
         return weight[..., self.buckets()]
-
-    def score_bias_backward(self, g: Float[Tensor, "*members heads offsets"]) -> Tensor:
-        buckets = self.buckets()
-        by_offset = torch.cat((buckets[-1, :-1], buckets[0]))
-        return g.new_zeros(*g.shape[:-1], T5_BUCKETS).index_add_(-1, by_offset, g)
 
     def buckets(self) -> Int[Tensor, "length length"]:
         """The bucket of each pair of positions: half of them for keys to the right, half for the rest."""

@@ -193,7 +193,7 @@ def surroundings() -> dict[str, str]:
     """The environment of a build: this folder's own modules and tools, and no settings or caches of the user's."""
     cache = BUILD / "cache"
     own = {"IPYTHONDIR": "ipython", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter",
-           "JUPYTER_RUNTIME_DIR": "jupyter/runtime", "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba"}
+           "JUPYTER_RUNTIME_DIR": "jupyter/runtime", "MPLCONFIGDIR": "matplotlib"}
     if not os.access(Path.home(), os.W_OK):
         own["XDG_CACHE_HOME"] = "."
     found = {**os.environ, **{name: str(cache / folder) for name, folder in own.items()}}

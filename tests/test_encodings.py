@@ -140,20 +140,6 @@ def test_a_relative_score_is_a_function_of_the_offset(name):
             assert torch.allclose(scores[:, :, i, j], by_offset[:, :, j - i + 4], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_gradients_by_hand_are_the_adjoints(name):
-    one, q = encoding(name, 5, 8, 2), torch.randn(3, 2, 1, 4)
-    g = torch.randn(3, 2, 9, 4)
-    assert torch.allclose((one.relative_queries(q) * g).sum(), (q * one.relative_queries_backward(g)).sum(), atol=1e-4)
-    if name == "t5":
-        weight = torch.randn(3, *one.weight_shape)
-        along = (one.score_bias_by_offset(weight) * g[..., 0]).sum()
-        assert torch.allclose(along, (weight * one.score_bias_backward(g[..., 0])).sum(), atol=1e-4)
-    else:
-        with pytest.raises(TypeError, match="nothing of its bias is learned"):
-            one.score_bias_backward(g[..., 0])
-
-
 def test_what_an_encoding_cannot_serve_is_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown encoding 'rotary'; one of rope, alibi, .*none"):
         encoding("rotary", 5, 8)

@@ -4,12 +4,14 @@ All weights live in one buffer (members, parameters), so optimiser, clipping, mo
 operations on plain matrices. `Ensemble.member` gives the i-th model as a plain `Transformer`, and that plain model,
 mapped over members by ``torch.func``, is the forward pass of all of them.
 
-`Ensemble.loss_and_gradient` is what a training step needs, and the one way to `lib.one_layer.fast`, which writes it out
-for masked models of depth 1; every other model takes autograd's gradient of the plain forward pass.
+`Ensemble.loss_and_gradient` is what a training step needs. It is the one way to `lib.one_layer.tables`, which computes
+the loss of masked models of depth 1; the loss of every other model is that of the plain forward pass. Gradients are
+autograd's.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import cast
@@ -19,11 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from lib.one_layer import objectives, task
-from lib.one_layer.fast.step import FastStep
-from lib.one_layer.fast.unique import UniqueBatch, unique_rows, unique_rows_by_step
+from lib.one_layer import objectives, tables, task
 from lib.one_layer.model import ModelConfig, Transformer, initialise
 from lib.one_layer.objectives import MaskedBatch
+from lib.one_layer.unique import UniqueBatch, unique_rows, unique_rows_by_step
 
 
 class Ensemble:
@@ -101,34 +102,37 @@ class Ensemble:
     # A training step ----------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def has_fast_step(self) -> bool:
-        """Whether `lib.one_layer.fast` serves these settings on this device."""
-        one_layer = self.settings.depth == 1 and not self.settings.causal and not self.settings.dropout
-        return one_layer and self.parameters.device.type == "cpu" and self.parameters.dtype == torch.float32
+    def by_tables(self) -> bool:
+        """Whether the loss of a step is that of `lib.one_layer.tables`."""
+        return tables.tables_serve(self.settings, self.parameters.device)
 
     @functools.cached_property
-    def _fast_step(self) -> FastStep:
-        return FastStep(self.settings, self.parameters, self.parameter_slices())
+    def _in_place(self) -> list[Transformer]:
+        """The members as plain models whose weights lie in the buffer."""
+        models = [copy.deepcopy(self.model).requires_grad_() for _ in range(len(self))]
+        for index, model in enumerate(models):
+            for name, weight in model.named_parameters():
+                weight.data = self.weights[name].data[index]
+        return models
 
     def prepare(self, batches: MaskedBatch, size: int) -> list[MaskedBatch] | list[UniqueBatch]:
         """Batches of several steps, ``size`` sequences each, step by step in the form that is fastest to train on."""
-        return unique_rows_by_step(batches, size, size) if self.has_fast_step else batches.steps(size)
+        return unique_rows_by_step(batches, size, size) if self.by_tables else batches.steps(size)
 
     def loss_and_gradient(
         self, batches: Sequence[MaskedBatch] | Sequence[UniqueBatch], size: int
     ) -> tuple[Float[Tensor, " members"], Float[Tensor, "members parameters"]]:
         """Loss of each member on its own batch, in nats a sequence, and its gradient in the buffer's order.
 
-        The gradient lies in memory that the next call writes to.
-
         :param batches: one a member, prepared or not
         :param size: sequences in each
         :raises ValueError: for a batch that asks nothing, or a masked model asked at a row that is no mask
         """
-        if self.has_fast_step:
-            return self._fast_step.loss_and_gradient(
-                [unique_rows(batch, size) if isinstance(batch, MaskedBatch) else batch for batch in batches])
+        if self.by_tables:
+            unique = [unique_rows(batch, size) if isinstance(batch, MaskedBatch) else batch for batch in batches]
+            losses, gradients = zip(*map(tables.loss_and_gradient, self._in_place, unique), strict=True)
+            return torch.stack(losses), torch.stack(gradients)
         plain = objectives.stack_batches(cast(Sequence[MaskedBatch], batches))
         tokens, rows, targets, weights = (part.to(self.parameters.device) for part in plain)
-        losses = objectives.losses(self.logits(tokens, rows), targets, weights, size)
-        return losses.detach(), self.gradient(losses)
+        found = objectives.losses(self.logits(tokens, rows), targets, weights, size)
+        return found.detach(), self.gradient(found)

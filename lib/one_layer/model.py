@@ -140,7 +140,7 @@ class Attention(nn.Module):
         added = self.encoding.position_embedding(position) if self.value_position_mode == "free" else None
         return x if added is None else x - added
 
-    def split(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch heads length head_dim"]:
+    def split(self, x: Float[Tensor, "*lead length width"]) -> Float[Tensor, "*lead heads length head_dim"]:
         """The coordinates of each head."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from lib.one_layer import interventions, metrics, objectives, snapshots, task
 from lib.one_layer.ensemble import Ensemble
-from lib.one_layer.fast import kernels
 from lib.one_layer.interventions import INTERVENTIONS
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.objectives import MASKING_SAMPLERS, OBJECTIVES
@@ -92,7 +91,6 @@ class Trainer:
         self._generators = [step_generator(SHARED, step) for step in range(AHEAD)]  # used again and again
         self._prefetched: dict[int, list[Any]] = {}
         self._own = [*zip(*(tensor.split(len(seeds)) for tensor in self.tensors().values()), strict=True)]
-        self._adamw = self._adamw_numba if self.ensemble.parameters.device.type == "cpu" else self._adamw_torch
 
     def _check(self, settings: ModelConfig) -> None:
         for recipe in self.recipes:
@@ -177,18 +175,9 @@ class Trainer:
         count = self.steps_taken + 1  # the average catches up quickly at first, as RADD's does
         return recipe.learning_rate * min(1.0, count / recipe.warmup), 1 - min(recipe.ema, count / (9 + count))
 
-    def _adamw_numba(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
-        """Clipping, AdamW and the moving average, recipe by recipe, in one pass over each member."""
-        for recipe, slopes, held in zip(self.recipes, gradients, self._own, strict=True):
-            rate, to_average = self._rates(recipe)
-            for slope, weights, first, second, average in zip(slopes, *held, strict=True):
-                arrays = (part.numpy() for part in (weights, slope, first, second, average, self._matrices))
-                kernels.adamw(*arrays, self.steps_taken + 1, rate, recipe.weight_decay, recipe.clip, *BETAS,
-                              ADAM_EPSILON, to_average)
-
     @torch.inference_mode()
-    def _adamw_torch(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
-        """Clipping, AdamW and the moving average by torch's own passes, on any device."""
+    def _adamw(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
+        """Clipping, AdamW and the moving average, recipe by recipe."""
         for recipe, slope, (weights, first, second, average) in zip(self.recipes, gradients, self._own, strict=True):
             rate, to_average = self._rates(recipe)
             # clip each member's gradient

@@ -35,7 +35,6 @@ import re
 import shlex
 import signal
 import sys
-import tempfile
 import tokenize
 import types
 import typing
@@ -467,19 +466,3 @@ def writable(option: str, folder: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"{option}: {folder} cannot be written to ({error.strerror})") from None
     return made
-
-
-def private_folder(name: str) -> Path | None:
-    """A folder for what can be made anew, of this user alone and below the folder of temporary files.
-
-    :return: None where there is none to be had
-    """
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    try:
-        folder = Path(tempfile.gettempdir()) / f"{name}-{user}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return None
-    safe = folder.is_dir() and not folder.is_symlink() and not found.st_mode & 0o022
-    return folder if safe and found.st_uid == user and os.access(folder, os.W_OK) else None

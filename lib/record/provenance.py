@@ -125,7 +125,7 @@ class Run:
         return {
             "commit": self.commit,
             "device": self.device,
-            "versions": versions("torch", "transformers", "peft", "numpy", "numba"),
+            "versions": versions("torch", "transformers", "peft", "numpy"),
             "seconds": round(before + time.perf_counter() - self._clock, 2),
             "started": self.started,
             **{name: count for name, count in self.shared.items() if count > 1},

@@ -90,21 +90,6 @@ def test_loss_and_gradient_of_a_step_are_the_plain_models(settings, members):
             assert off < 1e-4 * expected[columns].norm() + 1e-6 * expected.norm(), name
 
 
-def test_the_common_case_has_tables_of_its_own():
-    """Those of the general way, which serves every other case."""
-    for settings, common in (({"encoding": "rope"}, True), ({"encoding": "alibi"}, True), ({"encoding": "t5"}, False),
-                             ({"encoding": "learned"}, False), ({"heads": 2}, False), ({"values": "laden"}, False),
-                             ({"norm": False}, False)):
-        made = ensemble(**settings)
-        made.loss_and_gradient(asked(made.settings), 30)
-        own = made._fast_step
-        assert (own.own_tables is not None) == common, settings
-        if own.own_tables is not None:
-            general = zip(*own.tables.forward(), strict=True)
-            for one, tables in zip(own.own_tables, general, strict=True):
-                assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.forward(), tables, strict=True))
-
-
 def test_a_step_with_dropout_differs_from_one_without():
     made = ensemble(dropout=0.3)
     questions = asked(made.settings)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.one_layer import interventions, objectives, task, training
+from lib.one_layer import interventions, objectives, task, training, unique
 from lib.one_layer.ensemble import Ensemble
-from lib.one_layer.fast import unique
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig
 
@@ -45,18 +44,6 @@ def test_one_member_follows_torchs_adamw():
         assert float(ours.step()[0]) == pytest.approx(float(loss.detach()), rel=1e-5)
     for found, expected in ((ours.ensemble.parameters, plain.parameters()), (ours.average, average)):
         assert torch.allclose(found[0], torch.cat([weight.detach().reshape(-1) for weight in expected]), atol=1e-5)
-
-
-@pytest.mark.parametrize("recipe", [{}, {"weight_decay": 0.3, "clip": 0.05, "ema": 0.5}], ids=str)
-def test_both_ways_to_update_agree(recipe):
-    """The one of this machine's processor and the one of every other device."""
-    here, there = trainer((0, 1), **recipe), trainer((0, 1), **recipe)
-    there._adamw = there._adamw_torch
-    for _ in range(6):
-        here.step()
-        there.step()
-    for name, tensor in here.tensors().items():
-        assert torch.allclose(tensor, there.tensors()[name], atol=1e-6, rtol=1e-4), name
 
 
 def test_a_seed_trains_alike_alone_and_in_company():
@@ -116,7 +103,7 @@ def test_questions_drawn_ahead_are_those_of_each_step(recipe, dropout, monkeypat
         expected = run.batches(run.steps_taken)
         run.step()
         for found, one in zip(given.pop(), expected, strict=True):
-            if run.ensemble.has_fast_step:
+            if run.ensemble.by_tables:
                 assert all(map(np.array_equal, found, unique.unique_rows(one, 16)))
             else:
                 assert all((getattr(found, name) == part).all() for name, part in vars(one).items())

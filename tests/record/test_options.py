@@ -281,14 +281,3 @@ def test_a_device_that_is_none_is_refused(name):
     with pytest.raises(ValueError, match="--device"):
         options.device_named(name)
     assert options.device_named("cpu") == torch.device("cpu")
-
-
-def test_a_private_folder_is_refused_if_others_can_write_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    folder = options.private_folder("kernels")
-    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
-    assert options.private_folder("kernels") == folder
-    folder.chmod(0o777)
-    assert options.private_folder("kernels") is None
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "absent"))
-    assert options.private_folder("kernels") is None

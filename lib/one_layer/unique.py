@@ -22,7 +22,6 @@ class UniqueBatch(NamedTuple):
     """One member's different questions, and the answers to each."""
 
     tokens: Int[np.ndarray, "sequences length"]
-    rows: Int[np.ndarray, " rows"]  # of the flattened sequences
     sequence: Int[np.ndarray, " rows"]  # that each row stands in
     position: Int[np.ndarray, " rows"]  # and where
     answers: Int[np.ndarray, " answers"]  # row * CLEAN + right token, the place of each answer in the flattened logits
@@ -32,7 +31,7 @@ class UniqueBatch(NamedTuple):
 def unique_rows(asked: MaskedBatch, batch: int = 1) -> UniqueBatch:
     """Ask what is asked several times once, and what weighs nothing not at all; weights a sequence of the batch.
 
-    :raises ValueError: if a row is no mask
+    :raises ValueError: if a row is no mask, or for a token that does not exist
     """
     return unique_rows_by_step(asked, len(asked.tokens), batch)[0]
 
@@ -40,28 +39,26 @@ def unique_rows(asked: MaskedBatch, batch: int = 1) -> UniqueBatch:
 def unique_rows_by_step(asked: MaskedBatch, size: int, batch: int = 1) -> list[UniqueBatch]:
     """`unique_rows` of every ``size`` sequences, which belong to one step; many steps at a time take little longer.
 
-    :raises ValueError: for a token that does not exist: what is compiled does not look out for it
+    :raises ValueError: for a token that does not exist: a look-up would find another one's entry
     """
     length, reach = asked.tokens.shape[1], size * asked.tokens.shape[1]
     _check_range("tokens: they", asked.tokens, TOKENS)
     _check_range("targets: clean tokens", asked.targets, CLEAN)
     if (asked.tokens.reshape(-1)[asked.rows] != MASK).any():
         raise ValueError("rows: a masked model is asked at masked positions only")
+    # the first row that asks what each answer is the answer to
     counted = np.flatnonzero(asked.weights)
     sequence, position = np.divmod(asked.rows[counted], length)
     question = _representatives(asked.tokens, size)[sequence] * length + position
-    order = np.zeros(asked.tokens.size, dtype=np.int64)
-    order[question] = 1
-    rows = np.flatnonzero(order)
-    order[rows] = np.arange(len(rows))
+    # rows that ask, in order, and the number of each
+    rows, row = np.unique(question, return_inverse=True)
+    # cut by step, rows and answers numbered within each
     ends = np.arange(0, asked.tokens.size + 1, reach)
     of_rows, of_answers = np.searchsorted(rows, ends), np.searchsorted(sequence * length, ends)
-    answers = (order[question] - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
+    answers = (row - of_rows[:-1].repeat(np.diff(of_answers))) * CLEAN + asked.targets[counted]
     weights = (asked.weights[counted] / batch).astype(np.float32)
-    rows = rows % reach
-    parts = (split_at(ends // length, asked.tokens),
-             *(split_at(of_rows, part) for part in (rows, *np.divmod(rows, length))),
-             *(split_at(of_answers, part) for part in (answers, weights)))
+    parts = (_cut(ends // length, asked.tokens), *(_cut(of_rows, part) for part in np.divmod(rows % reach, length)),
+             *(_cut(of_answers, part) for part in (answers, weights)))
     return [UniqueBatch(*each) for each in zip(*parts, strict=True)]
 
 
@@ -70,7 +67,7 @@ def _check_range(what: str, found: np.ndarray, count: int) -> None:
         raise ValueError(f"{what} run from 0 to {count - 1}, but there are {found.min()} to {found.max()}")
 
 
-def split_at(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[np.ndarray]:
+def _cut(ends: Int[np.ndarray, " some"], part: np.ndarray) -> list[np.ndarray]:
     """The pieces between ends."""
     return [part[start:end] for start, end in itertools.pairwise(ends.tolist())]
 

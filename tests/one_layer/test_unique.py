@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.one_layer import objectives, task
-from lib.one_layer.fast import unique
+from lib.one_layer import objectives, task, unique
 from lib.one_layer.objectives import MaskedBatch
 
 
@@ -24,7 +23,8 @@ def asked(length, batch, seed):
 def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, batch, seed):
     before = asked(length, batch, seed)
     after = unique.unique_rows(before, batch)
-    questions = [(bytes(after.tokens[row // length].tolist()), row % length) for row in after.rows.tolist()]
+    questions = [(bytes(after.tokens[sequence].tolist()), position)
+                 for sequence, position in zip(after.sequence.tolist(), after.position.tolist(), strict=True)]
     assert len(set(questions)) == len(questions)
     answers = [divmod(answer, task.CLEAN) for answer in after.answers.tolist()]
     found = [(questions[row], target, pytest.approx(weight, rel=1e-6))
@@ -39,14 +39,14 @@ def test_every_answer_keeps_its_question_and_no_question_comes_twice(length, bat
 
 def test_merging_saves_rows_at_the_papers_shortest_length():
     whole = asked(10, 120, 0)
-    assert len(unique.unique_rows(whole).rows) < 0.9 * np.count_nonzero(whole.weights)
+    assert len(unique.unique_rows(whole).position) < 0.9 * np.count_nonzero(whole.weights)
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
     ("tokens", task.TOKENS, "tokens: they run from 0 to"), ("tokens", -1, "tokens: they run from 0 to"),
     ("targets", task.CLEAN, "targets: clean tokens run from 0 to"), ("targets", -1, "targets: clean tokens")])
 def test_a_token_that_does_not_exist_is_refused(field, value, message):
-    """What is compiled would look beyond its tables."""
+    """A look-up would find the entry of another."""
     some = asked(4, 3, 0)
     at = np.flatnonzero(some.tokens.ravel() != task.MASK)[0] if field == "tokens" else 0
     getattr(some, field).reshape(-1)[at] = value
