@@ -1,9 +1,9 @@
 """Who takes part in `benchmarks.one_layer`: one training step of all members of an ensemble, in different ways.
 
-All train on the batches that ours trains on, with the same loss, clipped AdamW and moving average. Each of the two
-formulations of `benchmarks.formulations`, ``plain`` and ``tables``, runs
+All train on the batches that ours trains on, with the same loss, clipped AdamW and moving average. ``ours`` are the
+tables of `lib.one_layer.tables`, ``plain`` is the package's plain module, each by autograd and torch's fused AdamW,
+member by member. Each of the two formulations of `benchmarks.formulations`, ``plain`` and ``tables``, runs
 
-* by autograd and torch's fused AdamW, member by member; the plain one is the package's own module;
 * ``_compiled``: the whole step through `torch.compile`, member by member;
 * ``_vmap``: through `torch.func.vmap` over members; ``_vmap_compiled``: `torch.compile` of that;
 * ``_jax``: through JAX's `jit` of `vmap`; JAX is no dependency of the project, and is imported when it is asked for.
@@ -26,10 +26,10 @@ import torch
 from benchmarks import formulations
 from benchmarks.formulations import Framework, FullBatch, UniqueRows
 from lib.one_layer import task
-from lib.one_layer.fast.unique import UniqueBatch, unique_rows_by_step
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.objectives import MaskedBatch
 from lib.one_layer.training import ADAM_EPSILON, BETAS, Trainer, TrainingConfig
+from lib.one_layer.unique import UniqueBatch, unique_rows_by_step
 
 STATE = "weights", "first", "second", "average"  # what training changes, by its names in `Trainer.tensors`
 Arrays = dict[str, np.ndarray]
@@ -103,7 +103,7 @@ def unique_rows(size: Size) -> Iterator[list[UniqueRows]]:
 
 
 def _unique_rows(unique: UniqueBatch, least: int) -> UniqueRows:
-    rows = len(unique.rows)
+    rows = len(unique.position)
     count = max(rows, least)
     tokens, position = np.zeros((count, unique.tokens.shape[1]), np.int64), np.zeros(count, np.int64)
     tokens[:rows], position[:rows] = unique.tokens[unique.sequence], unique.position
@@ -114,7 +114,7 @@ def _unique_rows(unique: UniqueBatch, least: int) -> UniqueRows:
 def most_rows(size: Size, steps: int) -> int:
     """The largest number of unique rows of any member in these steps, rounded up to a multiple of 16."""
     batch, parts = size.training.batch, itertools.islice(draw(size), -(-steps // size.ahead))
-    most = max(len(unique.rows) for members in parts for member in members
+    most = max(len(unique.position) for members in parts for member in members
                for unique in unique_rows_by_step(member, batch, batch))
     return -(-most // 16) * 16
 
@@ -217,11 +217,6 @@ def plain(size: Size) -> Contestant:
     return by_autograd(formulations.module_loss(size.config), size, full_batches(size))
 
 
-def tables(size: Size) -> Contestant:
-    loss = formulations.tables_loss(size.config, formulations.torch_framework())
-    return by_autograd(loss, size, unique_rows(size._replace(rows=0)))
-
-
 def compiled(form: str, size: Size) -> Contestant:
     step, batches = _step(form, size, formulations.torch_framework())
     return one_by_one(_compile(step), size, batches)
@@ -272,7 +267,7 @@ def _compile(step: Callable) -> Callable:
     return torch.compile(step, dynamic=False, fullgraph=True)
 
 
-GENERAL: dict[str, Callable[[Size], Contestant]] = {"plain": plain, "tables": tables} | {
+GENERAL: dict[str, Callable[[Size], Contestant]] = {"plain": plain} | {
     f"{form}_{way.__name__}": lambda size, form=form, way=way: way(form, size)
     for form in ("plain", "tables") for way in (compiled, vmap, vmap_compiled, jax)}
 
@@ -320,7 +315,7 @@ def products(size: Size, unique: bool) -> Callable[[], Any]:
     :param unique: at the unique rows among them only
     """
     (masked,) = Trainer(size.config, size.training, [0]).batches(0)
-    rows = len(unique_rows_by_step(masked, size.training.batch)[0].rows if unique else masked.rows)
+    rows = len(unique_rows_by_step(masked, size.training.batch)[0].position if unique else masked.rows)
     width, work = size.config.width, []
     for inner, outer in ((width, 4 * width), (4 * width, width), (width, task.CLEAN)):
         x, w, g = torch.randn(rows, inner), torch.randn(inner, outer), torch.randn(rows, outer)

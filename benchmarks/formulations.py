@@ -3,9 +3,9 @@
 For one member, one head and rotary encoding; written once for torch and for JAX:
 
 * ``plain``: a transformer at every position;
-* ``tables``: what the hand-written step computes. Queries are asked at masks only and are one vector; keys and values
-  belong to a token. So scores, (offsets, tokens), and stored values, (tokens, width), are computed for the vocabulary
-  and looked up at the masked positions, and rows that are equal are computed once.
+* ``tables``: what `lib.one_layer.tables` computes, restricted to that case. Queries are asked at masks only and are one
+  vector; keys and values belong to a token. So scores, (offsets, tokens), and stored values, (tokens, width), are
+  computed for the vocabulary and looked up at the masked positions, and rows that are equal are computed once.
 
 `training_step` adds gradient clipping, AdamW and the moving average of the weights to either.
 """
