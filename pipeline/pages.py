@@ -107,8 +107,8 @@ def provenance_line(run: dict) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return (f":::{{admonition}} Where these numbers come from\n:class: dropdown provenance\n"
             f"Executed {run['started']} from commit `{run['commit']}` on {run['device']} in {run['seconds']:.0f} s, "
-            f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n\nAgain, with settings of your own "
-            f"after `SET=`: `{chapters.rerun_command(run['chapter'], run['parameters'], run['profile'])}`\n:::")
+            f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n\n"
+            f"Again, with settings of your own after `SET=`: `{chapters.rerun_command(run['chapter'], run['parameters'], run['profile'])}`\n:::")
 
 
 def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
