@@ -103,12 +103,13 @@ def gather_checks(book: nbformat.NotebookNode) -> set[str]:
 
 def provenance_line(run: dict) -> str:
     """The run behind a page, as its last line."""
+    again = chapters.rerun_command(run["chapter"], run["parameters"], run["profile"])
     values = ", ".join(f"{name} = {value}" for name, value in run["parameters"].items()) or "none"
     packages = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return (f":::{{admonition}} Where these numbers come from\n:class: dropdown provenance\n"
             f"Executed {run['started']} from commit `{run['commit']}` on {run['device']} in {run['seconds']:.0f} s, "
             f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n\n"
-            f"Again, with settings of your own after `SET=`: `{chapters.rerun_command(run['chapter'], run['parameters'], run['profile'])}`\n:::")
+            f"Again, with settings of your own after `SET=`: `{again}`\n:::")
 
 
 def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
