@@ -155,7 +155,7 @@ def tidy(book: Any, chapter: str) -> None:
     book.metadata["papermill"] = {"parameters": dict(book.metadata.get("papermill", {}).get("parameters", {}))}
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = ["injected-parameters", "hide-input"]
+            cell.metadata["tags"] = ["injected-parameters", "remove-cell"]
 
 
 def main() -> None:

@@ -96,14 +96,14 @@ def recording(
     for out, parameters in results.items():
         finished(out, experiment=experiment, parameters=parameters, seeds=seeds, defaults=defaults)
     path = checkpoint or first.with_name(f".{first.name}.checkpoint")
-    places = {"--out": first.parent, "--work": path.parent, **(folders or {})}
+    places = ("--out", first.parent), ("--work", path.parent), *(folders or {}).items()
     made: list[Path] = []  # the innermost first
-    for name, folder in places.items():
+    for name, folder in places:
         made = [*options.writable(name, folder), *made]
     runs = [{**parameters, "out": out.name} for out, parameters in results.items()]
-    told = {**(results[first] if len(runs) == 1 else {"runs": runs}), "seeds": list(seeds), **(identity or {})}
+    told = {**(results[first] if len(runs) == 1 else {"runs": runs}), "seeds": list(seeds)}
     run = provenance.Run(device, together=len(results), processes=processes)
-    going = Recording(results, experiment, seeds, Checkpoint(path, told), run,
+    going = Recording(results, experiment, seeds, Checkpoint(path, told, identity), run,
                       claims_file.registered_for(experiment) if registered is None else registered)
     try:
         yield going

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,34 @@ def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> tu
     means = np.random.default_rng(seed).choice(array, (RESAMPLES, len(array))).mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def difference_interval(first: Values, second: Values, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the difference of means, second minus first: each side's seeds are resampled.
+
+    :return: its ends, in the values' unit
+    :raises ValueError: for fewer than two seeds on a side
+    """
+    low, high = (np.asarray(values, dtype=float) for values in (first, second))
+    if min(len(low), len(high)) < 2:
+        raise ValueError(f"difference_interval: needs two seeds a side, not {len(low)} and {len(high)}")
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(side, (RESAMPLES, len(side))).mean(1) for side in (low, high)]
+    ends = np.quantile(means[1] - means[0], [(1 - level) / 2, (1 + level) / 2])
+    return float(ends[0]), float(ends[1])
+
+
+def intervals(cells: Mapping[str, Values]) -> dict[str, tuple[float, float]] | None:
+    """The `bootstrap_interval` of each cell; None where one has a single seed."""
+    if any(len(values) < 2 for values in cells.values()):
+        return None
+    return {name: bootstrap_interval(values) for name, values in cells.items()}
+
+
+def summary(cells: Mapping[str, Values]) -> dict[str, Any]:
+    """Means over seeds, their spread and their intervals by name, as `claims.verify` takes them."""
+    return {"ours": {name: float(np.mean(values)) for name, values in cells.items()},
+            "spread": {name: spread(values) for name, values in cells.items()}, "interval": intervals(cells)}
 
 
 class EffectSize(NamedTuple):

@@ -37,12 +37,14 @@ class Checkpoint:
     """The checkpoint of one run: saved now and then, gone on from, removed when the result is safe.
 
     :param path: where it lies; without a path nothing is kept, and every call does nothing
-    :param identity: everything that fixes the run; a run that differs in any of it cannot resume from here
+    :param identity: everything that fixes what is computed; a run that differs in any of it cannot resume from here
+    :param kept: nor one that differs in what is kept along the way, such as how often it measures
     :ivar seconds: that the run took until this process went on with it
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> None:
         self.path, self.identity, self.seconds = path, dict(identity), 0.0
+        self._whole = {**identity, **(kept or {})}
         self._start = self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -52,7 +54,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
-        tensors, progress = load(self.path, self.identity)
+        tensors, progress = load(self.path, self._whole)
         self.seconds = progress.pop("seconds", 0.0)
         return tensors, progress
 
@@ -64,7 +66,7 @@ class Checkpoint:
         """Write one in the place of the last."""
         if self.path is not None:
             seconds = self.seconds + time.monotonic() - self._start
-            save(self.path, tensors, self.identity, {**progress, "seconds": seconds})
+            save(self.path, tensors, self._whole, {**progress, "seconds": seconds})
             self._saved = time.monotonic()
 
     def remove(self) -> None:

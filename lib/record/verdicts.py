@@ -23,7 +23,7 @@ from markupsafe import Markup
 from lib.record.claims_file import SOURCES, known_claims
 from lib.record.ledger import STATUSES, Row
 
-INLINE = 3  # so many values stand in a line, more in a table
+INLINE = 2  # so many values stand in a line, more in a table
 
 
 # Words and numbers -------------------------------------------------------------------------------------------------
@@ -106,7 +106,8 @@ def plain(check: Row) -> str:
 _PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
                             trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 _PAGES.filters |= {"code": code, "format": format_value, "in_words": phrase, "seeds": seeds, "values": shown_values}
-_PAGES.globals |= {"INLINE": INLINE}
+BROKEN = {"hypothesis": "one hypothesis broken", "mutation": "the formula changed"}
+_PAGES.globals |= {"INLINE": INLINE, "BROKEN": BROKEN}
 
 
 def _template(name: str) -> jinja2.Template:

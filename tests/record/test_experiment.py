@@ -120,6 +120,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     refused(tmp_path / "file" / "a.json", "--out: .*file cannot be written to")
     refused(tmp_path / "a.json", "--work: .*file cannot be written to", checkpoint=tmp_path / "file" / "checkpoint")
     refused(tmp_path / "a.json", "--keep: .*file cannot be written to", folders={"--keep": tmp_path / "file"})
+    refused(tmp_path / "file" / "a.json", "--out: .*file cannot be written to", folders={"--out": tmp_path / "b"},
+            checkpoint=tmp_path / "checkpoint")
 
 
 # Interrupted -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,27 @@ def test_cells_and_tables():
     assert report.spread([1.0]) is None and report.spread([1.0, 3.0]) == pytest.approx(2**0.5)
 
 
+def test_a_summary_has_means_spreads_and_intervals_by_name():
+    found = report.summary({"a": [1.0, 3.0], "b": [2.0, 2.0]})
+    assert found["ours"] == {"a": 2, "b": 2} and found["spread"] == {"a": pytest.approx(2**0.5), "b": 0}
+    assert found["interval"] == {"a": (1, 3), "b": (2, 2)}
+    single = report.summary({"a": [1.0, 3.0], "b": [2.0]})
+    assert single["interval"] is None and single["spread"]["b"] is None
+
+
+def test_the_interval_of_a_difference_holds_the_difference_and_grows_with_the_spread():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=8), rng.normal(3, 1, size=8)
+    low, high = report.difference_interval(first, second)
+    assert low < second.mean() - first.mean() < high
+    wide = report.difference_interval(3 * first, second)
+    assert wide[1] - wide[0] > high - low and report.difference_interval([0, 0], [2, 2]) == (2, 2)
+    error = np.sqrt((first.var() + second.var()) / 8)  # of the resampled difference of means
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    with pytest.raises(ValueError, match="two seeds a side, not 1 and 2"):
+        report.difference_interval([1.0], [1.0, 2.0])
+
+
 def test_effects_of_seeds_that_are_apart_and_of_the_same_seeds():
     low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
     found = report.effect(low, high)

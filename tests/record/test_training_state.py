@@ -102,6 +102,14 @@ def test_the_seconds_of_every_part_of_a_run_add_up(tmp_path, clock):
     assert run.seconds == 23.0 and progress == {"step": 3} and torch.equal(tensors["a"], torch.ones(1))
 
 
+def test_what_is_kept_along_the_way_belongs_to_a_checkpoint_but_not_to_the_identity(tmp_path):
+    run = training_state.Checkpoint(tmp_path / "one", IDENTITY, {"points": 4})
+    run.save({}, {})
+    assert run.identity == IDENTITY and run.load() is not None
+    with pytest.raises(training_state.CheckpointError, match="points 4 there, 5 here"):
+        training_state.Checkpoint(tmp_path / "one", IDENTITY, {"points": 5}).load()
+
+
 def test_a_run_that_is_done_has_no_checkpoint(tmp_path):
     run = training_state.Checkpoint(tmp_path / "one", IDENTITY)
     assert run.load() is None
