@@ -153,7 +153,8 @@ def side_by_side(
     """
     points = POINTS if points is None else points
     parameters = {out: validated_parameters(settings, recipe, profile, points) for out, recipe in recipes.items()}
-    with recording(parameters, experiment="one_layer", seeds=seeds, defaults=STANDARD,
+    identity = {"points": points, "snapshots": snapshot_folder}
+    with recording(parameters, experiment="one_layer", seeds=seeds, identity=identity, defaults=STANDARD,
                    device=torch.get_default_device()) as going:
         trainer = Trainer(settings, tuple(recipes.values()), seeds)
         start = trainer.averaged()
@@ -217,7 +218,7 @@ def interventions_experiment(
         raise ValueError("objective 'autoregressive': the interventions change masked questions")
     points = INTERVENTION_POINTS if points is None else points
     parameters = validated_parameters(settings, recipe, profile, points)
-    identity, measured_at = {"points": points, "causes": True}, measured_steps(recipe.steps, points)
+    identity, measured_at = {"points": points, "snapshots": snapshot_folder}, measured_steps(recipe.steps, points)
     with recording({out: parameters}, experiment="beyond", seeds=seeds, identity=identity, defaults=STANDARD,
                    device=torch.get_default_device()) as going:
         trainer = Trainer(settings, recipe, seeds)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,20 @@ def test_an_interrupted_run_ends_in_the_identical_result(tmp_path, monkeypatch, 
         assert checkpoint_of(cut).exists() and not cut.exists()
     made(cut)
     assert content(cut) == content(whole)
+
+
+@pytest.mark.parametrize("change", [{"points": 5}, {"snapshot_folder": Path("elsewhere")}, {"seeds": [0, 4]}])
+@pytest.mark.parametrize("kind", [experiment.experiment, experiment.interventions_experiment])
+def test_a_run_does_not_go_on_with_other_options(tmp_path, monkeypatch, interrupted, kind, change):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_state, "SECONDS", 0.0)
+    recipe = TrainingConfig(steps=40, batch=16, warmup=3)
+    run = lambda **options: kind(ModelConfig(**SMALL), recipe, **{
+        "seeds": [0, 3], "out": tmp_path / "a.json", "points": 4, "snapshot_folder": None, **options})
+    interrupted(5, run)
+    with pytest.raises(training_state.CheckpointError, match="another run"):
+        run(**change)
+    assert run()["curves"]["steps"] == experiment.measured_steps(40, 4) and not (tmp_path / "elsewhere").exists()
 
 
 def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path, content):
