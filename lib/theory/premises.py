@@ -18,10 +18,22 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import sympy as sp
 from jaxtyping import Float
+from scipy.stats import kstest
 
 from lib.encodings import rope_frequencies
-from lib.theory.routing import bilinear_form, plane_weights, rope_score_correlation, rotate
+from lib.theory.routing import (
+    PlaneMoments,
+    bilinear_form,
+    linear_correlation,
+    plane_covariance,
+    plane_moments,
+    plane_weights,
+    rope_score_correlation,
+    rotate,
+    same_moments,
+)
 from lib.theory.validation import Number
 
 #: the rungs of `ladder`, from the theorem's bound to the keys as they are
@@ -54,6 +66,11 @@ def plane_blocks(covariance: Float[np.ndarray, "*batch dim dim"]) -> Float[np.nd
     planes = covariance.shape[-1] // 2
     split = covariance.reshape(*covariance.shape[:-2], planes, 2, planes, 2)
     return np.moveaxis(np.diagonal(split, axis1=-4, axis2=-2), -1, -3)
+
+
+def independent_planes(covariance: Float[np.ndarray, "*batch dim dim"]) -> Float[np.ndarray, "*batch dim dim"]:
+    """The covariance without what planes share."""
+    return covariance * np.kron(np.eye(covariance.shape[-1] // 2), np.ones((2, 2)))
 
 
 def plane_statistics(
@@ -98,6 +115,35 @@ def ladder(
         rungs.append([seen.share @ c, weight @ c, shared / own, shared / np.sqrt(own**2 - apart**2),
                       rope_score_correlation(query, covariance, distance, distance, base)])
     return np.moveaxis(np.asarray(rungs), (0, 1), (-1, -2))
+
+
+def gap_parts(rungs: Float[np.ndarray, "members rungs distances"]) -> Float[np.ndarray, "members parts"]:
+    """What each part of the premise adds to the correlation, mean over distances, in the order of ``RUNGS[1:]``."""
+    return np.diff(rungs, axis=1).mean(2)
+
+
+def dependence_lowers_most(
+    query: Float[np.ndarray, "members dim"], covariance: Float[np.ndarray, "members dim dim"],
+    distances: Sequence[Number],
+) -> bool:
+    """Whether in every member the dependence of planes takes more off the correlation than any other part."""
+    parts = gap_parts(ladder(query, covariance, distances))
+    return bool((parts.argmin(1) == RUNGS.index("dependence") - 1).all())
+
+
+def plane_has_ladder_moments(equal_distances: bool = True) -> bool:
+    """Whether a plane of any trace, alignment and tilt has the moments of `n-premise-ladder`, by computer algebra.
+
+    :param equal_distances: else the reverse distance is twice the forward one
+    """
+    x, y, kappa, sigma, tau2, phi = sp.symbols("x y kappa sigma tau2 phi", real=True)
+    query, across = sp.Matrix([x, y]), sp.Matrix([-y, x])
+    tilt = (query * across.T + across * query.T) / query.dot(query)
+    covariance = plane_covariance(query, kappa, tau2) + tau2 / 2 * sigma * tilt
+    scale = tau2 / 2 * query.dot(query)
+    variance = lambda sign: scale * (1 + kappa * sp.cos(2 * phi) - sign * sigma * sp.sin(2 * phi))
+    stated = PlaneMoments(scale * (sp.cos(2 * phi) + kappa), variance(1), variance(-1))
+    return same_moments(plane_moments(query, covariance, phi, phi if equal_distances else 2 * phi), stated)
 
 
 def variance_ratio(
@@ -191,3 +237,59 @@ def shortfall(
     angles = 2 * np.outer(rope_frequencies(len(query), base), np.asarray(distances, dtype=float))
     bound = plane_weights(query) @ np.cos(angles)
     return np.asarray((np.arctanh(bound) - np.arctanh(correlations)).max(-1))
+
+
+# Against chance -----------------------------------------------------------------------------------------------
+
+
+def _falls(
+    query: Float[np.ndarray, " dim"], keys: Float[np.ndarray, "*batch items dim"], distances: Sequence[Number]
+) -> Float[np.ndarray, "*batch"]:
+    return shortfall(query, item_correlations(query, keys, distances), distances)
+
+
+def ranks(
+    queries: Float[np.ndarray, "members dim"], keys: Float[np.ndarray, "members items dim"],
+    random: Float[np.ndarray, "sets items dim"], distances: Sequence[Number],
+) -> Float[np.ndarray, " members"]:
+    """For each member, the share of random sets of keys that fall at least as far below the bound as its own."""
+    return np.array([(_falls(query, random, distances) >= _falls(query, own, distances)).mean()
+                     for query, own in zip(queries, keys, strict=True)])
+
+
+def could_be_uniform(shares: Float[np.ndarray, " members"]) -> bool:
+    """Whether the Kolmogorov distance of these ranks from the uniform law is below its one-percent level."""
+    return bool(kstest(shares, "uniform").statistic < 1.63 / len(shares) ** 0.5)
+
+
+def rarely_rejected(
+    query: Float[np.ndarray, " dim"], random: Float[np.ndarray, "sets items dim"], distances: Sequence[Number],
+    kappa: float, count: int = 4000, seed: int = 1,
+) -> bool:
+    """Whether fewer than 7 % of ``count`` sets of keys with this kappa fall below the 5 % level of the random sets."""
+    level = np.quantile(_falls(query, random, distances), 0.95)
+    keys = premise_keys(query, random.shape[1], count, np.random.default_rng(seed), kappa)
+    return bool((_falls(query, keys, distances) > level).mean() < 0.07)
+
+
+def evening_out_keeps_the_sign(
+    query: Float[np.ndarray, " dim"], distances: Sequence[Number], forward_only: bool = True
+) -> bool:
+    """Whether isotropic keys that lose variance in the span of the forward directions keep their correlation's sign.
+
+    At lambda = 0.05, 0.3 and 1 the covariance of both scores must be lambda f . r, and the correlation no larger.
+
+    :param forward_only: else the variance is lost in the span of the sums f + r
+    """
+    turned = lambda sign: np.stack([rotate(query, sign * float(x) * rope_frequencies(len(query))) for x in distances])
+    forward, reverse, norm2 = turned(-1), turned(1), query @ query
+    basis = np.linalg.qr((forward if forward_only else forward + reverse).T)[0]
+    product = (forward * reverse).sum(1)  # f . r
+    for share in (0.05, 0.3, 1.0):
+        covariance = np.eye(len(query)) - (1 - share) * basis @ basis.T
+        if np.abs(bilinear_form(forward, covariance, reverse) - share * product).max() > 1e-9 * norm2:
+            return False
+        now = linear_correlation(forward, reverse, covariance)
+        if (np.abs(now) > np.abs(product) / norm2 + 1e-9).any() or (now * product < 0).any():
+            return False
+    return True

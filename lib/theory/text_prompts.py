@@ -87,7 +87,7 @@ def never_trained(query: Prompt, texts: Sequence[Text]) -> bool:
 class LinearModel:
     """Logits Theta^T f on facts "A is B" in the forward order, f the features of a prompt.
 
-    ``shared``: f counts the visible tokens, one row of Theta a token. Else f is one-hot in the prompt, one row a prompt,
+    ``shared``: f counts the visible tokens, one row of Theta a token. Else f is one-hot in the prompt, a row a prompt,
     and nothing that is learned on one prompt reaches another.
     """
 

@@ -8,7 +8,7 @@ from lib.encodings import rope_frequencies
 from lib.one_layer import metrics
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.model import ModelConfig
-from lib.one_layer.premises import evidence_keys
+from lib.one_layer.premises import PremiseState, evidence_keys, states_along_training
 from lib.theory import premises, routing
 
 
@@ -27,6 +27,8 @@ def test_evidence_keys_give_the_networks_scores_and_correlations(norm):
     for place in np.ndindex(5, 5):
         implied = routing.rope_score_correlation(queries, covariance, float(place[0] + 1), float(place[1] + 1))
         assert implied == pytest.approx(measured[:, *place], abs=1e-4)
+    alone = premises.independent_planes(covariance)                             # the planes taken as independent
+    assert routing.rope_score_correlation(queries, alone, 2.0, 3.0) != pytest.approx(measured[:, 1, 2], abs=1e-2)
 
 
 @pytest.mark.parametrize("change", [{"encoding": "alibi"}, {"causal": True}, {"depth": 2}, {"heads": 2}])
@@ -42,3 +44,18 @@ def test_reading_keys_leaves_the_model_alone():
     queries, _ = evidence_keys(ensemble)
     queries += 1
     assert torch.equal(ensemble.parameters, before)
+
+
+def test_states_follow_the_training():
+    states = states_along_training(ModelConfig(length=5, width=16), [0, 1], 10)
+    assert list(states) == [0, 1, 2, 3, 4, 5, 6, 8, 10]
+    start = PremiseState.of(Ensemble.from_seeds(ModelConfig(length=5, width=16), [0, 1]))
+    assert (states[0].queries == start.queries).all() and not np.allclose(states[10].keys, start.keys)
+    assert states[0].forward_accuracy.shape == (2,)
+
+
+def test_a_state_measures_what_its_keys_say():
+    state = PremiseState.of(Ensemble.from_seeds(ModelConfig(length=5, width=16), [0, 1]))
+    assert state.distances == [1, 2, 3, 4]
+    assert state.ladder[:, -1] == pytest.approx(state.at_equal_distances, abs=1e-4)
+    assert set(state.departures) == {"traces", "alignment", "roundness", "forward", "reverse"}

@@ -187,3 +187,33 @@ def test_shortfall_is_the_worst_distance_on_fishers_scale():
     lower = np.tanh(np.arctanh(bound) - np.array([0.1, -0.5, 0.4, 0.2]))
     assert premises.shortfall(query, np.stack([lower, bound]), DISTANCES) == pytest.approx([0.4, 0.0])
     assert premises.shortfall(query, bound, DISTANCES, 50.0) != pytest.approx(0, abs=1e-3)
+
+
+def test_independent_planes_keep_their_blocks_alone():
+    covariance = any_covariance(2, 6)
+    cut = premises.independent_planes(covariance)
+    assert (premises.plane_blocks(cut) == premises.plane_blocks(covariance)).all()
+    assert np.count_nonzero(cut[0]) == 3 * 4
+
+
+def test_parts_of_the_gap_add_up():
+    queries, covariances = RNG.normal(size=(5, 8)), any_covariance(5, 8)
+    rungs = premises.ladder(queries, covariances, DISTANCES)
+    assert premises.gap_parts(rungs).sum(1) == pytest.approx((rungs[:, -1] - rungs[:, 0]).mean(1))
+    coupled = routing.coupled_covariance(queries[:, :4])
+    assert premises.dependence_lowers_most(queries[:, :4], coupled, [1, 2])
+    assert not premises.dependence_lowers_most(queries[:, :4], premises.independent_planes(coupled), [1, 2])
+
+
+def test_ranks_count_the_random_sets_that_fall_as_far():
+    query, random = RNG.normal(size=8), RNG.normal(size=(50, 12, 8))
+    falls = premises.shortfall(query, premises.item_correlations(query, random, DISTANCES), DISTANCES)
+    found = premises.ranks(np.stack([query, query]), random[[falls.argmax(), falls.argmin()]], random, DISTANCES)
+    assert found == pytest.approx([1 / 50, 1.0])
+
+
+def test_uniform_ranks_are_told_from_others():
+    even = (np.arange(40) + 0.5) / 40
+    assert premises.could_be_uniform(even) and not premises.could_be_uniform(even**3)
+    distance = max(np.abs(np.arange(1, 41) / 40 - even**1.3).max(), np.abs(np.arange(40) / 40 - even**1.3).max())
+    assert premises.could_be_uniform(even**1.3) == (distance < 1.63 / 40**0.5)
