@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lib.language_models.architectures import Architecture, recognise
+from lib.record.provenance import replacing
 
 __all__ = ["check_attention_direction", "load", "parameter_count", "read_config", "save", "tensors_of"]
 
@@ -99,17 +99,12 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str],
         raise ValueError("model: only what `load` returned has a configuration to write back")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty; choose a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    draft.mkdir()
-    try:
+    with replacing(folder) as draft:
+        draft.mkdir()
         model.save_pretrained(draft, max_shard_size=shard_size)
         tokenizer.save_pretrained(draft)
         fields = _with_dtype(model.original_config, model.dtype)  # type: ignore[arg-type]
         (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        draft.replace(folder)  # in one step: a folder is there whole or not at all
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
