@@ -173,7 +173,8 @@ def test_checks_are_read_from_an_executed_notebook(tmp_path):
 
 
 def test_what_is_our_own_stops_the_build_and_is_no_finding():
-    require = lambda x, wrong: claims.require("x is positive", positive, given={"x": x}, broken={"x": wrong}, control="sign")
+    require = lambda x, wrong: claims.require(
+        "x is positive", positive, given={"x": x}, broken={"x": wrong}, control="sign")
     assert require(1, -1) is None
     with pytest.raises(claims.OurFault, match="x is positive"):
         require(-1, -2)

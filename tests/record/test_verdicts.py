@@ -19,7 +19,8 @@ def check(**fields):
 
 def row(name="a", **fields):
     return {"id": name, "title": f"<{name}>", "source": "paper", "place": "Sec. 1", "statement": "$x<1$",
-            "hypotheses": ["h"], "depends": [], "chapter": "c", "status": "reproduced", "reason": "", "registered": "", "established": True,
+            "hypotheses": ["h"], "depends": [], "chapter": "c", "status": "reproduced", "reason": "",
+            "registered": "", "established": True,
             "checks": [], **fields}
 
 
