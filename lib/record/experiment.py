@@ -139,9 +139,10 @@ def finished(
 
 def _leave(error: BaseException, checkpoint: Path, made: Sequence[Path]) -> None:
     """Say what is kept of a run that ends early, and take away folders that nothing was written to."""
-    if not isinstance(error, ValueError):  # which refuses what was asked for, or the checkpoint
-        error.add_note(f"{checkpoint} is kept, and the same command goes on from it" if checkpoint.exists()
-                       else "nothing is kept yet, and the same command begins anew")
+    if checkpoint.exists() and not isinstance(error, ValueError):  # which refuses what was asked for, or the checkpoint
+        error.add_note(f"{checkpoint} is kept, and the same command goes on from it")
+    elif not isinstance(error, Exception):  # interrupted
+        error.add_note("nothing is kept yet, and the same command begins anew")
     for folder in made:
         with contextlib.suppress(OSError):  # something is in it
             folder.rmdir()
