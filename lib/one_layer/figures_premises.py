@@ -14,8 +14,8 @@ from lib.record import figures
 from lib.record.figures import LINES
 from lib.theory import premises
 
-PARTS = {"unequal traces": "forward", "along or across": "alibi", "tilt": "bound", "planes dependent": "reverse"}
-MEASURES = {"traces": "spread of traces", "alignment": "alignment", "roundness": "roundness of a plane",
+_PARTS = {"unequal traces": "forward", "along or across": "alibi", "tilt": "bound", "planes dependent": "reverse"}
+_MEASURES = {"traces": "spread of traces", "alignment": "alignment", "roundness": "roundness of a plane",
             "forward": "variance of forward scores", "reverse": "variance of reverse scores"}
 
 
@@ -56,7 +56,7 @@ def gap_by_part(states: Mapping[str, PremiseState]) -> Figure:
     figure, panels = plt.subplots(1, len(states), figsize=(7.2, 3.2), sharey=True)
     for panel, (title, state) in zip(panels, states.items(), strict=True):
         parts = np.diff(state.ladder, axis=1)
-        for place, (name, look) in enumerate(PARTS.items()):
+        for place, (name, look) in enumerate(_PARTS.items()):
             figures.band(panel, state.distances, parts[:, place], label=name, **LINES[look])
         panel.axhline(0, color="k", linewidth=0.6)
         panel.set(xlabel=r"distance $\Delta$ (positions)", title=title)
@@ -65,18 +65,18 @@ def gap_by_part(states: Mapping[str, PremiseState]) -> Figure:
     return figure
 
 
-def departures(states: Mapping[str, PremiseState], random: Float[np.ndarray, "sets items dim"]) -> Figure:
+def departures_from_premise(states: Mapping[str, PremiseState], random: Float[np.ndarray, "sets items dim"]) -> Figure:
     """Measures of departure from the premise, in standard deviations of random keys; two states, a dot a seed."""
     figure, axes = plt.subplots(figsize=(6.4, 2.9))
     for (name, state), look, shift in zip(states.items(), ("rope", "control"), (0.12, -0.12), strict=True):
         for seed, query in enumerate(state.queries):
             chance = premises.departures(np.broadcast_to(query, random[:, 0].shape), random, state.distances)
-            for place, measure in enumerate(reversed(MEASURES)):
+            for place, measure in enumerate(reversed(_MEASURES)):
                 apart = (state.departures[measure][seed] - chance[measure].mean()) / chance[measure].std()
                 axes.plot(apart, place + shift, label=name if seed + place == 0 else None,
                           **LINES[look] | {"linestyle": "none"})
     axes.axvspan(-2, 2, color="#BBBBBB", alpha=0.4, linewidth=0)
-    axes.set(yticks=range(len(MEASURES)), yticklabels=list(reversed(MEASURES.values())),
+    axes.set(yticks=range(len(_MEASURES)), yticklabels=list(reversed(_MEASURES.values())),
              xlabel="distance from 26 random keys (standard deviations)")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

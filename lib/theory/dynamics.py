@@ -240,7 +240,7 @@ def half_is_realised(pairs: Sequence[PromptPair], multiple: Number = 1) -> bool:
     return all(one.change <= one.first_order / 2 for one in map(step, pairs))
 
 
-def margins(logits: Float[np.ndarray, " vocab"], target: int) -> Float[np.ndarray, " vocab"]:
+def target_margins(logits: Float[np.ndarray, " vocab"], target: int) -> Float[np.ndarray, " vocab"]:
     """``z(A) - z(v)`` of every token v."""
     return np.asarray(logits[target] - logits)
 
@@ -251,10 +251,10 @@ def step_on_storage_gains(pairs: Sequence[PromptPair], same_target: bool = True)
     For eta = 0.01, 1 and 1000, to nine digits. ``same_target``: whether the step trains the reverse prompt's target.
     """
     for pair in pairs:
-        before, step = margins(pair.storage @ pair.mass_r, pair.target), pair.predicted(1.0)
+        before, step = target_margins(pair.storage @ pair.mass_r, pair.target), pair.predicted(1.0)
         for eta in (0.01, 1.0, 1000.0):
             after = pair.stepped(eta, all_columns=True, target=pair.target if same_target else pair.other)
-            rise = margins(after @ pair.mass_r, pair.target) - before
+            rise = target_margins(after @ pair.mass_r, pair.target) - before
             gain = step_gain(pair.mass_f @ pair.mass_r, 1.0, step.p_f, step.p_r, pair.target, eta)
             if not np.allclose(rise, gain, rtol=1e-9, atol=1e-10) or (np.delete(gain, pair.target) <= 0).any():
                 return False
@@ -274,7 +274,7 @@ def step_on_unembedding_gains(
         h_r = h_r if (h_f @ h_r > 0) == aligned else -h_r
         p_f = prediction(unembedding, h_f)
         moved = (descend(unembedding, h_f, 0, eta)[-1] - unembedding) @ h_r
-        rise = margins(moved, 0)[1:]
+        rise = target_margins(moved, 0)[1:]
         if not np.allclose(rise, eta * (h_f @ h_r) * (1 - p_f[0] + p_f[1:])) or (rise <= 0).any():
             return False
     return True

@@ -19,7 +19,7 @@ from lib.theory.validation import Number
 # One step -----------------------------------------------------------------------------------------------------
 
 
-def cosines(same: Sequence[float], different: Sequence[float]) -> Figure:
+def gradient_cosine_histograms(same: Sequence[float], different: Sequence[float]) -> Figure:
     """Histograms of the gradient cosine in column B over random pairs, with one target and with two."""
     figure, axes = plt.subplots()
     bins = np.linspace(-1, 1, 51).tolist()

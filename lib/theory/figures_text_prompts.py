@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lib.record.figures import LINES
-from lib.theory.text_prompts import MASK, Text, asked_at_once, forward_query, reverse_query, text_of
+from lib.theory.text_prompts import UNSEEN, Text, asked_at_once, forward_query, reverse_query, text_of
 
 
 def _draw(axes: Axes, line: int, shown: Text, asked: Sequence[int], colour: str = "#777777", label: str = "") -> None:
@@ -20,7 +20,7 @@ def _draw(axes: Axes, line: int, shown: Text, asked: Sequence[int], colour: str 
     for i, token in enumerate(shown):
         filled = i in asked
         axes.add_patch(Rectangle((i, -line), 0.9, 0.78, facecolor=colour if filled else "none", edgecolor="#777777"))
-        axes.text(i + 0.45, 0.37 - line, "?" if filled else token.replace(MASK, ""), ha="center", va="center",
+        axes.text(i + 0.45, 0.37 - line, "?" if filled else token.replace(UNSEEN, ""), ha="center", va="center",
                   fontsize=12, color="white" if filled else "black")
     axes.text(len(shown) + 0.1, 0.37 - line, label, va="center", fontsize=11, color=colour)
 

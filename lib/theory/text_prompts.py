@@ -19,7 +19,7 @@ from scipy.special import softmax
 from lib.theory.storage import descend
 
 #: the mask, or for a causal model a token that it has not seen yet
-MASK = "M"
+UNSEEN = "M"
 Text = tuple[str, ...]
 Prompt = tuple[Text, int]  # tokens shown, position asked
 
@@ -36,11 +36,11 @@ def trained_prompts(text: Text, objective: str) -> dict[Prompt, float]:
     """
     length = len(text)
     if objective == "causal":
-        return {(text[:i] + (MASK,) * (length - i), i): 1.0 for i in range(length)}
+        return {(text[:i] + (UNSEEN,) * (length - i), i): 1.0 for i in range(length)}
     trained: dict[Prompt, float] = {}
     for k in range(1, length + 1):
         for hidden in combinations(range(length), k):
-            shown = tuple(MASK if i in hidden else token for i, token in enumerate(text))
+            shown = tuple(UNSEEN if i in hidden else token for i, token in enumerate(text))
             trained |= {(shown, i): 1 / (k * comb(length, k)) for i in hidden}
     return trained
 
@@ -60,12 +60,12 @@ def text_of(first: str, second: str, fillers: int) -> Text:
 
 def forward_query(evidence: str, fillers: int) -> Prompt:
     """"M is B": who is at the first place?"""
-    return text_of(MASK, evidence, fillers), 0
+    return text_of(UNSEEN, evidence, fillers), 0
 
 
 def reverse_query(evidence: str, fillers: int) -> Prompt:
     """"B is M": who is at the last place?"""
-    return text_of(evidence, MASK, fillers), fillers + 1
+    return text_of(evidence, UNSEEN, fillers), fillers + 1
 
 
 def evidence_sides(texts: Iterable[Text], objective: str, target: str = "A", evidence: str = "B") -> set[str]:
@@ -117,7 +117,7 @@ class LinearModel:
     def queries(self) -> dict[str, list[Prompt]]:
         """Forward and reverse query of each fact; a causal model's forward query shows A and asks for B."""
         if self.objective == "causal":
-            forward = [(text_of(a, MASK, self.fillers), self.fillers + 1) for a, _ in self.pairs]
+            forward = [(text_of(a, UNSEEN, self.fillers), self.fillers + 1) for a, _ in self.pairs]
         else:
             forward = [forward_query(b, self.fillers) for _, b in self.pairs]
         return {"forward": forward, "reverse": [reverse_query(b, self.fillers) for _, b in self.pairs]}

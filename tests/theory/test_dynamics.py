@@ -149,12 +149,13 @@ def test_random_pairs_show_the_evidence_and_the_mask_in_both_prompts():
 def test_the_step_in_the_model_is_the_predicted_one(eta):
     for pair in PAIRS:
         step = pair.predicted(eta)
-        before, after = (dynamics.margins(w @ pair.mass_r, pair.target) for w in (pair.storage, pair.stepped(eta)))
+        before = dynamics.target_margins(pair.storage @ pair.mass_r, pair.target)
+        after = dynamics.target_margins(pair.stepped(eta) @ pair.mass_r, pair.target)
         assert after - before == pytest.approx(step.gain, rel=1e-9, abs=1e-10)
         assert pair.measured_change(eta) == pytest.approx(step.change, rel=1e-9, abs=1e-12)
         assert pair.measured_change(eta) <= step.odds_change + 1e-12 < 1e-12
         other = pair.stepped(eta, target=pair.other)                 # the forward prompt asks for another target
-        assert dynamics.margins(other @ pair.mass_r, pair.target) != pytest.approx(after, rel=1e-9, abs=1e-10)
+        assert dynamics.target_margins(other @ pair.mass_r, pair.target) != pytest.approx(after, rel=1e-9, abs=1e-10)
 
 
 def test_one_target_keeps_the_cosine_above_one_half():

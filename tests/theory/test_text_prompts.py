@@ -22,7 +22,7 @@ def test_masking_trains_every_subset_and_causal_training_every_prefix():
 @pytest.mark.parametrize("length", [2, 5])
 def test_weights_are_the_mean_over_masking_levels(length):
     for (shown, _), weight in tp.trained_prompts(tuple("abcde"[:length]), "masked").items():
-        k = shown.count(tp.MASK)
+        k = shown.count(tp.UNSEEN)
         assert weight == pytest.approx(quad(lambda t, k=k: t ** (k - 1) * (1 - t) ** (length - k), 0, 1)[0])
 
 
