@@ -46,13 +46,13 @@ def tables_serve(settings: ModelConfig, device: torch.device) -> bool:
 def loss_and_gradient(
     model: Transformer, batch: UniqueBatch
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " parameters"]]:
-    """`loss`, and its gradient in the order of ``model.named_parameters``, flattened."""
-    found = loss(model, batch)
+    """`loss_by_tables`, and its gradient in the order of ``model.named_parameters``, flattened."""
+    found = loss_by_tables(model, batch)
     slopes = torch.autograd.grad(found, list(model.parameters()))
     return found.detach(), torch.cat([slope.flatten() for slope in slopes])
 
 
-def loss(model: Transformer, batch: UniqueBatch) -> Float[Tensor, ""]:
+def loss_by_tables(model: Transformer, batch: UniqueBatch) -> Float[Tensor, ""]:
     """Weighted sum of -log p over a batch's answers: nats a sequence, with the weights of `unique_rows`.
 
     :param model: one that `tables_serve`

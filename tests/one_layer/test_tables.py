@@ -26,8 +26,8 @@ def test_an_empty_question_is_refused():
     ({}, True), ({"encoding": "learned", "heads": 2}, True), ({"values": "laden", "mlp": False, "norm": False}, True),
     ({"depth": 2}, False), ({"causal": True}, False), ({"dropout": 0.1}, False)], ids=str)
 def test_whom_the_tables_serve(settings, served, monkeypatch):
-    made, found, real = Ensemble.from_seeds(ModelConfig(length=4, width=8, **settings), [0]), [], tables.loss
-    monkeypatch.setattr(tables, "loss", lambda *each: found.append(1) or real(*each))
+    made, found, real = Ensemble.from_seeds(ModelConfig(length=4, width=8, **settings), [0]), [], tables.loss_by_tables
+    monkeypatch.setattr(tables, "loss_by_tables", lambda *each: found.append(1) or real(*each))
     tokens, rng = task.sequences(9, 4, np.random.default_rng(0)), np.random.default_rng(1)
     objective = "autoregressive" if made.settings.causal else "masked_diffusion"
     batch = objectives.make_batch(objective, tokens, rng, objectives.stratified_uniforms(9, rng))
