@@ -205,9 +205,15 @@ def gain(name: str, before: RecordedRun, after: RecordedRun) -> float:
     return float(high.mean() - low.mean())
 
 
-def share_of_gain(name: str, plain: RecordedRun, changed: RecordedRun, other: RecordedRun) -> float:
-    """The part of what one change gains over the plain run that another change gains, means at the last step of all."""
-    base, gained, tried = (values.mean() for values in at_common_step(name, plain, changed, other))
+def share_of_gain(
+    name: str, plain: RecordedRun, changed: RecordedRun, other: RecordedRun, step: int | None = None
+) -> float:
+    """The part of what one change gains over the plain run that another change gains, means over seeds.
+
+    :param step: near which it is read; None for the last step of all three
+    """
+    runs = (plain, changed, other)
+    base, gained, tried = (at_step(run, name, step or last_step(*runs)).mean() for run in runs)
     return float((tried - base) / (gained - base))
 
 
@@ -217,7 +223,8 @@ def with_recorded(build: Iterable[RecordedRun], recorded: Runs, *names: str) -> 
     for run in build:
         given = {name: run["parameters"][name] for name in names}
         longer = recorded.find(**given)
-        if longer is not None and longer["parameters"]["steps"] >= run["parameters"]["steps"]:
+        if (longer is not None and longer["parameters"]["steps"] >= run["parameters"]["steps"]
+                and set(run["seeds"]) <= set(longer["seeds"])):
             found[", ".join(map(str, given.values()))] = (run, longer)
     return found
 
@@ -247,25 +254,23 @@ def describe(run: RecordedRun) -> str:
     return f"length {given['length']}, {given['steps']} steps, {len(run['seeds'])} seeds"
 
 
-def pattern_evidence(run: RecordedRun, before: str = "", then: str = "") -> dict[str, Any]:
-    """What `claims.verify` is told of the run that shows a pattern: the result, its seeds and the scope.
+def pattern_evidence(runs: Mapping[str, RecordedRun | None], before: str = "", then: str = "") -> dict[str, Any]:
+    """What `claims.verify` is told of the runs that a check reads, by name: the results, seeds and scope of the first.
+
+    Seeds and scope are functions of no arguments, since a run that is not recorded is None.
 
     :param before: words of the scope before the run's size
     :param then: words after it
     """
-    return {"needs": run, "seeds": run["seeds"], "scope": "; ".join(filter(None, (before, describe(run), then)))}
-
-
-def mean_words(name: str, *runs: RecordedRun | None) -> list[str]:
-    """Each run's mean of a curve at the last step that all of them reached, and that step; nothing if a run is None."""
-    found = [run for run in runs if run is not None]
-    if len(found) < len(runs):
-        return []
-    return [*(f"{values.mean():.0f}" for values in at_common_step(name, *found)), f"{last_step(*found):,}"]
+    shown: Any = next(iter(runs.values()))
+    return {"needs": runs, "seeds": lambda: shown["seeds"],
+            "scope": lambda: "; ".join(filter(None, (before, describe(shown), then)))}
 
 
 def history(runs: Sequence[RecordedRun], folder: str) -> str:
     """How many runs there are, of how many steps, where they lie, and on what and when they were made."""
+    if not runs:
+        return "no recorded runs"
     lengths = sorted(run["parameters"]["steps"] for run in runs)
     made = sorted({(run["provenance"]["device"], run["provenance"]["started"][:10]) for run in runs})
     return (f"{len(runs)} recorded runs of {lengths[0]:,} to {lengths[-1]:,} steps; each file in `{folder}` names its "

@@ -1,10 +1,10 @@
-"""What a run of `lib.one_layer.causes` says is read off its record, in the record's units."""
+"""What recorded runs of the interventions say is read off their record, in the record's units."""
 
 import numpy as np
 import pytest
 
 from lib.one_layer import intervention_results as read
-from lib.one_layer.results import STANDARD
+from lib.one_layer.results import STANDARD, Runs
 
 
 def result(metrics=None, curves=None, **parameters):
@@ -15,35 +15,95 @@ def result(metrics=None, curves=None, **parameters):
 def test_measures_and_their_means():
     run = result({"reverse_accuracy": [10, 30], "forward_accuracy": [99, 100]})
     assert read.metric(run, "reverse_accuracy").tolist() == [10, 30]
-    assert read.means(run, "reverse_accuracy", "forward_accuracy") == {"reverse_accuracy": 20, "forward_accuracy": 99.5}
+    assert list(read.metrics(run, "reverse_accuracy", "forward_accuracy")) == ["reverse_accuracy", "forward_accuracy"]
+    assert read.by_seed(run, reverse=read.metric(run, "reverse_accuracy")) == {
+        "reverse, seed 0": 10, "reverse, seed 1": 30}
     assert read.below([run], 20.1) == [run] and read.below([run], 20.0) == []
 
 
-def test_a_summary_is_as_wide_for_a_run_for_one_without_attention_and_for_none():
-    metrics = {"forward_accuracy": [99, 100], "reverse_accuracy": [10, 30], "reverse_accuracy_lowercase": [98, 98],
-               "score_correlation": [0.5, 0.7]}
-    whole = read.summary_row(result(metrics | {"forward_attention": [0.5, 0.6], "reverse_attention": [0.2, 0.2]}))
-    assert whole == ["1000", "99.5 (99–100)", "20.0 (10–30)", "98.0 (98–98)", "0.55 / 0.20", "0.60 (0.5–0.7)"]
-    deep = read.summary_row(result(metrics))
-    assert deep == [*whole[:4], "–", whole[5]]
-    assert read.summary_row(None) == ["not run", *[""] * 5]
+def test_measured_values_have_a_mean_and_an_interval_by_name_or_alone():
+    told = read.measured(lambda: {"a": [10, 30], "one seed": [5]})
+    assert told["ours"]() == {"a": 20, "one seed": 5}
+    assert told["interval"]() == {"a": (10, 30), "one seed": None}
+    assert read.measured(lambda: np.array([10, 30]))["ours"]() == 20
+
+
+def test_a_contrast_is_between_the_first_run_and_the_last_and_waits_for_both():
+    shown, other, control = result(), result(depth=2), None
+    told = read.contrast({"a": shown, "b": other, "c": control}, "here", lambda: {"a": [1, 3]})
+    assert told["given"] == {"run": shown} and told["broken"] == {"run": None} and told["needs"]["c"] is None
+    assert told["ours"]() == {"a": 2} and told["scope"]() == "here; length 10, 1000 steps, 2 seeds"
 
 
 def test_seeds_without_errors_do_not_count_in_the_placeholders_share():
     run = result(curves={"placeholder_share": [[2, 50, np.nan], [4, 70, 98]]})
     assert read.mean_placeholder_share(run) == 98 and read.mean_placeholder_share(run, 0) == 3
+    assert read.placeholder_shares([run]) == {"rope at 10, step 1000": 98}
+
+
+def test_both_halves_of_the_placeholder_claim_must_hold_in_every_run():
+    erring = lambda share, letters: result(curves={
+        "placeholder_share": [[0, share, share]] * 2, "reverse_accuracy_lowercase": [[0, letters, letters]] * 2})
+    assert read.errors_are_placeholders([erring(90, 95), erring(99, 99)], -1)
+    assert not read.errors_are_placeholders([erring(90, 95), erring(89, 99)], -1)
+    assert not read.errors_are_placeholders([erring(99, 94)], -1)
+    assert not read.errors_are_placeholders([erring(99, 99)], 0)
+
+
+def growing(*ends, steps=(0, 100, 1000), **parameters):
+    """A run whose seeds answer nothing at first, and this at every later point."""
+    return result(curves={"steps": list(steps), "reverse_accuracy": [[0] + [end] * (len(steps) - 1) for end in ends]},
+                  **{"steps": steps[-1], **parameters})
+
+
+def test_a_run_without_the_blocking_loss_is_held_against_its_control_at_a_common_step():
+    right, other = growing(96, 100), growing(90, 100, steps=(0, 100))
+    assert read.all_answered(right, other) and not read.all_answered(other, right)
+    told = read.dropped_against({"right": right, "other": other}, "here")
+    assert told["ours"]() == 98 and told["spread"]() == pytest.approx(8**0.5) and told["seeds"]() == [0, 1]
+    assert told["scope"]() == "here; near step 100; the control's mean: 95.0"
+    named = read.dropped_against({"right": right, "other": other}, "here", lambda: {"a": [1, 3]})
+    assert named["ours"]() == {"a": 2} and "spread" not in named
+
+
+def test_shares_of_a_gain_by_encoding_and_control():
+    plain, right, other = (growing(end, end, intervention=name) for end, name in (
+        (20, "none"), (100, "drop_right_of_capital"), (40, "drop_random")))
+    triples = read.gain_triples(Runs((plain, right, other), {}))
+    assert read.shares_of_gain(triples) == {"rope, drop_random": 0.25}
+    assert read.runs_of(triples | {"again": triples["rope, drop_random"]}) == [plain, right, other]
+
+
+def test_runs_that_are_too_short_or_forgot_forward_count_as_not_recorded():
+    runs = {"long": result(), "short": result(steps=999), "none": None}
+    assert read.if_long(runs, 1000) == {"long": runs["long"], "short": None, "none": None}
+    forward = lambda *ends: result(curves={"forward_accuracy": [[0, 0, end] for end in ends]})
+    runs = {"learned": forward(95, 100), "not": forward(94, 100), "none": None}
+    assert read.if_forward_learned(runs) == {"learned": runs["learned"], "not": None, "none": None}
+
+
+def test_position_costs_what_more_than_chance_takes():
+    laden, free, near = growing(*[10] * 5), growing(*[40] * 5), growing(*[19] * 5)
+    assert read.costs_accuracy(laden, free) and not read.costs_accuracy(laden, near)
+    assert not read.costs_accuracy(growing(10, 90), growing(50, 90))
+    assert read.reverse_by_seed({"a": growing(1, 2), "b": growing(3, 4)}) == {
+        "a, seed 0": 1, "a, seed 1": 2, "b, seed 0": 3, "b, seed 1": 4}
 
 
 def test_what_a_graft_gains_is_counted_from_the_untouched_answer():
     run = result({"graft_itself_accuracy": [10, 20], "graft_score_forward_accuracy": [100, 90]})
     assert read.patched_accuracy(run, "score_forward").tolist() == [100, 90]
-    assert read.patched_means(run, "itself", "score_forward") == {"itself": 15, "score_forward": 95}
+    assert list(read.patched(run, "itself", "score_forward")) == ["itself", "score_forward"]
+    assert not read.restores(run, "score_forward")
     assert read.patch_gain(run, "score_forward") == 80 and read.patch_gain(run, "itself") == 0
 
 
 def test_agreement_with_the_own_and_with_another_share():
     run = result({"broken_agreement": [90, 100], "broken_agreement_other": [60, 80]})
-    assert read.agreement(run) == 95 and read.agreement(run, "_other") == 70
+    assert read.agreement(run) == 95 and read.agreement(run, "_other") == 70 and read.own_weight_decides([run])
+    assert read.agreements([run]) == {"none, 0 reversed, own": 95, "none, 0 reversed, other": 70}
+    near = result({"broken_agreement": [90, 90], "broken_agreement_other": [88, 88]})
+    assert not read.own_weight_decides([run, near])
 
 
 def window():
@@ -54,9 +114,9 @@ def window():
 
 
 def test_answers_at_a_share_of_attention():
-    assert read.at_share(window(), 0.0) == 50 and read.at_share(window(), 0.5) == 100
-    with pytest.raises(ValueError, match=r"share 0\.6: tried were 0, 0\.5, 1"):
-        read.at_share(window(), 0.6)
+    assert read.at_weight(window(), 0.0).tolist() == [0, 100] and read.at_weight(window(), 0.5).tolist() == [100, 100]
+    with pytest.raises(ValueError, match=r"weight 0\.6: tried were 0, 0\.5, 1"):
+        read.at_weight(window(), 0.6)
 
 
 def test_answers_at_the_quartiles_of_own_shares_are_read_between_the_tried_ones():
@@ -84,7 +144,19 @@ def test_the_parts_of_a_margin_add_up_and_so_does_what_each_loses():
 def test_a_cosine_is_averaged_over_all_watched_steps_or_the_last_of_them():
     run = result(curves={"first_order_cosine_training": [[6, 5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0, 7]]})
     assert read.cosine(run, "training").tolist() == [3, 1]
-    assert read.cosine(run, "training", 3).tolist() == [0.5, 3.5]  # the last two of seven
+    assert read.cosine(run, "training", "last").tolist() == [0.5, 3.5]  # the last two of seven
+    assert read.cosine(run, "training", "first").tolist() == [5.5, 0]
+
+
+def test_a_gradient_loses_its_reverse_component_if_the_forward_one_keeps_it():
+    def late(training, forward):
+        return result(curves={"first_order_cosine_training": [[-0.9, 0, training]] * 2,
+                              "first_order_cosine_forward": [[1, 1, forward]] * 2})
+
+    assert read.loses_reverse_component(late(0.1, 0.4), "last")
+    assert read.loses_reverse_component(late(-0.1, 0.4), "last")
+    assert not read.loses_reverse_component(late(0.1, 0.4), "first")
+    assert not read.loses_reverse_component(late(0.1, 0.2), "last")
 
 
 def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
@@ -134,6 +206,7 @@ def test_falls_and_rises_are_counted_from_the_start():
 
 def test_moves_count_from_where_forward_is_learned():
     assert read.learned_from(trained()) == 1 and read.learned_from(trained(), above=96.0) == 2
-    assert read.late_range(trained(), "reverse_accuracy") == [35, 20]
+    assert read.late_range(trained(), "reverse_accuracy") == (35, 20)
+    assert read.late_ranges({10: trained()}, "reverse_accuracy") == {"L = 10, between seeds": 35, "L = 10, in time": 20}
     with pytest.raises(ValueError, match="never above 100 percent"):
         read.learned_from(trained(), above=100.0)

@@ -155,8 +155,6 @@ def test_runs_of_several_lengths_meet_at_a_step_that_all_reached():
     assert runs.last_step(long, None, short) == 1000
     assert [values.tolist() for values in runs.at_common_step("reverse_accuracy", long, short)] == [[20, 60], [50, 70]]
     assert runs.gain("reverse_accuracy", long, short) == 20 == -runs.gain("reverse_accuracy", short, long)
-    assert runs.mean_words("reverse_accuracy", long, short) == ["40", "60", "1,000"]
-    assert runs.mean_words("reverse_accuracy", long, None) == []
     with pytest.raises(ValueError, match="needs at least one"):
         runs.last_step(None)
 
@@ -165,6 +163,7 @@ def test_a_change_gains_all_of_its_own_gain_and_no_change_gains_nothing():
     plain, changed, half = run_of(ends=(10, 30)), run_of(ends=(90, 90)), run_of(ends=(50, 60))
     gains = [runs.share_of_gain("reverse_accuracy", plain, changed, other) for other in (plain, half, changed)]
     assert gains == pytest.approx([0, 0.5, 1])
+    assert runs.share_of_gain("reverse_accuracy", plain, changed, half, step=100) == pytest.approx(0.5)
 
 
 def test_a_run_of_the_build_is_held_against_the_range_of_its_recorded_run():
@@ -180,14 +179,17 @@ def test_a_run_of_the_build_is_held_against_the_range_of_its_recorded_run():
     swapped = {"rope, none": "learned, none", "learned, none": "rope, none"}
     assert not runs.within_recorded_range(pairs, "reverse_accuracy", 11.0, swapped)
     assert runs.within_recorded_range(pairs, "reverse_accuracy", 31.0, swapped)
+    others = [run_of(steps=100, seeds=(0, 9))]  # a seed that was not recorded begins no recorded run
+    assert runs.with_recorded(others, full, "encoding", "intervention") == {}
 
 
 def test_words():
     run, other = run_of(encoding="t5"), run_of(ends=(1, 2, 3), seeds=(0, 1, 2), steps=4000)
     assert runs.encoding_and_length(run) == "t5 at 10" and runs.describe(run) == "length 10, 1000 steps, 2 seeds"
-    assert runs.pattern_evidence(run, "here", "there") == {
-        "needs": run, "seeds": [0, 1], "scope": "here; length 10, 1000 steps, 2 seeds; there"}
-    assert runs.pattern_evidence(run)["scope"] == runs.describe(run)
+    told = runs.pattern_evidence({"shown": run, "control": None}, "here", "there")
+    assert told["needs"] == {"shown": run, "control": None} and told["seeds"]() == [0, 1]
+    assert told["scope"]() == "here; length 10, 1000 steps, 2 seeds; there"
+    assert runs.pattern_evidence({"shown": run})["scope"]() == runs.describe(run)
     assert runs.history([other, run, run], "results/x") == (
         "3 recorded runs of 1,000 to 4,000 steps; each file in `results/x` names its commit; cpu, 2026-01-03; "
         "cpu, 2026-01-04")
