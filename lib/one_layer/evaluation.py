@@ -28,6 +28,7 @@ from lib.one_layer.training import append
 from lib.record import provenance
 from lib.record.experiment import recording
 from lib.record.options import command, option
+from lib.record.report import markdown
 
 Accuracies = dict[str, list[float]]
 PROTOCOLS = {
@@ -45,6 +46,11 @@ PROTOCOLS = {
 }
 #: how many facts generation is tried with where all of them would take long, and from which length on
 FEWER_FACTS, LONG = 6, 20
+
+
+def protocol_table() -> str:
+    """What each protocol asks."""
+    return markdown(["protocol", "what is asked"], [[f"`{name}`", words] for name, words in PROTOCOLS.items()])
 
 
 # Protocols ----------------------------------------------------------------------------------------------------

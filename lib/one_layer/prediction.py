@@ -30,6 +30,7 @@ from torch import Tensor
 
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER
+from lib.record.report import markdown
 
 CONTEXTS = ("forward", "pair", "right", "seen", "reverse")
 SAMPLES = 1500
@@ -175,6 +176,11 @@ class HeldOutPredictions:
     group: tuple[Any, ...]
 
     @property
+    def scope(self) -> str:
+        """How many cells there are, and the values that were left out in turn."""
+        return f"{len(self.reverse)} cells; left out in turn: {', '.join(map(str, sorted(set(self.group))))}"
+
+    @property
     def error(self) -> float:
         """Mean absolute error of the rule."""
         return float(np.abs(self.predicted - self.reverse).mean())
@@ -184,13 +190,18 @@ class HeldOutPredictions:
         """Mean absolute error of predicting the mean."""
         return float(np.abs(self.baseline - self.reverse).mean())
 
-    def between(self, low: float = 5.0, high: float = 95.0) -> tuple[float, float]:
-        """Errors of the rule and of the best constant on the cells between two accuracies; nan without any."""
+    def errors(self) -> dict[str, float]:
+        """Errors of the rule and of predicting the mean."""
+        return {"rule": self.error, "mean": self.baseline_error}
+
+    def between(self, low: float = 5.0, high: float = 95.0) -> dict[str, float]:
+        """Errors of the rule and of these cells' own mean on the cells between two accuracies; nan without any."""
         some = (self.reverse >= low) & (self.reverse <= high)
         if not some.any():
-            return np.nan, np.nan
+            return {"rule": np.nan, "mean": np.nan}
         reverse = self.reverse[some]
-        return float(np.abs(self.predicted[some] - reverse).mean()), float(np.abs(reverse.mean() - reverse).mean())
+        return {"rule": float(np.abs(self.predicted[some] - reverse).mean()),
+                "mean": float(np.abs(reverse.mean() - reverse).mean())}
 
 
 def leave_group_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence[str] | str) -> HeldOutPredictions:
@@ -213,7 +224,7 @@ def leave_group_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence
 
 
 def compare_rules(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOutPredictions]:
-    """Every rule of `RULES`, tested by leaving out one value of each of `GROUPS`, where there are two.
+    """Every rule of `PREDICTION_RULES`, tested by leaving out one value of each of `GROUPS`, where there are two.
 
     Lengths are compared under RoPE alone, the one encoding that is recorded at all of them.
     """
@@ -243,3 +254,34 @@ def learned_cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -
                              "loss": curves["loss"][member][point]}
                     found.append(cell)
     return found
+
+
+# In tables --------------------------------------------------------------------------------------------------------
+
+
+def error_table(tested: Mapping[tuple[str, str], HeldOutPredictions]) -> str:
+    """Mean absolute error of every rule, a column a kind of group left out; the last is between 5 and 95 percent."""
+    groups = [by for by in GROUPS if (by, ADDITIVE) in tested]
+    errors = {name: {by: tested[by, name].errors() for by in groups} for name in PREDICTION_RULES}
+    between = {name: tested["seed", name].between() for name in PREDICTION_RULES if "seed" in groups}
+    row = lambda name, which: [*(f"{found[which]:.1f}" for found in errors[name].values()),
+                               *(f"{found[which]:.1f}" for rule, found in between.items() if rule == name)]
+    return markdown(["mean absolute error (points)", *(f"left out: one {by}" for by in groups),
+                     *(["between 5 and 95 %, one seed left out"] if between else [])],
+                    [["predict the mean", *row(ADDITIVE, "mean")], *([name, *row(name, "rule")] for name in errors)])
+
+
+def cell_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Where cells come from, and the additive rule's mean error with its sign, a row an encoding and length."""
+    kinds = sorted({(cell["encoding"], cell["length"]) for cell in cells})
+    return markdown(["encoding and length", "models", "cells", "between 5 and 95 %",
+                     "margin, predicted − measured (nats)", "accuracy, predicted − measured (points)"],
+                    [_kind_row(cells, *kind) for kind in kinds])
+
+
+def _kind_row(cells: Sequence[Mapping[str, Any]], encoding: str, length: int) -> list[str]:
+    mine = [cell for cell in cells if (cell["encoding"], cell["length"]) == (encoding, length)]
+    off = lambda name, measured: float(np.mean([cell[name] - cell[measured] for cell in mine]))
+    return [f"{encoding.replace('_', ' ')}, $L={length}$", str(len({cell["seed"] for cell in mine})), str(len(mine)),
+            str(sum(5 <= cell["reverse"] <= 95 for cell in mine)), f"{off('additive_margin', 'reverse_margin'):+.1f}",
+            f"{off('additive_share', 'reverse'):+.1f}"]

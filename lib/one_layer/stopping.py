@@ -16,6 +16,7 @@ from jaxtyping import Float
 from lib.one_layer.evaluation import PROTOCOLS
 from lib.one_layer.task import DIRECTIONS
 from lib.one_layer.training import Curves, select_members
+from lib.record.report import cell, markdown
 
 #: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
 Stop = Callable[[Curves, str, int], int | None]
@@ -117,13 +118,20 @@ def accuracies_by_length(
 def distance_to_column(read: Read, rule: str, protocol: str, wanted: Column) -> Distance:
     """The distance of one reading's mean reverse accuracies to the wanted ones."""
     by_length = accuracies_by_length(read, rule, protocol, wanted)
-    away = [abs(cell[:, 1].mean() - wanted[size]) for size, cell in by_length.items() if cell is not None]
+    away = [abs(each[:, 1].mean() - wanted[size]) for size, each in by_length.items() if each is not None]
     return Distance(float(max(away, default=np.nan)), len(away))
 
 
 def distances_to_column(read: Read, wanted: Column) -> dict[tuple[str, str], Distance]:
     """`distance_to_column` of every protocol and rule."""
     return {(name, rule): distance_to_column(read, rule, name, wanted) for name in PROTOCOLS for rule in STOPPING_RULES}
+
+
+def told_distances(read: Read, wanted: Column) -> dict[str, float]:
+    """By protocol, the distance in points of the nearest steps; only where forward is learned at every length."""
+    distances = distances_to_column(read, wanted)
+    found = {name: distances[name, NEAREST] for name in PROTOCOLS}
+    return {name: each.points for name, each in found.items() if each.lengths == len(read)}
 
 
 def no_reading_matches(read: Read, wanted: Column, within: float = 10.0) -> bool:
@@ -133,8 +141,21 @@ def no_reading_matches(read: Read, wanted: Column, within: float = 10.0) -> bool
 
 def shortfall_from_column(read: Read, wanted: Column) -> dict[str, float]:
     """By protocol, how far the column lies, at its worst length, outside what any rule for each seed can reach."""
-    return {name: max(max(low - wanted[size], wanted[size] - high, 0) for size in read
-                      for low, high in [reachable_range(read[size], name)]) for name in PROTOCOLS}
+    outside = lambda size, low, high: float(max(low - wanted[size], wanted[size] - high, 0))
+    return {name: max((outside(size, *reachable_range(read[size], name)) for size in read), default=np.nan)
+            for name in PROTOCOLS}
+
+
+def no_rule_reaches(read: Read, wanted: Column, within: float = 10.0) -> bool:
+    """Whether even stopping every seed where it suits best comes no nearer than so many points."""
+    return min(shortfall_from_column(read, wanted).values()) > within
+
+
+def half_and_column(read: Read) -> tuple[dict[int, Curves], dict[int, float]]:
+    """The curves of every other seed, and the last reverse accuracies of the rest: a column that can be reached."""
+    first, second = (select_seeds(read, slice(start, None, 2)) for start in (0, 1))
+    last = {size: accuracies_where_stopped(curves, "end") for size, curves in second.items()}
+    return first, {size: float(each[:, 1].mean()) for size, each in last.items() if each is not None}
 
 
 def select_seeds(read: Read, some: slice) -> dict[int, Curves]:
@@ -157,5 +178,38 @@ def nearest_reading(read: Read, wanted: Column) -> NearestReading:
     least = lambda some: min(some.items(), key=lambda item: item[1])
     return NearestReading(
         least({key: value for key, value in whole.items() if key[1] != NEAREST}),
-        least({name: value for (name, rule), value in whole.items() if rule == NEAREST}),
+        least(told_distances(read, wanted)),
         least(shortfall_from_column(read, wanted)))
+
+
+# In tables --------------------------------------------------------------------------------------------------------
+
+
+def nearest_table(read: Read, wanted: Column) -> str:
+    """`nearest_reading`, a row each; nothing where nothing was read."""
+    if not read:
+        return ""
+    ((protocol, rule), blind), (told, points), (free, least) = nearest_reading(read, wanted)
+    rows = [[STOPPING_RULES[rule], protocol, blind], [STOPPING_RULES[NEAREST], told, points],
+            ["every seed stopped at its own best step", free, least]]
+    return markdown(["stopping", "protocol", "largest miss (points)"],
+                    [[stopped, f"`{name}`", f"{miss:.0f}"] for stopped, name, miss in rows])
+
+
+def readings_table(read: Read, wanted: Column) -> str:
+    """Reverse accuracy by length, with the least forward accuracy it comes with: the standard protocol under every
+    rule, the others at the end, and all at the nearest steps."""
+    others = [name for name in PROTOCOLS if name != "standard"]
+    readings = [*(("standard", rule) for rule in STOPS), *((name, "end") for name in others),
+                *((name, NEAREST) for name in PROTOCOLS)]
+    heads = [f"reverse, $L={size}$ (%; {curves['steps'][-1]:,} steps)" for size, curves in read.items()]
+    return markdown(["protocol", "stopping rule", *heads, "least forward (%)"],
+                    [["paper", "–", *(f"{wanted[size]:.1f}" for size in read), "–"],
+                     *(_reading_row(read, name, rule, wanted) for name, rule in readings)])
+
+
+def _reading_row(read: Read, name: str, rule: str, wanted: Column) -> list[str]:
+    cells = list(accuracies_by_length(read, rule, name, wanted).values())
+    forward = [np.nan if each is None else each[:, 0].mean() for each in cells]
+    return [f"`{name}`", STOPPING_RULES[rule], *("–" if each is None else cell(each[:, 1]) for each in cells),
+            "–" if np.isnan(forward).any() or not forward else f"{min(forward):.0f}"]

@@ -37,12 +37,22 @@ def test_cells_hold_the_longest_full_run_of_the_standard_recipe():
                            (10, "autoregressive"): CAUSAL, (20, "RoPE"): SHORT}
     assert RECORD.sizes("RoPE", judged=False) == [10, 20] and RECORD.sizes("RoPE") == [10]
     assert list(RECORD.unlearned) == [(20, "RoPE")] and RECORD.sizes("sinusoidal") == []
-    assert RECORD.missing((10, "RoPE"), (20, "RoPE"), (40, "ALiBi")) == ["RoPE at length 20", "ALiBi at length 40"]
+    assert RECORD.needs("RoPE", "ALiBi", sizes=(10, 20)) == {
+        "RoPE at L = 10": ROPE, "RoPE at L = 20": None, "ALiBi at L = 10": ALIBI, "ALiBi at L = 20": None}
+    assert list(RECORD.needs_2([20])) == ["learned absolute at L = 20", "RoPE at L = 20", "ALiBi at L = 20"]
+    assert RECORD.steps(10, ("RoPE", "ALiBi", "T5 bias")) == "RoPE 1,000, ALiBi 400"
+    assert RECORD.seeds("RoPE") == [[0, 1, 2]]
 
 
 def test_values_are_read_off():
     assert RECORD.final((10, "RoPE"), "reverse_accuracy").tolist() == [40, 44, 36]
-    assert [values.tolist() for values in RECORD.at_all("reverse_accuracy", 1)] == [[50, 30, 40]]
+    values = {name: values.tolist() for name, values in RECORD.at_all("reverse_accuracy", 1).items()}
+    assert values == {"L = 10": [50, 30, 40]}
+    assert RECORD.accuracies("RoPE", "reverse")["L = 10"].tolist() == [40, 44, 36]
+    assert list(RECORD.by_encoding("reverse")) == ["learned absolute, L = 10", "RoPE, L = 10", "ALiBi, L = 10",
+                                                   "RoPE, L = 20"]
+    assert RECORD.rise("reverse_accuracy")["L = 10"].tolist() == [40, 44, 36]
+    assert RECORD.highest("reverse_accuracy")["L = 10"].tolist() == [50, 44, 40]
     rope, alibi = RECORD.at_common_step(10, "RoPE", "ALiBi")  # after 400 steps: nearer to 1,000 than to 100, in ratio
     assert rope.tolist() == [40, 44, 36] and alibi.tolist() == [99, 98, 100]
     shorter = PaperComparison([ROPE, run(10, "ALiBi", GOOD, GOOD, steps=(0, 50, 150))])
@@ -73,15 +83,61 @@ def test_contrasts_and_effects():
     assert list(below) == [10] and below[10].difference == 59 and below[10].superiority == 1
 
 
+def table(text):
+    """The rows of a Markdown table, by their first cell, or by the first two where that stands more than once."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    once = len({row[0] for row in rows}) == len(rows)
+    return {row[0] if once else tuple(row[:2]): row[1 if once else 2:] for row in rows}
+
+
 def test_rows_have_the_papers_values_and_a_dash_where_there_is_none():
-    rows = RECORD.rows()
-    assert rows[0][:3] == ["RoPE, $L=10$", "forward", "99.31"] and rows[0][-2:] == ["", "1,000"]
-    assert rows[1][1:4] == ["reverse", "43.10", "40.0 (36–44)"] and rows[1][5] == "95.0"
-    by_name = {(row[0], row[1]): row for row in rows}
-    assert by_name["ALiBi, $L=10$", "reverse"][2] == "99.8" and by_name["ALiBi, $L=10$", "reverse"][5] == "no errors"
-    assert by_name["autoregressive, $L=10$", "reverse"][2] == "0.00"
+    rows = table(RECORD.accuracy_table())
+    assert rows["RoPE, $L=10$", "forward"] == ["99.31", "99.0 (98–100)", "1,000"]
+    assert rows["RoPE, $L=10$", "reverse"][:2] == ["43.10", "40.0 (36–44)"]
+    assert rows["ALiBi, $L=10$", "reverse"][0] == "99.8" and rows["autoregressive, $L=10$", "reverse"][0] == "0.00"
     assert paper_tables.paper_value((10, "sinusoidal"), "reverse") == "–"
     assert paper_tables.paper_value((30, "ALiBi"), "forward") == "–"
+
+
+def test_errors_are_those_of_the_seeds_that_err():
+    rows = table(RECORD.error_table())
+    assert rows["RoPE, $L=10$"] == ["40.0 (36–44)", "40.0 (36–44)", "95.0 (90–100)", "1,000"]
+    assert rows["ALiBi, $L=10$"][2] == "no errors"
+
+
+def test_open_contrasts_are_in_bold():
+    rows = table(RECORD.effect_table())
+    assert rows["RoPE, $L=10$: reverse → forward"] == ["3, 3", "+59.0", "16.2", "100 %", "**0.1**"]
+
+
+def test_gaps_between_encodings_have_intervals_over_seeds():
+    found = RECORD.gaps(10)
+    assert found["ours"] == {"learned absolute to RoPE": 38, "RoPE to ALiBi": 59}
+    assert all(low < found["ours"][name] < high for name, (low, high) in found["interval"].items())
+    assert paper_tables.printed_gaps(10) == pytest.approx({"learned absolute to RoPE": 31.6, "RoPE to ALiBi": 56.7})
+    assert RECORD.gaps(20)["ours"] == {}
+
+
+SIGNATURES = {"score_correlation": [[0.5, 0.2]], "forward_attention": [[0.1, 0.6]], "reverse_attention": [[0.2, 0.4]],
+              "gradient_cosine": [[0.9, 0.5]], "gradient_cosine_mismatched": [[0.1, 0.3]]}
+
+
+def signed(name, **changed):
+    made = run(10, name, [[0, 99]], [[0, 40]], steps=(0, 100))
+    return made | {"curves": {**made["curves"], **SIGNATURES, **changed}}
+
+
+def test_attention_is_counted_in_uniform_shares_and_cosines_beside_other_facts():
+    record = PaperComparison([signed("RoPE"), signed("autoregressive", gradient_cosine=[[0.1, 0.2]])])
+    assert record.least_attention() == pytest.approx(4) and record.least_attention(0) == pytest.approx(1)
+    assert record.aligned("RoPE", [10], 0.1) and not record.aligned("RoPE", [10], 0.3)
+    assert not record.aligned("autoregressive", [10], 0.0)
+    rows = table(record.cosine_table())["$L = 10$"]
+    assert [value.split()[0] for value in rows] == ["0.500", "0.300", "0.200", "0.300"]
+    assert [value.split()[0] for value in table(record.route_table())["$L = 10$"]] == ["0.50", "0.20", "0.20", "0.40",
+                                                                                     "0.100"]
+    stopping = table(record.stopping_table())["$L = 10$"]
+    assert stopping == ["43.1", "40.0 (40–40)", "40.0 (40–40)"]
 
 
 def test_the_printed_values_are_the_papers():
@@ -101,57 +157,3 @@ def _numbers(content):
     if isinstance(content, (int, float)):
         return [content]
     return [] if isinstance(content, str) or content is None else [one for each in content for one in _numbers(each)]
-
-
-# One setting changed --------------------------------------------------------------------------------------------
-
-
-def sweep_run(reverse, place=("rope", 10), steps=(0, 100, 1000), seeds=(0, 1), forward=None, **parameters):
-    curves = {"steps": list(steps), "reverse_accuracy": reverse,
-              "forward_accuracy": forward or [[0, 95, 99]] * len(reverse)}
-    return {"parameters": {**runs.STANDARD, "encoding": place[0], "length": place[1], "steps": steps[-1],
-                           "profile": "full", **parameters}, "curves": curves, "seeds": list(seeds)}
-
-
-SWEPT = sweep_run([[0, 10, 30], [0, 20, 40], [0, 60, 90]], steps=(0, 100, 3000), seeds=(0, 1, 2))
-WIDE = sweep_run([[0, 1, 50], [0, 2, 70]], steps=(0, 50, 100), width=128)
-
-
-def test_the_standard_recipe_is_read_at_the_changed_runs_last_step_for_the_same_seeds():
-    found = paper_tables.setting_sweep([SWEPT, WIDE], ("rope", 10))
-    assert found.last == 100 and list(found.rows) == ["standard", "width 128"]
-    assert found.rows["standard"]["reverse"].tolist() == [10, 20]
-    assert found.rows["width 128"]["reverse"].tolist() == [50, 70]
-    assert found.others == 60  # the third seed, whom nothing was compared with
-    assert found.moves == pytest.approx(160 / 3 - 30)  # between the two points at which forward is learned
-
-
-def test_every_recorded_value_of_a_setting_has_a_row_and_nothing_else_has():
-    others = [sweep_run([[0, 1, 50]] * 2, learning_rate=rate) for rate in (0.003, 0.0005)]
-    neither = [sweep_run([[0, 1, 50]] * 2, learning_rate=0.003, width=128), sweep_run([[0, 1, 50]] * 2, depth=2)]
-    found = paper_tables.setting_sweep([SWEPT, WIDE, *others, *neither], ("rope", 10))
-    assert list(found.rows) == ["standard", "width 128", "learning rate 0.0005", "learning rate 0.003"]
-
-
-def test_nothing_is_said_without_both():
-    assert paper_tables.setting_sweep([SWEPT], ("rope", 10)) is None
-    assert paper_tables.setting_sweep([WIDE], ("rope", 10)) is None
-    short = sweep_run([[0, 1, 2]] * 3, steps=(0, 5, 50), seeds=(0, 1, 2))  # ended before the changed runs did
-    assert paper_tables.setting_sweep([short, WIDE], ("rope", 10)) is None
-    never = sweep_run([[0, 1, 2]] * 3, seeds=(0, 1, 2), forward=[[0, 10, 20]] * 3)
-    assert paper_tables.setting_sweep([never, WIDE], ("rope", 10)).moves is None
-
-
-def test_places_lack_no_setting_and_misses_are_the_largest():
-    place = ("rope", 20)
-    there = [sweep_run([[0, 10, 30]] * 3, place, seeds=(0, 1, 2)), sweep_run([[0, 1, 80]] * 2, place, ema=0.0),
-             sweep_run([[0, 1, 20]] * 2, place, width=128)]
-    here = [SWEPT, WIDE, sweep_run([[0, 2, 33], [0, 2, 43]], steps=(0, 50, 100), ema=0.0)]
-    lacking = [sweep_run([[0, 1, 1]] * 2, ("rope", 30), width=128),
-               sweep_run([[0, 1, 1]] * 3, ("rope", 30), seeds=(0, 1, 2))]
-    found, names = paper_tables.complete_sweeps([*there, *here, *lacking])
-    assert set(names) == {"standard", "width 128", "ema 0"} and list(found) == [("rope", 10), place]
-    assert paper_tables.largest_distance(found, "ema 0", {("rope", 10): 40.0, place: 90.0}) == 10
-    assert paper_tables.largest_distance(found, "width 128", {("rope", 10): 40.0, place: 90.0}) == 70
-    column = paper_tables.REVERSE_COLUMN
-    assert np.isclose(column["rope", 10], 43.1) and column["learned", 20] == 27.8

@@ -135,9 +135,9 @@ def test_every_rule_is_compared_and_hard_cells_are_judged_apart():
     short = [each for each in made if each["length"] == 10]
     assert {by for by, _ in prediction.compare_rules(short)} == {"encoding", "seed"}
     some = [each["reverse"] for each in made if 30 <= each["reverse"] <= 60]
-    rule, constant = exact.between(30.0, 60.0)
+    rule, constant = exact.between(30.0, 60.0).values()
     assert rule == pytest.approx(2) and constant == pytest.approx(np.abs(np.array(some) - np.mean(some)).mean())
-    assert np.isnan(exact.between(101.0, 102.0)).all()
+    assert np.isnan(list(exact.between(101.0, 102.0).values())).all()
 
 
 def test_cells_are_points_where_forward_is_learned():
@@ -160,3 +160,16 @@ def test_right_alone_is_its_own_share():
     cells = [{**dict.fromkeys((*prediction.FEATURES, "log_step"), float(i % 7)), "reverse": float(i), "seed": i % 2,
               "encoding": "rope", "length": 10, "right_share": i + 5.0, "additive_share": i + 2.0} for i in range(20)]
     assert prediction.compare_rules(cells)["seed", prediction.RIGHT].error == pytest.approx(5)
+
+
+def test_tables_of_rules_and_cells():
+    cells = [{**dict.fromkeys((*prediction.FEATURES, "log_step"), float(i % 7)), "reverse": 5.0 * i, "seed": i % 2,
+              "encoding": "rope", "length": 10, "additive_share": 5 * i + 2.0, "reverse_margin": i % 7 - 1.0}
+             for i in range(21)]
+    tested = prediction.compare_rules(cells)
+    lines = prediction.error_table(tested).splitlines()
+    assert lines[0] == "| mean absolute error (points) | left out: one seed | between 5 and 95 %, one seed left out |"
+    assert lines[3] == "| additive rule, no parameter | 2.0 | 2.0 |"
+    assert prediction.cell_table(cells).splitlines()[-1] == "| rope, $L=10$ | 2 | 21 | 19 | +1.0 | +2.0 |"
+    assert len(prediction.error_table({}).splitlines()) == 2 + 1 + len(prediction.PREDICTION_RULES)
+    assert tested["seed", prediction.ADDITIVE].scope == "21 cells; left out in turn: 0, 1"

@@ -121,3 +121,25 @@ def test_some_seeds_are_taken_everywhere():
     curves = read()
     some = stopping.select_seeds(curves, slice(1, None, 2))
     assert some[10]["raw_reverse"] == curves[10]["raw_reverse"][1::2] and some[20]["steps"] == curves[20]["steps"]
+
+
+def test_tables_of_readings():
+    curves, wanted = read(), {10: 40.0, 20: 60.0}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
+            stopping.readings_table(curves, wanted).splitlines()]
+    assert rows[0][2] == "reverse, $L=10$ (%; 2,500 steps)" and rows[2] == ["paper", "–", "40.0", "60.0", "–"]
+    assert len(rows) == 3 + len(STOPS) + 2 * len(PROTOCOLS) - 1
+    ends = np.array([member[-1] for member in curves[10]["standard_reverse"]])
+    assert rows[3][0] == "`standard`" and rows[3][2].startswith(f"{ends.mean():.1f} (")
+    found = stopping.nearest_reading(curves, wanted)
+    last = stopping.nearest_table(curves, wanted).splitlines()[-1]
+    assert last.endswith(f"| `{found.free[0]}` | {found.free[1]:.0f} |")
+    assert stopping.nearest_table({}, {}) == "" and len(stopping.readings_table({}, {}).splitlines()) == len(rows)
+
+
+def test_a_column_of_other_seeds_can_be_reached():
+    curves = read(members=4)
+    half, column = stopping.half_and_column(curves)
+    assert [len(each["raw_reverse"]) for each in half.values()] == [2, 2]
+    assert column[10] == pytest.approx(np.mean([curves[10]["standard_reverse"][seed][-1] for seed in (1, 3)]))
+    assert stopping.no_rule_reaches(curves, {10: 300.0, 20: 0.0}) and not stopping.no_rule_reaches(curves, column)
