@@ -22,13 +22,14 @@ what they made on disk, so it is less where they ran before).
 Who cannot take part is skipped, with the reason. With ``--out`` all rounds are recorded, with their provenance.
 
 ``results/speed/hand_written_step.json`` is the record of a decision. There ``ours`` is a step that was written out by
-hand, with compiled loops and its own gradients, and ``tables`` the tables with autograd, which ``ours`` is now. To be
-kept it had to be 1.5 times as fast as the best of torch.compile, torch.func.vmap and JAX on the same tables. It took
-2.1 to 2.3 ms a member's step at length 10 and 9.7 to 10.2 ms at length 40, for 1 to 32 members alike: 4 to 5 times as
-fast as the plain module, 5 to 7 times as fast as RADD. The tables took 1.7 to 2.3 times its time with autograd, 1.38 to
-1.49 times compiled (the better way of each size), and 1.39 times at best by JAX. The products at unique rows alone are
-60 to 75 % of its time: 5 times as fast as any of these was out of reach. The difference did not earn a thousand lines,
-and the tables with autograd took its place.
+hand, with compiled loops and its own gradients, and ``tables`` the tables with autograd, which ``ours`` is now
+(``results/speed/cpu_x86_64.json`` is a quick run with it). To be kept it had to be 1.5 times as fast as the best of
+torch.compile, torch.func.vmap and JAX on the same tables. It took 2.1 to 2.3 ms a member's step at length 10 and 9.7 to
+10.2 ms at length 40, for 1 to 32 members alike: 4 to 5 times as fast as the plain module, 5 to 7 times as fast as RADD.
+The tables took 1.7 to 2.3 times its time with autograd, 1.38 to 1.52 times compiled (the better way of each size), 1.39
+times at best by JAX, and 1.38 to 1.49 times by the best of all at each size. The products at unique rows alone are 58
+to 76 % of its time: 5 times as fast as any of these was out of reach. The difference did not earn a thousand lines, and
+the tables with autograd took its place.
 """
 
 from __future__ import annotations

@@ -10,13 +10,14 @@ is no faster.
 Under a relative encoding a score is a function of offset and token: q^T R(o) k = (R(-o) q)^T k, and W_K acts on the few
 turned queries instead of on the keys.
 
-On one CPU thread a step takes half the time of the plain module's. A step written out by hand in this place (fused
-loops compiled by numba, gradients by hand, a thousand lines) took 2.1 to 2.3 ms a member at L = 10 and 9.7 to 10.2 ms
-at L = 40, for 1 to 32 members alike: 4 to 5 times as fast as the plain module, 5 to 7 times as fast as RADD. These
-tables took 1.7 to 2.3 times its time with autograd; 1.38 to 1.49 times compiled by torch, by the better way of each
-size; 1.39 times at best by JAX. The products at the asked rows alone are 60 to 75 % of its time, so that little more
-was to be had, and the difference did not earn a thousand lines. The comparison is recorded in
-``results/speed/hand_written_step.json``; `benchmarks.one_layer` repeats it with the present step.
+On one CPU thread a step takes less than half the time of the plain module's. A step written out by hand in this place
+(fused loops compiled by numba, gradients by hand, a thousand lines) took 2.1 to 2.3 ms a member at L = 10 and 9.7 to
+10.2 ms at L = 40, for 1 to 32 members alike: 4 to 5 times as fast as the plain module, 5 to 7 times as fast as RADD.
+These tables took 1.7 to 2.3 times its time with autograd; compiled by torch 1.38 to 1.52 times, by the better way of
+each size; by JAX 1.39 times at best; the best of all at each size 1.38 to 1.49 times. The products at the asked rows
+alone are 58 to 76 % of its time, so that little more was to be had, and the difference did not earn a thousand lines.
+The comparison is recorded in ``results/speed/hand_written_step.json``; `benchmarks.one_layer` repeats it with the
+present step.
 """
 
 from __future__ import annotations
