@@ -35,6 +35,14 @@ def test_it_measures_records_and_fails_above_the_limit(tmp_path, monkeypatch, ca
     assert ended.value.code == 1 and "cosine_peak: 1.30 weights, more than 1.3" in capsys.readouterr().err
 
 
+def test_every_recorded_gradient_cosine_stays_beside_the_weights():
+    costs = [cost["metrics"] for cost in provenance.results("scale", provenance.RECORDED)]
+    assert costs
+    for cost in costs:
+        assert max(cost["cosine_peak"][0], cost["control_hooks_peak"][0]) < language_models.LIMIT
+        assert cost["control_stored_peak"][0] > language_models.LIMIT  # two stored gradients do not
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--shape", "70b"], "--shape: '70b' is none of 8b, 3b"), (["--steps", "0"], "--steps must be at least 1"),
     (["--device", "gpu"], "--device 'gpu' is none of"), (["--dtype", "int8"], "--dtype: 'int8' is none of float32"),

@@ -90,7 +90,7 @@ FACTS = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact
 
 def probed_and_tuned(model: Any, tokenizer: Any) -> dict[str, float]:
     """The three signatures, then fine-tuning of all weights and of adapters, and answers of both."""
-    found = signature_run.summary(signature_run.measure(model, tokenizer, FACTS, FACTS.facts))
+    found = signature_run.signature_means(signature_run.measure(model, tokenizer, FACTS, FACTS.facts))
     for rank in (0, 4):
         metrics, curves, _ = reversal_run.run(
             model, tokenizer, FACTS, FineTuningConfig(epochs=1, batch=4, rank=rank), watched=2, evaluated=2)

@@ -282,6 +282,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                      left_out=r"^(mtp\.|model\.visual\.)"),
     )
 }
+#: what a figure or a table calls a model of each, whatever its size
+SHORT_NAMES = {"llada": "LLaDA", "dream": "Dream", "llama": "Llama", "qwen2": "Qwen2.5", "qwen3_5": "Qwen3.5"}
 
 
 def recognise(fields: Fields) -> Architecture:

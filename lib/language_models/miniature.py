@@ -23,13 +23,12 @@ import json
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from lib.language_models import decoding, queries, reversal_run, signature_run, signatures, synthetic_facts
 from lib.language_models import facts as facts_module
@@ -183,25 +182,6 @@ def _progress(what: str, total: int) -> Any:
 def parameters_of(config: MiniatureConfig) -> dict[str, Any]:
     """What is recorded of a cell, but for its size."""
     return {field: value for field, value in dataclasses.asdict(config).items() if field != "seed"}
-
-
-def recorded(folder: Path | None = None, **wanted: Any) -> dict[int, Mapping[str, Any]]:
-    """Recorded cells by seed, with these parameters and, in all that is not named, the standard ones.
-
-    :raises ValueError: for a parameter that a cell does not have
-    """
-    standard = parameters_of(MiniatureConfig())
-    for name in set(wanted) - set(standard):
-        raise ValueError(f"a cell has no {name!r}; it has {', '.join(standard)}")
-    expected = (standard | wanted).items()
-    found = {result["seeds"][0]: result for result in provenance.results("miniature", folder)
-             if all(result["parameters"].get(name, standard[name]) == value for name, value in expected)}
-    return dict(sorted(found.items()))
-
-
-def values(metric: str, cells: Mapping[int, Mapping[str, Any]]) -> Float[np.ndarray, " seed"]:
-    """One metric of recorded cells, seed by seed."""
-    return np.array([cell["metrics"][metric][0] for cell in cells.values()])
 
 
 # The table ---------------------------------------------------------------------------------------------------

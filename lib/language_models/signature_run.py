@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from lib.language_models import (
     signatures,
     synthetic_facts,
 )
+from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import DATASETS, Dataset, Fact
 from lib.language_models.queries import EncodedQuery
 from lib.language_models.random_checkpoints import tiny
@@ -62,9 +63,14 @@ class Signatures:
     probability_forward: Float[np.ndarray, " fact"]
     probability_reverse: Float[np.ndarray, " fact"]
 
-    def correlation(self) -> Float[np.ndarray, "layer head"]:
-        """Correlation over placements of forward and reverse scores, for each head by itself; NaN if constant."""
-        pairs = zip(np.moveaxis(self.scores_forward, 0, -1), np.moveaxis(self.scores_reverse, 0, -1), strict=True)
+    def correlation(self, matched: bool = True) -> Float[np.ndarray, "layer head"]:
+        """Correlation over placements of forward and reverse scores, for each head by itself; NaN if constant.
+
+        :param matched: with the reverse scores of the same fact, not of the next one at the same gap
+        """
+        gaps = len(self.scores_forward) // len(self.matched)
+        reverse = self.scores_reverse if matched else np.roll(self.scores_reverse, -gaps, 0)
+        pairs = zip(np.moveaxis(self.scores_forward, 0, -1), np.moveaxis(reverse, 0, -1), strict=True)
         return np.array([[_correlation(f, r) for f, r in zip(*layer, strict=True)] for layer in pairs])
 
     def cosines(self, matched: bool = True) -> Float[np.ndarray, " fact"]:
@@ -73,13 +79,45 @@ class Signatures:
 
     def cosines_by_layer(self, matched: bool = True) -> dict[int | str, np.ndarray]:
         """Gradient cosine within each layer, one a fact."""
-        found = [signatures.by_layer(parts) for parts in (self.matched if matched else self.mismatched)]
+        found = [signatures.alignment_by_layer(parts) for parts in (self.matched if matched else self.mismatched)]
         return {layer: np.array([parts[layer].cosine for parts in found]) for layer in found[0]}
 
 
 def _correlation(forward: np.ndarray, reverse: np.ndarray) -> float:
     constant = min(np.ptp(forward), np.ptp(reverse)) == 0
     return float("nan") if constant else signatures.score_correlation(forward, reverse)
+
+
+class ProbedModel(NamedTuple):
+    """A model, and what `measure` found in it."""
+
+    model: Any
+    tokenizer: Any
+    found: Signatures
+
+    @property
+    def causal(self) -> bool:
+        """Whether its positions see only what stands to their left."""
+        return ARCHITECTURES[self.model.architecture].causal
+
+
+def probe(source: str | Path, data: Dataset, dtype: str = "float32", device: str = "cpu") -> ProbedModel:
+    """Load a model and measure it on every fact of a dataset.
+
+    :param source: what `lib.language_models.checkpoints.load` reads
+    """
+    model, tokenizer = checkpoints.load(source, getattr(torch, dtype), device)
+    return ProbedModel(model, tokenizer, measure(model, tokenizer, data, data.facts))
+
+
+def mean_correlations(probed: Mapping[str, ProbedModel], matched: bool = True) -> dict[str, float]:
+    """Mean score correlation over heads and layers, of each model."""
+    return {title: float(np.nanmean(each.found.correlation(matched))) for title, each in probed.items()}
+
+
+def mean_cosines(probed: Mapping[str, ProbedModel], matched: bool = True) -> dict[str, float]:
+    """Mean gradient cosine over facts, of each model."""
+    return {title: float(each.found.cosines(matched).mean()) for title, each in probed.items()}
 
 
 def measure(
@@ -210,6 +248,24 @@ def first_layer_prediction(model: Any, mask: int, distance: int | float) -> Floa
     return turned.numpy()
 
 
+def first_layer(
+    model: Any, mask: int, distances: Sequence[int], *, evidence: int = 500
+) -> Float[np.ndarray, "distance 2 head"]:
+    """Measured and predicted correlation at each distance (positions), over evenly chosen evidence tokens."""
+    tokens = np.linspace(0, mask - 1, evidence).astype(int).tolist()
+    return np.array([[first_layer_correlation(model, mask, distance, tokens, filler=10),
+                      first_layer_prediction(model, mask, distance)] for distance in distances])
+
+
+def first_layer_agrees(found: Float[np.ndarray, "*model distance 2 head"], *, turning: bool = True) -> bool:
+    """Whether the root mean square of measured minus predicted correlation is below 0.1.
+
+    :param turning: False is the control: keys that do not turn, for which 1 is predicted
+    """
+    measured, predicted = np.moveaxis(found, -2, 0)
+    return bool(np.sqrt(np.mean((measured - (predicted if turning else 1.0)) ** 2)) < 0.1)
+
+
 # From the command line ---------------------------------------------------------------------------------------
 
 
@@ -262,7 +318,7 @@ def facts_of(dataset: str, data: str, count: int, seed: int = 0) -> Dataset:
     return dataclasses.replace(whole, facts=tuple(whole.facts[i] for i in sorted(chosen)))
 
 
-def summary(found: Signatures) -> dict[str, float]:
+def signature_means(found: Signatures) -> dict[str, float]:
     """One number for each signature: means over heads, layers and facts."""
     return {
         "score_correlation": float(np.nanmean(found.correlation())),
@@ -302,7 +358,7 @@ def measure_and_record(options: SignatureOptions) -> None:
         with recording({options.out: asked}, experiment=_EXPERIMENT, seeds=[options.seed],
                        device=device_named(options.device)) as recorded:
             model, found = _measure_and_print(options, data)
-            recorded.save({name: [value] for name, value in summary(found).items()}, curves(found),
+            recorded.save({name: [value] for name, value in signature_means(found).items()}, curves(found),
                           architecture=model.architecture, size=size_of(model),
                           dtype=str(model.dtype).removeprefix("torch."))
 
@@ -318,7 +374,7 @@ def _measure_and_print(options: SignatureOptions, data: Dataset) -> tuple[Any, S
         except (ValueError, OSError) as error:
             raise ValueError(f"--adapter {error}") from None
     found = measure(model, tokenizer, data, data.facts)
-    print(*(f"{name:28s}{value:10.4f}" for name, value in summary(found).items()), sep="\n")
+    print(*(f"{name:28s}{value:10.4f}" for name, value in signature_means(found).items()), sep="\n")
     return model, found
 
 

@@ -14,8 +14,8 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -145,26 +145,17 @@ def whole(parts: Mapping[str, GradientCosine]) -> GradientCosine:
     )
 
 
-def by_layer(parts: Mapping[str, GradientCosine]) -> dict[int | str, GradientCosine]:
+def alignment_by_layer(parts: Mapping[str, GradientCosine]) -> dict[int | str, GradientCosine]:
     """Parts put together by layer; what belongs to no layer goes under the name of its module."""
-    return _grouped(parts, _layer)
-
-
-def by_matrix(parts: Mapping[str, GradientCosine]) -> dict[str, GradientCosine]:
-    """Parts put together by role: the same matrix of every layer."""
-    return _grouped(parts, lambda name: _LAYER.split(name)[-1].removesuffix(".weight"))
+    groups: dict[int | str, dict[str, GradientCosine]] = {}
+    for name, part in parts.items():
+        groups.setdefault(_layer(name), {})[name] = part
+    return {layer: whole(members) for layer, members in groups.items()}
 
 
 def _layer(name: str) -> int | str:
     match = _LAYER.search(name)
     return int(match[1]) if match else name.removesuffix(".weight").split(".")[-1]
-
-
-def _grouped(parts: Mapping[str, GradientCosine], group_of: Callable) -> dict[Any, GradientCosine]:
-    groups: dict[Any, dict[str, GradientCosine]] = {}
-    for name, part in parts.items():
-        groups.setdefault(group_of(name), {})[name] = part
-    return {group: whole(members) for group, members in groups.items()}
 
 
 def cosine_by_autograd(model: nn.Module, forward_batch: Batch, reverse_batch: Batch) -> GradientCosine:

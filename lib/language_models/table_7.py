@@ -275,9 +275,20 @@ def accuracies(there: Results) -> Float[np.ndarray, "dataset model direction"]:
     return means
 
 
-def printed() -> Float[np.ndarray, "dataset model direction"]:
+def printed_accuracies() -> Float[np.ndarray, "dataset model direction"]:
     """Table 7 as printed."""
     return np.array([PRINTED[dataset] for dataset in DATASETS])
+
+
+def complete(there: Results) -> bool:
+    """Whether every cell has its three seeds."""
+    return all(len(there.get((dataset, model), ())) >= 3 for dataset in DATASETS for model in MODELS)
+
+
+def causal_models_collapse(ours: Float[np.ndarray, "dataset model direction"]) -> bool:
+    """Whether forward is above 50 and reverse below 20 percent in every autoregressive model, on every dataset."""
+    forward, reverse = np.moveaxis(ours[:, [name not in MASKED for name in MODELS]], -1, 0)
+    return bool((forward > 50).all() and (reverse < 20).all())
 
 
 def table(there: Results) -> str:

@@ -10,7 +10,7 @@ tuned model, over its weights and over its adapters. A seed takes some fifteen s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from lib.record.options import check_seeds, command, json_file, option
 
 #: where the adapters are, and where they are not: the maps of a layer
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-KINDS = ("weights", "adapters")  # over which parameters a cosine is taken
+PARAMETER_SETS = ("weights", "adapters")  # over which parameters a cosine is taken
 #: pairing -> the reverse query is of the fact so many places after that of the forward query
 PAIRINGS = {"matched": 0, "mismatched": 1, "mismatched_two_on": 2}
 PRETRAINING_STEPS = 400
@@ -73,7 +73,7 @@ def _led(examples: Sequence[Example]) -> tuple[Example, ...]:
     return tuple(dataclasses.replace(each, prompt=f"{signature_run.LEAD} {each.prompt}") for each in examples)
 
 
-def cosines(run: TracedRun) -> dict[str, Float[np.ndarray, "fact matrix"]]:
+def tuned_cosines(run: TracedRun) -> dict[str, Float[np.ndarray, "fact matrix"]]:
     """Gradient cosine of forward and reverse queries, by ``weights_matched``, ``adapters_mismatched`` and so on.
 
     :return: one row a fact; a column for each of `MATRICES`, put together over the layers, and a last one for all
@@ -81,11 +81,11 @@ def cosines(run: TracedRun) -> dict[str, Float[np.ndarray, "fact matrix"]]:
     """
     asked = [[queries.batch([each]) for each in signature_run.encoded_pair(run.data, fact, run.tokenizer)]
              for fact in run.data.facts]
-    rows: dict[str, list] = {f"{kind}_{pairing}": [] for kind in KINDS for pairing in PAIRINGS}
+    rows: dict[str, list] = {f"{kind}_{pairing}": [] for kind in PARAMETER_SETS for pairing in PAIRINGS}
     for pairing, shift in PAIRINGS.items():
         for (forward, _), (_, reverse) in zip(asked, asked[shift:] + asked[:shift], strict=True):
             parts = signatures.gradient_alignment(run.model, forward, reverse)
-            for kind in KINDS:
+            for kind in PARAMETER_SETS:
                 adapters = kind == "adapters"
                 mine = {name: part for name, part in parts.items() if finetuning.is_adapter(name) == adapters}
                 rows[f"{kind}_{pairing}"].append([
@@ -106,9 +106,39 @@ def measurements(run: TracedRun) -> tuple[dict[str, float], dict[str, list]]:
         curve = run.curves[f"probability_{direction}"]
         curves[f"probability_{direction}"] = curve
         found |= {f"start_{direction}": curve[0], f"late_{direction}": float(np.mean(curve[len(curve) // 2:]))}
-    for name, values in cosines(run).items():
+    for name, values in tuned_cosines(run).items():
         *curves[name], found[f"cosine_{name}"] = values.mean(0).tolist()
     return found, curves
+
+
+# What recorded runs say --------------------------------------------------------------------------------------
+
+
+def reverse_rises(run: Mapping[str, Any]) -> bool:
+    """Does the reverse probability rise in the median seed, and stay below the forward one in every seed?
+
+    It rises if, on average over the second half of fine-tuning, it is above a twentieth and above ten times its start.
+    """
+    start, late, ahead = (np.array(run["metrics"][name]) for name in ("start_reverse", "late_reverse", "late_forward"))
+    return bool(np.median(late) > max(0.05, 10 * np.median(start)) and (late < ahead).all())
+
+
+def exceeds(run: Mapping[str, Any], pairing: str, other: str) -> bool:
+    """Is the cosine of one pairing above that of another by more than .1, in every seed, over weights and adapters?"""
+    return all(np.min(np.subtract(*(run["metrics"][f"cosine_{kind}_{name}"] for name in (pairing, other)))) > 0.1
+               for kind in PARAMETER_SETS)
+
+
+def cosines_over_seeds(run: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " seed"]]:
+    """Cosines over weights and adapters: matched, mismatched; matched within query and key maps, within the others."""
+    routing = np.isin(run["curves"]["matrix"], ("q_proj", "k_proj"))
+    found: dict[str, Float[np.ndarray, " seed"]] = {}
+    for kind in PARAMETER_SETS:
+        by_matrix = np.array(run["curves"][f"{kind}_matched"])
+        found |= {f"{kind}, {name}": np.array(run["metrics"][f"cosine_{kind}_{name}"])
+                  for name in ("matched", "mismatched")}
+        found |= {f"{kind}, routing": by_matrix[:, routing].mean(1), f"{kind}, rest": by_matrix[:, ~routing].mean(1)}
+    return found
 
 
 # From the command line ---------------------------------------------------------------------------------------

@@ -428,7 +428,8 @@ def tuned(tmp_path_factory):
 
 
 def summary(model, tokenizer):
-    return signature_run.summary(signature_run.measure(model, tokenizer, DATA, DATA.facts, gaps=("", " indeed")))
+    found = signature_run.measure(model, tokenizer, DATA, DATA.facts, gaps=("", " indeed"))
+    return signature_run.signature_means(found)
 
 
 def test_signatures_with_adapters_are_those_of_the_merged_model(tuned):

@@ -17,6 +17,7 @@ from lib.language_models import (
 )
 from lib.language_models.facts import DATASETS
 from lib.language_models.miniature import MiniatureConfig
+from lib.language_models.miniature_results import RecordedCells
 from lib.record import provenance
 from lib.record.training_state import Checkpoint
 
@@ -102,13 +103,13 @@ def test_a_cell_is_recorded_found_again_and_not_run_twice(tmp_path, work, monkey
     for tuning in ("full", "lora"):
         miniature.record(dataclasses.replace(SMALL, tuning=tuning), folder / f"{tuning}.json", work)
     wanted = {"steps": 4, "facts": 4, "held": 3, "epochs": 2}
-    cells = miniature.recorded(tmp_path / "results", **wanted)
+    cells = RecordedCells(tmp_path / "results").find(**wanted)
     assert list(cells) == [1] and 400_000 < cells[1]["parameters"]["size"] < 500_000
-    assert miniature.recorded(tmp_path / "results") == {}
+    assert RecordedCells(tmp_path / "results").find() == {}
     for metric in ("forward_accuracy", "reverse_accuracy", "told_accuracy", "kept_accuracy"):
-        assert 0 <= miniature.values(metric, cells)[0] <= 100
+        assert 0 <= RecordedCells(tmp_path / "results").metric(metric, **wanted)[0] <= 100
     with pytest.raises(ValueError, match="'size'"):
-        miniature.recorded(tmp_path / "results", size=3)
+        RecordedCells(tmp_path / "results").find(size=3)
     monkeypatch.setattr(miniature, "run_cell", None)  # done: it is read
     assert miniature.record(SMALL, folder / "full.json", work)["seeds"] == [1]
     with pytest.raises(ValueError, match="masking"):
@@ -123,8 +124,8 @@ def test_a_cell_recorded_before_a_parameter_was_there_had_its_standard_value(tmp
     provenance.save(path, experiment="miniature", parameters=older, seeds=[1], metrics={"told_accuracy": [3.0]},
                     curves={}, run=provenance.Run())
     wanted = {"steps": 4, "facts": 4, "held": 3, "epochs": 2}
-    assert list(miniature.recorded(tmp_path, **wanted)) == [1]
-    assert miniature.recorded(tmp_path, **wanted, causal_steps=5) == {}
+    assert list(RecordedCells(tmp_path).find(**wanted)) == [1]
+    assert RecordedCells(tmp_path).find(**wanted, causal_steps=5) == {}
     monkeypatch.setattr(miniature, "run_cell", None)  # it is read
     assert miniature.record(SMALL, path)["metrics"] == {"told_accuracy": [3.0]}
     with pytest.raises(ValueError, match="causal_steps=0, not 5"):

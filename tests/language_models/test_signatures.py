@@ -106,8 +106,7 @@ def assert_matches(model, forward, reverse):
     whole = signatures.gradient_cosine(model, forward, reverse)
     inner = sum(float((expected_f[name] * expected_r[name]).sum()) for name in parts)
     assert whole.inner == pytest.approx(inner, rel=1e-5)
-    for grouped in (signatures.by_layer(parts), signatures.by_matrix(parts)):
-        assert signatures.whole(grouped) == pytest.approx(whole, rel=1e-9)
+    assert signatures.whole(signatures.alignment_by_layer(parts)) == pytest.approx(whole, rel=1e-9)
     assert signatures.cosine_by_autograd(model, forward, reverse) == pytest.approx(whole, rel=1e-5)
 
 

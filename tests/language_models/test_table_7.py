@@ -234,6 +234,6 @@ def test_as_many_examples_a_step_in_more_passes_belong_and_a_cell_counts_once(tm
 
 
 def test_the_printed_table_is_whole():
-    assert table_7.printed().shape == (5, 5, 2)
-    forward, reverse = np.moveaxis(table_7.printed(), -1, 0)
+    assert table_7.printed_accuracies().shape == (5, 5, 2)
+    forward, reverse = np.moveaxis(table_7.printed_accuracies(), -1, 0)
     assert forward.min() == 54.3 and reverse[:, 2:].max() == 15.9 and reverse[:, :2].min() == 27.2

@@ -38,13 +38,13 @@ def test_a_traced_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypatch
 
 def test_cosines_by_kind_and_matrix_are_those_of_stored_gradients():
     run = traced_run.trace("llada", 1, **SMALL)
-    found = traced_run.cosines(run)
+    found = traced_run.tuned_cosines(run)
     assert all(values.shape == (3, len(traced_run.MATRICES) + 1) for values in found.values())
     pairs = [[queries.batch([each]) for each in signature_run.encoded_pair(run.data, fact, run.tokenizer)]
              for fact in run.data.facts]
     for pairing, shift in traced_run.PAIRINGS.items():
         stored = [signatures._gradient(run.model, batch) for batch in (pairs[0][0], pairs[shift][1])]
-        for kind in traced_run.KINDS:
+        for kind in traced_run.PARAMETER_SETS:
             for column, part in ((-1, "."), (1, ".k_proj.")):
                 chosen = [index for index, (name, _) in enumerate(run.model.named_parameters())
                           if finetuning.is_adapter(name) == (kind == "adapters") and part in name]
