@@ -59,21 +59,6 @@ def coupled_planes_give_minus_cosine(second: Number) -> bool:
     return symbolic.vanishes(covariance + variance * sp.cos(first_angle + second_angle))
 
 
-def tilt_moves_variances_only(*, reverse_factor: int = 1) -> bool:
-    """Whether a tilt sigma leaves a plane's covariance and moves its variances by -+ sigma sin(2 phi), symbolic.
-
-    :param reverse_factor: reverse distance over forward distance
-    """
-    x, y, sigma, tau2, phi = sp.symbols("x y sigma tau2 phi", real=True)
-    query, across = sp.Matrix([x, y]), sp.Matrix([-y, x])
-    tilt = sigma * (query * across.T + across * query.T) / query.dot(query)
-    found = routing.plane_moments(query, tau2 / 2 * (sp.eye(2) + tilt), phi, reverse_factor * phi)
-    scale = tau2 / 2 * query.dot(query)
-    stated = routing.PlaneMoments(scale * sp.cos(2 * phi), scale * (1 - sigma * sp.sin(2 * phi)),
-                                  scale * (1 + sigma * sp.sin(2 * phi)))
-    return routing.same_moments(found, stated)
-
-
 def tilted_where_negative(
     queries: Float[np.ndarray, "queries dim"], tilt: float, distance: float
 ) -> Float[np.ndarray, "queries dim dim"]:

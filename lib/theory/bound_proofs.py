@@ -6,7 +6,6 @@ or one hypothesis.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -190,20 +189,6 @@ def mean_is(values: Float[np.ndarray, " queries"], expected: float, spread: floa
 # Unequal distances (B.3) --------------------------------------------------------------------------------------
 
 _KAPPA, _PHI, _PSI = sp.symbols("kappa phi psi", real=True)
-
-
-def unequal_moments_are_stated(difference: sp.Expr | int | None = None) -> bool:
-    """Whether matrices give one plane the covariance ~ a + kappa b and the variances of B.3, for any angles.
-
-    :param difference: the control: an angle in the place of phi - psi, of which b is the cosine
-    """
-    query, trace = sp.Matrix(sp.symbols("q_1 q_2", real=True)), sp.Symbol("tau2", real=True)
-    stated = routing.plane_identities(query, _KAPPA, trace, _PHI, _PSI)
-    if difference is not None:
-        covariance = trace / 2 * query.dot(query) * (sp.cos(_PHI + _PSI) + _KAPPA * sp.cos(difference))
-        stated = dataclasses.replace(stated, covariance=covariance)
-    found = routing.plane_moments(query, routing.plane_covariance(query, _KAPPA, trace), _PHI, _PSI)
-    return routing.same_moments(stated, found)
 
 
 def mean_variance_is_denominator(single: bool = False) -> bool:

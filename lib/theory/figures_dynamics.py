@@ -19,19 +19,6 @@ from lib.theory.validation import Number
 # One step -----------------------------------------------------------------------------------------------------
 
 
-def gradient_cosine_histograms(same: Sequence[float], different: Sequence[float]) -> Figure:
-    """Histograms of the gradient cosine in column B over random pairs, with one target and with two."""
-    figure, axes = plt.subplots()
-    bins = np.linspace(-1, 1, 51).tolist()
-    axes.hist(same, bins, color=LINES["forward"]["color"], label="same target")
-    axes.hist(different, bins, histtype="step", hatch="///", color=LINES["control"]["color"], label="different targets")
-    axes.axvline(0.5, **LINES["bound"])
-    axes.annotate("½", (0.5, 0.93), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axes.set(xlabel="cosine of forward and reverse gradient in column B", ylabel="prompt pairs")
-    axes.legend(loc="upper left")
-    return figure
-
-
 def decrease_by_step_size(steps: Sequence[SharedStep], measured: Sequence[float]) -> Figure:
     """Left, decrease of the reverse loss; right, error of the first-order formula; against the step size.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +15,10 @@ _MARKERS = "osD^v"
 
 
 def error_cosine_histogram(
-    one_target: Float[np.ndarray, " pairs"], two_targets: Float[np.ndarray, " pairs"]
+    one_target: Sequence[float] | Float[np.ndarray, " pairs"],
+    two_targets: Sequence[float] | Float[np.ndarray, " pairs"],
 ) -> Figure:
-    """Cosines between the errors of random predictions, and the floor of 1/2 for one target."""
+    """Cosines between the errors of pairs of predictions, which their gradients in W share, and the floor of 1/2."""
     figure, axes = plt.subplots(figsize=(6, 2.8))
     for cosines, name, line, hatch in ((one_target, "one target", "forward", ""),
                                        (two_targets, "two targets", "control", "//")):

@@ -7,7 +7,6 @@ state it; what it takes beyond its data breaks one hypothesis or changes the for
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import mpmath
@@ -345,27 +344,3 @@ def gradients_oppose_where_reverse_falls(solved: flows.SolvedFlow, rho: float) -
     odds = solved.log_odds(solved.reverse_score(rho))
     falls, negative = np.gradient(odds, solved.margin) < 0, solved.agreement(rho) < 0
     return bool(negative.any() and (falls == negative).mean() > 0.98)
-
-
-# Random queries -----------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _gaussian_moment(power: int, variance: int) -> sp.Expr:
-    """E x^power of a centred Gaussian, integrated against its density."""
-    x = sp.Symbol("x", real=True)
-    density = sp.exp(-(x**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
-    return sp.integrate(x**power * density, (x, -sp.oo, sp.oo))
-
-
-def mean_form_is_trace(planes: int, variances: Sequence[int] = (1, 1)) -> bool:
-    """Whether E q^T R q = tr R for a Gaussian query, integrated monomial by monomial, any angles.
-
-    :param variances: of the coordinates, one a plane
-    """
-    q = sp.Matrix(sp.symbols(f"q_0:{2 * planes}", real=True))
-    R = routing.block_rotation(sp.symbols(f"phi_0:{planes}", real=True))
-    terms = sp.Poly(sp.expand((q.T * R * q)[0]), *q).terms()
-    mean = sum(factor * sp.prod(_gaussian_moment(power, variances[i // 2]) for i, power in enumerate(powers))
-               for powers, factor in terms)
-    return symbolic.vanishes(mean - R.trace())

@@ -102,14 +102,6 @@ def score_cosines_are(pair: gradients.ScorePair, turn: sp.Matrix) -> bool:
     return inner and norms
 
 
-def mean_form_is_the_trace(deviations: Sequence[int]) -> bool:
-    """Whether E[k^T R k] = tr R for independent normal coordinates with these standard deviations."""
-    k, rotation = sp.symbols("k_0:4", real=True), block_rotation(FORWARD_ANGLES)
-    key = sp.Matrix([deviation * x for deviation, x in zip(deviations, k, strict=True)])
-    mean = symbolic.expectation(sp.expand((key.T * rotation * key)[0]), symbolic.StandardNormal(), *k)
-    return symbolic.vanishes(mean - rotation.trace())
-
-
 def cosine_is_a_weighted_mean(*, equal_weights: bool = False) -> bool:
     """Whether k^T R k / |k|^2 = sum_i w_i cos(angle_i) for every k, with w_i = |k_i|^2 / |k|^2."""
     key = sp.Matrix(sp.symbols("k_0:4", real=True))

@@ -18,21 +18,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import sympy as sp
 from jaxtyping import Float
 from scipy.stats import kstest
 
 from lib.encodings import rope_frequencies
 from lib.theory.routing import (
-    PlaneMoments,
     bilinear_form,
     linear_correlation,
-    plane_covariance,
-    plane_moments,
     plane_weights,
     rope_score_correlation,
     rotate,
-    same_moments,
 )
 from lib.theory.validation import Number
 
@@ -129,21 +124,6 @@ def dependence_lowers_most(
     """Whether in every member the dependence of planes takes more off the correlation than any other part."""
     parts = gap_parts(ladder(query, covariance, distances))
     return bool((parts.argmin(1) == RUNGS.index("dependence") - 1).all())
-
-
-def plane_has_ladder_moments(equal_distances: bool = True) -> bool:
-    """Whether a plane of any trace, alignment and tilt has the moments of `n-premise-ladder`, by computer algebra.
-
-    :param equal_distances: else the reverse distance is twice the forward one
-    """
-    x, y, kappa, sigma, tau2, phi = sp.symbols("x y kappa sigma tau2 phi", real=True)
-    query, across = sp.Matrix([x, y]), sp.Matrix([-y, x])
-    tilt = (query * across.T + across * query.T) / query.dot(query)
-    covariance = plane_covariance(query, kappa, tau2) + tau2 / 2 * sigma * tilt
-    scale = tau2 / 2 * query.dot(query)
-    variance = lambda sign: scale * (1 + kappa * sp.cos(2 * phi) - sign * sigma * sp.sin(2 * phi))
-    stated = PlaneMoments(scale * (sp.cos(2 * phi) + kappa), variance(1), variance(-1))
-    return same_moments(plane_moments(query, covariance, phi, phi if equal_distances else 2 * phi), stated)
 
 
 def variance_ratio(

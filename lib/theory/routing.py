@@ -217,14 +217,35 @@ def same_moments(left: PlaneMoments, right: PlaneMoments) -> bool:
     return all(vanishes(one - other) for one, other in pairs)
 
 
-def moments_have_closed_form(*, aligned_with: sp.Matrix | None = None) -> bool:
+def moments_have_closed_form(
+    *, aligned_with: sp.Matrix | None = None, difference: sp.Expr | int | None = None
+) -> bool:
     """Whether both variances and the covariance of one plane are those of `plane_identities`, all of it symbolic.
 
     :param aligned_with: an axis that the key's ellipse follows in the query's place, which breaks Assumption 4.2
+    :param difference: an angle in the place of phi - psi in the stated covariance (B.3's b is its cosine)
     """
     query, (kappa, tau2, phi, psi) = _plane_query(), sp.symbols("kappa tau2 phi psi", real=True)
-    covariance = plane_covariance(aligned_with or query, kappa, tau2)
-    return same_moments(plane_moments(query, covariance, phi, psi), plane_identities(query, kappa, tau2, phi, psi))
+    stated = plane_identities(query, kappa, tau2, phi, psi)
+    if difference is not None:
+        stated = dataclasses.replace(stated, covariance=stated.covariance.subs(sp.cos(phi - psi), sp.cos(difference)))
+    return same_moments(plane_moments(query, plane_covariance(aligned_with or query, kappa, tau2), phi, psi), stated)
+
+
+def tilted_moments_have_closed_form(*, equal_distances: bool = True) -> bool:
+    """Whether a plane of any trace, alignment kappa and tilt sigma has covariance ~ c + kappa, variances as below.
+
+    They are proportional to 1 + kappa c -+ sigma sin(2 phi): a tilt moves the variances and not the covariance.
+
+    :param equal_distances: else the reverse distance is twice the forward one
+    """
+    query, (kappa, sigma, tau2, phi) = _plane_query(), sp.symbols("kappa sigma tau2 phi", real=True)
+    across = sp.Matrix([-query[1], query[0]])
+    tilt = (query * across.T + across * query.T) / query.dot(query)
+    covariance = plane_covariance(query, kappa, tau2) + tau2 / 2 * sigma * tilt
+    plain, bend = plane_identities(query, kappa, tau2, phi, phi), tau2 / 2 * query.dot(query) * sigma * sp.sin(2 * phi)
+    stated = PlaneMoments(plain.covariance, plain.variance_forward - bend, plain.variance_reverse + bend)
+    return same_moments(plane_moments(query, covariance, phi, phi if equal_distances else 2 * phi), stated)
 
 
 def alignment_is_along_minus_across(*, turned: int = 1) -> bool:
@@ -310,6 +331,20 @@ def termwise_bound_falls_short_on_average(kappas: Sequence[Any]) -> bool:
     weight = sp.Symbol("w", positive=True)
     bound = mediant_bound((weight, 1 - weight), MEDIANT_COSINES, kappas)
     return bool(sp.integrate(bound, (weight, 0, 1)).evalf(30) < sum(MEDIANT_COSINES) / 2)
+
+
+def mean_form_is_the_trace(deviations: Sequence[int]) -> bool:
+    """Whether E[q^T R q] = tr R for independent normal coordinates with these standard deviations, any angles.
+
+    Each coordinate is integrated against its density.
+    """
+    q = sp.Matrix(sp.symbols(f"q_0:{len(deviations)}", real=True))
+    turned = block_rotation(sp.symbols(f"phi_0:{len(deviations) // 2}", real=True))
+    mean = sp.expand((q.T * turned * q)[0])
+    for x, deviation in zip(q, deviations, strict=True):
+        density = sp.exp(-(x**2) / (2 * deviation**2)) / (sp.sqrt(2 * sp.pi) * deviation)
+        mean = sp.expand(sp.integrate(mean * density, (x, -sp.oo, sp.oo)))
+    return vanishes(mean - turned.trace())
 
 
 def isotropic_correlation_is_the_trace(*, silent: Sequence[str] = ()) -> bool:
