@@ -7,10 +7,10 @@ residual stream has its own share of every logit, and the shares add up to the l
 * ``residual``: the embedding of the mask itself (with its position, where that is added) and the output bias;
 * ``mlp``: the MLPs, which see what attention retrieved and may rewrite it.
 
-In a one-layer masked model the first is a sum over the tokens that attention reads, so it splits further (`SOURCES`):
-the *evidence*, the *placeholders*, and the *mask* itself. Two caveats. The last norm divides by the size of the whole
-stream, so a share depends on the other shares through that number; and the MLP's share is no separate cause: what it
-adds depends on what was retrieved.
+In a one-layer masked model the first is a sum over the tokens that attention reads, so it splits further
+(`ATTENTION_SOURCES`): the *evidence*, the *placeholders*, and the *mask* itself. Two caveats. The last norm divides by
+the size of the whole stream, so a share depends on the other shares through that number; and the MLP's share is no
+separate cause: what it adds depends on what was retrieved.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def stream_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, 
 
 @torch.no_grad()
 def logit_parts_by_source(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
-    """`logit_parts` with ``storage_routing`` split by the token it came from: `SOURCES`, ``residual`` and ``mlp``.
+    """`logit_parts` with ``storage_routing`` split by where it came from: `ATTENTION_SOURCES`, ``residual``, ``mlp``.
 
     :raises ValueError: for causal or deeper models, where attention reads more than tokens
     """
@@ -71,7 +71,7 @@ def logit_parts_by_source(model: Transformer, asked: Queries) -> dict[str, Float
 
 @torch.no_grad()
 def retrieved_by_source(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
-    """What attention added to the residual stream from each of `SOURCES`."""
+    """What attention added to the residual stream from each of `ATTENTION_SOURCES`."""
     found, rows = patching.record_activations(model, asked), torch.arange(len(asked))
     keep = {name: found.row.new_zeros(asked.tokens.shape) for name in ("evidence", "mask")}
     keep["evidence"][rows, asked.evidence] = keep["mask"][rows, asked.position] = 1

@@ -1,15 +1,16 @@
 """What recorded runs of the interventions say: which answer wins, what a patch restores, what a step does.
 
 `lib.one_layer.intervention_runs` finds the runs. Every function reads one of them (or several, where it says so) and
-returns one value a seed, a mean over seeds, or whether a statement is true, in the units of the record: accuracies and
-shares of queries in percent, logit differences ("margins") and changes of the loss in nats. Plain runs of
-`lib.one_layer.experiment` hold the metrics and the curves as well, but no patches, margins and watched steps.
+returns one value a seed or a mean over seeds, in the units of the record: accuracies and shares of queries in percent,
+logit differences ("margins") and changes of the loss in nats. Plain runs of `lib.one_layer.experiment` hold the metrics
+and the curves as well, but no patches, margins and watched steps. `lib.one_layer.intervention_checks` says what must
+hold of all this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,10 +28,9 @@ from lib.one_layer.results import (
     final,
     having,
     last_step,
-    pattern_evidence,
     wrong_as_placeholder,
 )
-from lib.record.report import Values, bootstrap_interval, effect, spread
+from lib.record.report import Values, effect
 
 SIGNATURES = ("score_correlation", "gradient_cosine")
 #: part of a margin over the placeholder -> the recorded parts that it sums
@@ -47,38 +47,15 @@ TWO_SITES = ("row_values_forward", "row_residual_forward", "values_residual_forw
 # Measures ---------------------------------------------------------------------------------------------------------
 
 
-def measured(values: Callable[[], Values | Mapping[str, Values]]) -> dict[str, Callable[[], Any]]:
-    """What `claims.verify` is told of values over seeds, or of several by name: the mean and its bootstrap interval.
-
-    Both are functions of no arguments, since the runs that ``values`` reads may be missing.
-    """
-    def each(of: Callable[[Values], Any]) -> Any:
-        found = values()
-        return {name: of(own) for name, own in found.items()} if isinstance(found, Mapping) else of(found)
-
-    return {"ours": lambda: each(lambda own: float(np.mean(own))),
-            "interval": lambda: each(lambda own: bootstrap_interval(own) if len(own) > 1 else None)}
-
-
 def by_seed(run: RecordedRun, **values: Values) -> dict[str, float]:
     """Each value under its name and its seed."""
     return {f"{name}, seed {seed}": float(value) for name, own in values.items()
             for seed, value in zip(run["seeds"], own, strict=True)}
 
 
-def evidence(
-    runs: NamedRuns, before: str = "", values: Callable[[], Values | Mapping[str, Values]] | None = None
-) -> dict[str, Any]:
-    """What `claims.verify` is told of the runs that a check reads: see `results.pattern_evidence` and `measured`."""
-    return pattern_evidence(runs, before) | (measured(values) if values else {})
-
-
-def contrast(
-    runs: NamedRuns, before: str = "", values: Callable[[], Values | Mapping[str, Values]] | None = None
-) -> dict[str, Any]:
-    """`evidence` for a check that the first of these runs passes and the last one, the control, must fail."""
-    shown, *_, control = runs.values()
-    return evidence(runs, before, values) | {"given": {"run": shown}, "broken": {"run": control}}
+def by_way(run: RecordedRun, values: Callable[[str], Values]) -> dict[str, float]:
+    """Values of forward and of reverse queries, by direction and seed."""
+    return by_seed(run, forward=values("forward"), reverse=values("reverse"))
 
 
 def metric(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
@@ -89,6 +66,17 @@ def metric(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
 def metrics(run: RecordedRun, *names: str) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Several measures of the trained models, by name."""
     return {name: metric(run, name) for name in names}
+
+
+def of_each(runs: NamedRuns, name: str) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """A measure of each run, in the order of their names."""
+    return {key: metric(run, name) for key, run in runs.items() if run is not None}
+
+
+def attention_and_correlation(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The evidence's attention weight in both directions, the score correlation and reverse accuracy (percent)."""
+    return {**{f"attention {way}": metric(run, f"{way}_attention") for way in ("forward", "reverse")},
+            "correlation": metric(run, "score_correlation"), "reverse": metric(run, "reverse_accuracy")}
 
 
 # The placeholder --------------------------------------------------------------------------------------------------
@@ -116,34 +104,7 @@ def placeholder_shares(runs: Iterable[RecordedRun]) -> dict[str, float]:
     return {f"{encoding_and_length(run)}, step {last_step(run)}": mean_placeholder_share(run) for run in runs}
 
 
-def errors_are_placeholders(runs: Iterable[RecordedRun], point: int) -> bool:
-    """Whether in every run nine in ten reverse errors are the placeholder, at a measured point, and 95 percent of the
-    answers are right among lowercase letters; means over seeds."""
-    return all(mean_placeholder_share(run, point) >= 90
-               and final(run, "reverse_accuracy_lowercase", point).mean() >= 95 for run in runs)
-
-
 # Training without a part of the loss ------------------------------------------------------------------------------
-
-
-def all_answered(run: RecordedRun, beside: RecordedRun) -> bool:
-    """Whether every seed answers 95 percent of the reverse queries, at the last step of this and the other run."""
-    return bool(at_common_step("reverse_accuracy", run, beside)[0].min() >= 95)
-
-
-def dropped_against(
-    runs: NamedRuns, before: str, values: Callable[[], Mapping[str, Values]] | None = None
-) -> dict[str, Any]:
-    """What `claims.verify` is told of a run without the blocking loss and one under a control, the first two.
-
-    :param values: what is measured, in place of the first run's reverse accuracy
-    """
-    right, other, *_ = cast(tuple[RecordedRun, ...], tuple(runs.values()))
-    answers = lambda: at_common_step("reverse_accuracy", right, other)
-    scope = lambda: f"{before}; near step {last_step(right, other)}; the control's mean: {answers()[1].mean():.1f}"
-    own = {} if values else {"spread": lambda: spread(answers()[0])}
-    return {"needs": runs, "given": {"run": right, "beside": other}, "broken": {"run": other, "beside": right},
-            "seeds": lambda: right["seeds"], "scope": scope, **measured(values or (lambda: answers()[0])), **own}
 
 
 def both_directions(runs: NamedRuns) -> dict[str, Float[np.ndarray, " seeds"]]:
@@ -192,26 +153,9 @@ def patched(run: RecordedRun, *names: str) -> dict[str, Float[np.ndarray, " seed
     return {name: patched_accuracy(run, name) for name in names}
 
 
-def restores(run: RecordedRun, patch: str) -> bool:
-    """Whether under this patch every seed answers 95 percent of the reverse queries."""
-    return bool(patched_accuracy(run, patch).min() >= 95)
-
-
 def patch_gain(run: RecordedRun, name: str) -> float:
     """Points that a patch gains over the untouched answer, mean over seeds."""
     return float((patched_accuracy(run, name) - patched_accuracy(run, "itself")).mean())
-
-
-def values_help_but_not_the_row(run: RecordedRun, values: str) -> bool:
-    """Whether the forward row gains less than 10 points and this patch, the values, more than 30; means over seeds."""
-    return patch_gain(run, "row_forward") < 10 and patch_gain(run, values) > 30
-
-
-def two_together_help(run: RecordedRun) -> bool:
-    """Whether no patch of one site restores every seed, and each of two sites gains 10 points over the best of one."""
-    best = max(patched_accuracy(run, site).mean() for site in ONE_SITE)
-    return (not any(restores(run, site) for site in ONE_SITE)
-            and bool(min(patched_accuracy(run, sites).mean() for sites in TWO_SITES) >= best + 10))
 
 
 def agreement(run: RecordedRun, source: str = "") -> float:
@@ -253,22 +197,11 @@ def with_reverse_errors(found: Sources) -> list[WithReverseErrors]:
     return cases or [WithReverseErrors("recorded", LENGTHS[0], [], {})]
 
 
-def own_weight_decides(runs: Iterable[RecordedRun]) -> bool:
-    """Whether forward queries with the evidence's attention weight of their paired reverse query are right or wrong as
-    that one is, in 85 percent of the pairs and 2 points more often than with the weight of another fact's."""
-    return all(agreement(run) > max(85, agreement(run, "_other") + 2) for run in runs)
-
-
 def agreements(runs: Iterable[RecordedRun]) -> dict[str, int]:
     """Agreement with the own and with another fact's weight, whole percent, by intervention and reversed share."""
     return {f"{run['parameters']['intervention']}, {run['parameters']['reversed_share']:g} reversed, {words}":
             round(agreement(run, source)) for run in runs
             for words, source in (("own", ""), ("other", "_other"))}
-
-
-def less_attention_in_reverse(run: RecordedRun) -> bool:
-    """Whether in every seed reverse queries give the evidence less attention than forward ones, by more than .01."""
-    return bool((metric(run, "forward_attention") > metric(run, "reverse_attention") + 0.01).all())
 
 
 def at_weight(run: RecordedRun, weight: float) -> Float[np.ndarray, " seeds"]:
@@ -294,7 +227,7 @@ def at_quartiles(run: RecordedRun, way: str) -> Float[np.ndarray, "seeds 3"]:
 
 
 def margin(run: RecordedRun, way: str, *parts: str) -> Float[np.ndarray, "seeds points"]:
-    """The margin of the target's logit over the placeholder's: these of its `PARTS`, or all of them, along training."""
+    """The margin of the target's logit over the placeholder's: these of `MARGIN_PARTS`, or all, along training."""
     names = [name for part in parts or MARGIN_PARTS for name in MARGIN_PARTS[part]]
     return np.sum([run["curves"][f"margin_{way}_{name}"] for name in names], axis=0, dtype=float)
 
@@ -304,20 +237,14 @@ def margin_losses(run: RecordedRun, *parts: str) -> Float[np.ndarray, " seeds"]:
     return (margin(run, "forward", *parts) - margin(run, "reverse", *parts))[:, -1]
 
 
+def margin_losses_by_part(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """`margin_losses` of each part."""
+    return {part: margin_losses(run, part) for part in MARGIN_PARTS}
+
+
 def margin_loss(run: RecordedRun, *parts: str) -> float:
     """`margin_losses`, mean over seeds."""
     return float(margin_losses(run, *parts).mean())
-
-
-def lost_in(run: RecordedRun, part: str) -> bool:
-    """Whether this part loses over half of the margin, and the evidence's storage times routing under a quarter."""
-    whole = margin_loss(run)
-    return margin_loss(run, part) > whole / 2 and margin_loss(run, "evidence") < whole / 4
-
-
-def answered_without(run: RecordedRun, weight: float, patch: str) -> float:
-    """Reverse accuracy with this attention weight on the evidence, or under this patch: the larger, mean over seeds."""
-    return float(max(at_weight(run, weight).mean(), patched_accuracy(run, patch).mean()))
 
 
 # Watched steps ----------------------------------------------------------------------------------------------------
@@ -336,18 +263,6 @@ def cosine(run: RecordedRun, name: str, third: str = "") -> Float[np.ndarray, " 
 def cosines(run: RecordedRun, *names: str, third: str = "") -> dict[str, Float[np.ndarray, " seeds"]]:
     """Several of `cosine`, by name."""
     return {name: cosine(run, name, third) for name in names}
-
-
-def loses_reverse_component(run: RecordedRun, third: str) -> bool:
-    """Whether in this third of the watched steps, in every seed, the training gradient's cosine with the reverse
-    gradient is within .2 of zero while that of the forward queries' gradient is above .3."""
-    training, forward = (cosine(run, name, third) for name in ("training", "forward"))
-    return bool(np.abs(training).max() < 0.2 and forward.min() > 0.3)
-
-
-def opposes_more_than_the_rest(run: RecordedRun, part: str) -> bool:
-    """Whether in every seed this part of the training gradient has a negative cosine, below that of the rest."""
-    return bool((cosine(run, part) < np.minimum(0, cosine(run, "rest"))).all())
 
 
 def changes(run: RecordedRun, step: str, kind: str) -> Float[np.ndarray, " watched"]:
@@ -375,12 +290,6 @@ def lines_through(run: RecordedRun) -> dict[str, float]:
             for words, value in (("slope", line.slope), ("correlation", line.correlation))}
 
 
-def first_order(run: RecordedRun, predicted: str) -> bool:
-    """Whether what training steps change follows the changes predicted for a kind of step: slope .8 to 1.2, r > .95."""
-    line = line_through(run, predicted, "adamw")
-    return 0.8 < line.slope < 1.2 and line.correlation > 0.95
-
-
 def share_lowering_loss(run: RecordedRun, step: str) -> float:
     """Percent of the watched steps of a kind that lower the reverse loss."""
     return float((changes(run, step, "realised") < 0).mean() * 100)
@@ -403,29 +312,6 @@ def by_layer(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Both signatures of every layer, by name and layer."""
     return {f"{name} {layer}": layered(run, name, layer) for name in SIGNATURES
             for layer in range(1, run["parameters"]["depth"] + 1)}
-
-
-def above_mismatched(run: RecordedRun, name: str) -> bool:
-    """Whether a signature of every layer is positive and above that of mismatched facts, in every seed."""
-    layers = range(1, run["parameters"]["depth"] + 1)
-    return all(bool((layered(run, name, layer) > np.maximum(0, layered(run, f"{name}_mismatched", layer))).all())
-               for layer in layers)
-
-
-def correlated_and_wrong(run: RecordedRun) -> bool:
-    """Whether in every seed the score correlation is above .99, forward above 90 and reverse below 50 percent."""
-    return bool(metric(run, "score_correlation").min() > 0.99 and metric(run, "forward_accuracy").min() > 90
-                and metric(run, "reverse_accuracy").max() < 50)
-
-
-def correlated_and_answering(run: RecordedRun) -> bool:
-    """Whether every seed answers 95 percent in reverse, with a score correlation above .9."""
-    return bool(metric(run, "reverse_accuracy").min() >= 95 and metric(run, "score_correlation").min() > 0.9)
-
-
-def directions_alike(run: RecordedRun) -> bool:
-    """Whether every seed answers forward and reverse queries equally often rightly, within 1 point."""
-    return bool(np.abs(metric(run, "forward_accuracy") - metric(run, "reverse_accuracy")).max() < 1)
 
 
 def rank_correlation(runs: Iterable[RecordedRun], name: str) -> float:
@@ -525,29 +411,7 @@ def at_step_of(last: RecordedRun, runs: NamedRuns) -> dict[str, Float[np.ndarray
     return {name: at_step(run, "reverse_accuracy", last_step(last)) for name, run in runs.items() if run is not None}
 
 
-def costs_accuracy(laden: RecordedRun, free: RecordedRun, among: str = "") -> bool:
-    """Whether position in the values costs more than 10 points of reverse accuracy, permutation p below .05.
-
-    :param among: ``_lowercase`` for accuracy among lowercase letters
-    """
-    found = effect(*at_common_step(f"reverse_accuracy{among}", laden, free))
-    return found.difference > 10 and found.p < 0.05
-
-
 def cost_of_position(laden: RecordedRun, free: RecordedRun) -> dict[str, float]:
     """What position in the values costs in reverse accuracy, points, with the permutation p, and among letters."""
     of, among = (effect(*at_common_step(f"reverse_accuracy{kind}", laden, free)) for kind in ("", "_lowercase"))
     return {"points": of.difference, "p": of.p, "among letters": among.difference}
-
-
-def in_recorded_range(found: Sources, slack: float, exchanged: bool = False) -> bool:
-    """Whether forward and reverse accuracy of every run of this build lie in the range of the recorded run that it
-    begins, widened by ``slack`` points; true where some run has none.
-
-    :param exchanged: hold runs as usual and without the blocking loss against each other's recorded run
-    """
-    pairs = results.with_recorded(found.build.runs, found.recorded, "encoding", "intervention")
-    usual, dropped = ([f"{encoding}, {name}" for encoding in ENCODINGS] for name in ("none", BLOCKING))
-    other = dict(zip(usual + dropped, dropped + usual, strict=True))
-    return all(results.within_recorded_range(pairs, f"{way}_accuracy", slack, other if exchanged else {})
-               for way in ("forward", "reverse"))

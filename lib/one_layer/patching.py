@@ -1,9 +1,9 @@
 """Activation patching: which part of the reverse computation keeps the letter from being answered.
 
 Reverse queries are the mirror images of forward ones (`task.paired_queries`), so whatever the forward query computed at
-position p has its place in the reverse query at L - 1 - p. `record` takes down what a trained one-layer model computes,
-`mirror` reflects it, `patch` puts some of it in the place of the query's own, and `logits_from` lets the rest of the
-model go on from there. What can be patched (`SITES`):
+position p has its place in the reverse query at L - 1 - p. `record_activations` takes down what a trained one-layer
+model computes, `mirror` reflects it, `patch` replaces some of the query's own by it, and `logits_from` runs the rest of
+the model. What can be patched (`SITES`):
 
 * ``score``: the score from the mask to the evidence, before the softmax;
 * ``row``: the attention distribution of the mask, all its weights;
@@ -44,7 +44,10 @@ class Activations(NamedTuple):
 
 
 def check(model: Transformer) -> None:
-    """Refuse models for which a mirror image of the computation does not exist."""
+    """Refuse models for which a mirror image of the computation does not exist.
+
+    :raises ValueError: for a causal model, and for one of several layers
+    """
     if model.settings.depth > 1 or model.settings.causal:
         raise ValueError("patching: defined for masked models of depth 1; deeper queries mix before the last layer")
 
@@ -179,7 +182,7 @@ def forward_with_reverse_weight(model: Transformer, forward: Queries, reverse: Q
 
 
 def accuracy_by_attention(model: Transformer, asked: Queries) -> list[float]:
-    """Accuracy in percent if the evidence gets each share of attention in `DOSES`, the rest in proportion."""
+    """Accuracy in percent with each of `ATTENTION_SHARES` as weight on the evidence, the other weights in proportion."""
     own, found = record_activations(model, asked), []
     for share in ATTENTION_SHARES:
         mass = torch.full(own.row.shape[:2], share)

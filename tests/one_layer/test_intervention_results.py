@@ -21,49 +21,16 @@ def test_measures_and_their_means():
     assert read.below([run], 20.1) == [run] and read.below([run], 20.0) == []
 
 
-def test_measured_values_have_a_mean_and_an_interval_by_name_or_alone():
-    told = read.measured(lambda: {"a": [10, 30], "one seed": [5]})
-    assert told["ours"]() == {"a": 20, "one seed": 5}
-    assert told["interval"]() == {"a": (10, 30), "one seed": None}
-    assert read.measured(lambda: np.array([10, 30]))["ours"]() == 20
-
-
-def test_a_contrast_is_between_the_first_run_and_the_last_and_waits_for_both():
-    shown, other, control = result(), result(depth=2), None
-    told = read.contrast({"a": shown, "b": other, "c": control}, "here", lambda: {"a": [1, 3]})
-    assert told["given"] == {"run": shown} and told["broken"] == {"run": None} and told["needs"]["c"] is None
-    assert told["ours"]() == {"a": 2} and told["scope"]() == "here; length 10, 1000 steps, 2 seeds"
-
-
 def test_seeds_without_errors_do_not_count_in_the_placeholders_share():
     run = result(curves={"placeholder_share": [[2, 50, np.nan], [4, 70, 98]]})
     assert read.mean_placeholder_share(run) == 98 and read.mean_placeholder_share(run, 0) == 3
     assert read.placeholder_shares([run]) == {"rope at 10, step 1000": 98}
 
 
-def test_both_halves_of_the_placeholder_claim_must_hold_in_every_run():
-    erring = lambda share, letters: result(curves={
-        "placeholder_share": [[0, share, share]] * 2, "reverse_accuracy_lowercase": [[0, letters, letters]] * 2})
-    assert read.errors_are_placeholders([erring(90, 95), erring(99, 99)], -1)
-    assert not read.errors_are_placeholders([erring(90, 95), erring(89, 99)], -1)
-    assert not read.errors_are_placeholders([erring(99, 94)], -1)
-    assert not read.errors_are_placeholders([erring(99, 99)], 0)
-
-
 def growing(*ends, steps=(0, 100, 1000), **parameters):
     """A run whose seeds answer nothing at first, and this at every later point."""
     return result(curves={"steps": list(steps), "reverse_accuracy": [[0] + [end] * (len(steps) - 1) for end in ends]},
                   **{"steps": steps[-1], **parameters})
-
-
-def test_a_run_without_the_blocking_loss_is_held_against_its_control_at_a_common_step():
-    right, other = growing(96, 100), growing(90, 100, steps=(0, 100))
-    assert read.all_answered(right, other) and not read.all_answered(other, right)
-    told = read.dropped_against({"right": right, "other": other}, "here")
-    assert told["ours"]() == 98 and told["spread"]() == pytest.approx(8**0.5) and told["seeds"]() == [0, 1]
-    assert told["scope"]() == "here; near step 100; the control's mean: 95.0"
-    named = read.dropped_against({"right": right, "other": other}, "here", lambda: {"a": [1, 3]})
-    assert named["ours"]() == {"a": 2} and "spread" not in named
 
 
 def test_shares_of_a_gain_by_encoding_and_control():
@@ -82,28 +49,17 @@ def test_runs_that_are_too_short_or_forgot_forward_count_as_not_recorded():
     assert read.if_forward_learned(runs) == {"learned": runs["learned"], "not": None, "none": None}
 
 
-def test_position_costs_what_more_than_chance_takes():
-    laden, free, near = growing(*[10] * 5), growing(*[40] * 5), growing(*[19] * 5)
-    assert read.costs_accuracy(laden, free) and not read.costs_accuracy(laden, near)
-    assert not read.costs_accuracy(growing(10, 90), growing(50, 90))
-    assert read.reverse_by_seed({"a": growing(1, 2), "b": growing(3, 4)}) == {
-        "a, seed 0": 1, "a, seed 1": 2, "b, seed 0": 3, "b, seed 1": 4}
-
-
 def test_what_a_graft_gains_is_counted_from_the_untouched_answer():
     run = result({"graft_itself_accuracy": [10, 20], "graft_score_forward_accuracy": [100, 90]})
     assert read.patched_accuracy(run, "score_forward").tolist() == [100, 90]
     assert list(read.patched(run, "itself", "score_forward")) == ["itself", "score_forward"]
-    assert not read.restores(run, "score_forward")
     assert read.patch_gain(run, "score_forward") == 80 and read.patch_gain(run, "itself") == 0
 
 
 def test_agreement_with_the_own_and_with_another_share():
     run = result({"broken_agreement": [90, 100], "broken_agreement_other": [60, 80]})
-    assert read.agreement(run) == 95 and read.agreement(run, "_other") == 70 and read.own_weight_decides([run])
+    assert read.agreement(run) == 95 and read.agreement(run, "_other") == 70
     assert read.agreements([run]) == {"none, 0 reversed, own": 95, "none, 0 reversed, other": 70}
-    near = result({"broken_agreement": [90, 90], "broken_agreement_other": [88, 88]})
-    assert not read.own_weight_decides([run, near])
 
 
 def window():
@@ -148,17 +104,6 @@ def test_a_cosine_is_averaged_over_all_watched_steps_or_the_last_of_them():
     assert read.cosine(run, "training", "first").tolist() == [5.5, 0]
 
 
-def test_a_gradient_loses_its_reverse_component_if_the_forward_one_keeps_it():
-    def late(training, forward):
-        return result(curves={"first_order_cosine_training": [[-0.9, 0, training]] * 2,
-                              "first_order_cosine_forward": [[1, 1, forward]] * 2})
-
-    assert read.loses_reverse_component(late(0.1, 0.4), "last")
-    assert read.loses_reverse_component(late(-0.1, 0.4), "last")
-    assert not read.loses_reverse_component(late(0.1, 0.4), "first")
-    assert not read.loses_reverse_component(late(0.1, 0.2), "last")
-
-
 def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
     predicted = np.array([[1.0, -2.0, 3.0], [-1.0, 0.5, 2.0]])
     run = result(curves={"first_order_adamw_predicted": predicted.tolist(),
@@ -170,18 +115,6 @@ def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
     assert read.line_through(run, "sgd", "adamw") == pytest.approx((-1.5, -1))
     assert read.share_lowering_loss(run, "sgd") == 50
     assert read.share_lowering_loss(run, "adamw") == pytest.approx(100 / 3)
-
-
-def test_a_signature_stands_out_only_if_every_layer_and_seed_does():
-    def deep(low, mismatched=0.1):
-        return result({"gradient_cosine_layer_1": [0.5, 0.6], "gradient_cosine_layer_2": [low, 0.3],
-                       "gradient_cosine_mismatched_layer_1": [0.1, 0.1],
-                       "gradient_cosine_mismatched_layer_2": [mismatched, 0.1]}, depth=2)
-
-    assert read.layered(deep(0.2), "gradient_cosine", 2).tolist() == [0.2, 0.3]
-    assert read.above_mismatched(deep(0.2), "gradient_cosine")
-    assert not read.above_mismatched(deep(0.05), "gradient_cosine")
-    assert not read.above_mismatched(deep(-0.1, mismatched=-0.5), "gradient_cosine")  # above, but not positive
 
 
 def test_ranks_over_runs_ignore_the_scale():
