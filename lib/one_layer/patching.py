@@ -182,7 +182,7 @@ def forward_with_reverse_weight(model: Transformer, forward: Queries, reverse: Q
 
 
 def accuracy_by_attention(model: Transformer, asked: Queries) -> list[float]:
-    """Accuracy in percent with each of `ATTENTION_SHARES` as weight on the evidence, the other weights in proportion."""
+    """Accuracy in percent with each of `ATTENTION_SHARES` as weight on the evidence, the others in proportion."""
     own, found = record_activations(model, asked), []
     for share in ATTENTION_SHARES:
         mass = torch.full(own.row.shape[:2], share)

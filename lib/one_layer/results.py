@@ -254,17 +254,16 @@ def describe(run: RecordedRun) -> str:
     return f"length {given['length']}, {given['steps']} steps, {len(run['seeds'])} seeds"
 
 
-def pattern_evidence(runs: Mapping[str, RecordedRun | None], before: str = "", then: str = "") -> dict[str, Any]:
+def pattern_evidence(runs: Mapping[str, RecordedRun | None], before: str = "") -> dict[str, Any]:
     """What `claims.verify` is told of the runs that a check reads, by name: the results, seeds and scope of the first.
 
     Seeds and scope are functions of no arguments, since a run that is not recorded is None.
 
     :param before: words of the scope before the run's size
-    :param then: words after it
     """
     shown: Any = next(iter(runs.values()))
     return {"needs": runs, "seeds": lambda: shown["seeds"],
-            "scope": lambda: "; ".join(filter(None, (before, describe(shown), then)))}
+            "scope": lambda: "; ".join(filter(None, (before, describe(shown))))}
 
 
 def history(runs: Sequence[RecordedRun], folder: str) -> str:

@@ -186,9 +186,9 @@ def test_a_run_of_the_build_is_held_against_the_range_of_its_recorded_run():
 def test_words():
     run, other = run_of(encoding="t5"), run_of(ends=(1, 2, 3), seeds=(0, 1, 2), steps=4000)
     assert runs.encoding_and_length(run) == "t5 at 10" and runs.describe(run) == "length 10, 1000 steps, 2 seeds"
-    told = runs.pattern_evidence({"shown": run, "control": None}, "here", "there")
+    told = runs.pattern_evidence({"shown": run, "control": None}, "here")
     assert told["needs"] == {"shown": run, "control": None} and told["seeds"]() == [0, 1]
-    assert told["scope"]() == "here; length 10, 1000 steps, 2 seeds; there"
+    assert told["scope"]() == "here; length 10, 1000 steps, 2 seeds"
     assert runs.pattern_evidence({"shown": run})["scope"]() == runs.describe(run)
     assert runs.history([other, run, run], "results/x") == (
         "3 recorded runs of 1,000 to 4,000 steps; each file in `results/x` names its commit; cpu, 2026-01-03; "
