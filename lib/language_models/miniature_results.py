@@ -82,15 +82,17 @@ class RecordedCells:
             found |= {f"{title}, seed {seed}": cell for seed, cell in there.items()} if there else {title: None}
         return found
 
-    def summaries(self, values: Mapping[str, tuple[str, CellChange]]) -> dict[str, Any]:
-        """Mean, bootstrap interval and seeds of some metrics, as `lib.record.claims.verify` takes them.
+    def evidence(self, values: Mapping[str, tuple[str, CellChange]], *more: CellChange) -> dict[str, Any]:
+        """What `lib.record.claims.verify` needs and shows: results read; mean, bootstrap interval and seeds of metrics.
 
-        :param values: name -> metric and change; one without a recorded cell is left out
+        :param values: name -> metric and change; one without a recorded cell is not shown
+        :param more: changes whose cells the check reads as well
         """
         found = {name: (self.metric(metric, **change), tuple(self.find(**change)))
                  for name, (metric, change) in values.items() if self.find(**change)}
         interval = {name: report.bootstrap_interval(each) for name, (each, _) in found.items() if len(each) > 1}
-        return {"ours": {name: float(each.mean()) for name, (each, _) in found.items()}, "interval": interval,
+        return {"needs": self.needed(*(change for _, change in values.values()), *more),
+                "ours": {name: float(each.mean()) for name, (each, _) in found.items()}, "interval": interval,
                 "seeds": [seeds for _, seeds in found.values()]}
 
 

@@ -44,9 +44,12 @@ def test_what_a_check_needs_names_the_condition_that_is_missing():
     assert cells.needed({"masking": "response"}) == {"masking response": None}
 
 
-def test_summaries_hold_means_intervals_and_seeds():
+def test_evidence_holds_results_means_intervals_and_seeds():
     cells = cells_of(*(cell(seed, {**GOOD, "reverse_accuracy": 50.0 + seed}) for seed in range(5)))
-    shown = cells.summaries({"a": ("reverse_accuracy", {}), "b": ("reverse_accuracy", {"masking": "response"})})
+    shown = cells.evidence({"a": ("reverse_accuracy", {}), "b": ("reverse_accuracy", {"masking": "response"})},
+                           {"tuning": "lora"})
+    assert len(shown["needs"]) == 7
+    assert [name for name, run in shown["needs"].items() if run is None] == ["masking response", "tuning lora"]
     assert shown["ours"] == {"a": 52.0} and shown["seeds"] == [(0, 1, 2, 3, 4)]
     low, high = shown["interval"]["a"]
     assert 50 <= low < 52 < high <= 54
