@@ -64,7 +64,7 @@ def tilted_where_negative(
 ) -> Float[np.ndarray, "queries dim dim"]:
     """Isotropic keys, but planes tilted (against their sine) for the queries with sum_i w_i c_i < 0."""
     turns = 2 * distance * rope_frequencies(queries.shape[1])
-    negative = routing.plane_weights(queries) @ np.cos(turns) < 0
+    negative = routing.query_bound(queries, distance) < 0
     return routing.tilted_covariance(queries, tilt * negative[:, None] * np.sign(np.sin(turns)))
 
 
@@ -128,8 +128,8 @@ def unembedding_gradient_is(factor: Callable[[Any], Any]) -> bool:
     query, key, value = (matrix @ model.embedding[:, token] for matrix, token in
                          ((model.query, -1), (model.key, 1), (model.value, 1)))
     alpha = 1 / (1 + sp.exp(-(query @ prompt.position @ key + prompt.bias)))
-    weights = [sp.exp(logit) for logit in (2 * alpha - 1) * (model.unembedding @ value)]
-    error = [weight / sum(weights) - int(token == 0) for token, weight in enumerate(weights)]
+    logits = (2 * alpha - 1) * (model.unembedding @ value)
+    error = [p - int(token == 0) for token, p in enumerate(symbolic.softmax(logits))]
     loss = whole_loss(model, prompt)
     return all(symbolic.vanishes(sp.diff(loss, model.unembedding[token, i]) - error[token] * factor(alpha) * value[i])
                for token in range(2) for i in range(2))

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from scipy.integrate import quad
 from scipy.stats import beta, kstest
 
-from lib.encodings import rope_frequencies
 from lib.theory import bounds, certificates, dirichlet, routing
 from lib.theory.symbolic import vanishes
 from lib.theory.validation import Count, Number
@@ -24,15 +23,13 @@ STANDARD_ERRORS = 4.5  # standard errors that a mean of random queries may lie f
 # Certificates -------------------------------------------------------------------------------------------------
 
 
-def minima_enclosed(
-    enclosures: Mapping[Count, tuple[float, float]], farthest: Number = 100.0, base: Number = 10_000.0
-) -> bool:
-    """Whether each enclosure of min T_d over [0, farthest] is at most 1e-6 wide and holds the least of a fine sample.
+def minima_enclosed(enclosures: Mapping[Count, tuple[float, float]]) -> bool:
+    """Whether each enclosure of min T_d over [0, 100] is at most 1e-6 wide and holds the least of a fine sample.
 
     :param enclosures: head dimension -> (lower, upper); sampling every 0.002 positions may miss the minimum by 1e-6
     """
-    fine = np.arange(0, farthest + 1e-9, 2e-3)
-    least = {d: np.min(bounds.trace_bound(fine, d, base)) for d in enclosures}
+    fine = np.arange(0, 100 + 1e-9, 2e-3)
+    least = {d: np.min(bounds.trace_bound(fine, d)) for d in enclosures}
     return all(low <= least[d] <= high + 1e-6 and high - low <= 1e-6 for d, (low, high) in enclosures.items())
 
 
@@ -105,10 +102,10 @@ def weight_variance_is(added: int = 1) -> bool:
     return vanishes(variance - (second / m - (first / m) ** 2) / (m + added))
 
 
-def first_weight_is_uniform(query: Float[np.ndarray, "queries dim"], level: float = 0.001) -> bool:
-    """Whether the first weight of the queries follows 1 - (1 - x)^(m - 1) (Kolmogorov's test at this level)."""
+def first_weight_is_uniform(query: Float[np.ndarray, "queries dim"]) -> bool:
+    """Whether the first weight of the queries follows 1 - (1 - x)^(m - 1) (Kolmogorov's test at level 0.001)."""
     planes = query.shape[-1] // 2
-    return bool(kstest(routing.plane_weights(query)[:, 0], beta(1, planes - 1).cdf).pvalue > level)
+    return bool(kstest(routing.plane_weights(query)[:, 0], beta(1, planes - 1).cdf).pvalue > 0.001)
 
 
 def best_shift_gives_cantelli(power: int = 2) -> bool:
@@ -127,12 +124,12 @@ def cantelli_below_tail(divisions: int = 1) -> bool:
 
     :param divisions: how often the variance is divided by m + 1; once is right
     """
-    distance, threshold = np.linspace(0, 200, 81)[:, None], np.linspace(-0.9, 0.9, 61)
+    distance, threshold = np.linspace(0, 200, 81), np.linspace(-0.9, 0.9, 61)
     for d in (2, 4, 16, 64, 128):
-        cosines = np.cos(2 * distance * rope_frequencies(d))
+        cosines = routing.plane_cosines(2 * distance, d)
         mean, variance = (np.asarray(moment)[:, None] for moment in dirichlet.moments(cosines))
         bound = bounds.one_sided_bound(mean - threshold, variance / (d // 2 + 1) ** (divisions - 1))
-        if (bound > bounds.exact_tail(distance, threshold, d) + 1e-12).any():
+        if (bound > bounds.exact_tail(distance[:, None], threshold, d) + 1e-12).any():
             return False
     return True
 
@@ -211,21 +208,12 @@ def surrogate_below_correlation(seed: int, sign: int = 1) -> bool:
     query, below = rng.normal(size=(400, 16)), []
     for pair in ((3.0, 17.0), (40.0, 11.0), (25.0, 31.0)):
         kappa, weights = rng.uniform(size=(400, 8)), routing.plane_weights(query)
-        numerators, denominators = _plane_terms(kappa, *pair, 16)
-        numerator = (weights * numerators).sum(-1)
+        a, b = routing.plane_cosines([sum(pair), pair[0] - pair[1]], 16)
+        numerator = (weights * (a + kappa * b)).sum(-1)
+        surrogate = numerator / (weights * (1 + kappa * a * b)).sum(-1)
         exact = routing.rope_score_correlation(query, routing.key_covariance(query, kappa), *pair)
-        surrogate = numerator / (weights * denominators).sum(-1)
         below.append((surrogate <= exact + 1e-12)[sign * numerator > 0])
     return bool(np.concatenate(below).all())
-
-
-def _plane_terms(
-    kappa: Float[np.ndarray, "*batch planes"], delta1: Number, delta2: Number, head_dim: Count
-) -> tuple[Float[np.ndarray, "*batch planes"], Float[np.ndarray, "*batch planes"]]:
-    """a + kappa b and 1 + kappa a b of each plane."""
-    theta = rope_frequencies(head_dim)
-    a, b = np.cos((delta1 + delta2) * theta), np.cos((delta1 - delta2) * theta)
-    return a + kappa * b, 1 + kappa * a * b
 
 
 def margin_slope_is(a: Number | None = None) -> bool:
@@ -284,7 +272,7 @@ def repair_holds(seed: int, weight: int = 1) -> bool:
     """
     rng = np.random.default_rng(seed)
     weights = routing.plane_weights(rng.normal(size=(300, 32)))
-    worst = np.cos((50 - 34) * rope_frequencies(32)) < 0  # b_i < 0, as in b3-kappa
+    worst = routing.plane_cosines(50 - 34, 32) < 0  # b_i < 0, as in b3-kappa
     kappa = np.concatenate([rng.uniform(size=(200, 16)), rng.integers(0, 2, (199, 16)), [worst]])
     least = bounds.correlation_and_surrogate(weights, kappa, 34, 50)[0].min(1)
     numerators, denominators = bounds.unequal_distance_planes(34, 50, 32)

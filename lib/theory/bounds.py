@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy.special import sici
 
 from lib.encodings import rope_frequencies
-from lib.theory import dirichlet
+from lib.theory import dirichlet, routing
 from lib.theory.certificates import certified_minimum as certified_minimum
 from lib.theory.certificates import first_zero as first_zero
 from lib.theory.validation import Count, Number, Numbers, Reals, as_scalar_or_array, distances, strictly_between
@@ -199,7 +199,8 @@ def correlation_and_surrogate(
 
     :return: N / sqrt(V_1 V_2) and N / D, with D the mean of the variances V_1 and V_2
     """
-    theta = rope_frequencies(2 * weights.shape[-1], base)
-    numerator = weights @ (np.cos((delta1 + delta2) * theta) + kappa * np.cos((delta1 - delta2) * theta)).T
-    one, two = (weights @ (1 + kappa * np.cos(2 * delta * theta)).T for delta in (delta1, delta2))
+    totals = [delta1 + delta2, delta1 - delta2, 2 * delta1, 2 * delta2]
+    a, b, c_1, c_2 = routing.plane_cosines(totals, 2 * weights.shape[-1], base)
+    numerator = weights @ (a + kappa * b).T
+    one, two = (weights @ (1 + kappa * c).T for c in (c_1, c_2))
     return numerator / np.sqrt(one * two), numerator / ((one + two) / 2)

@@ -196,7 +196,7 @@ def first_zero(head_dim: Count, base: Number = 10_000.0, *, farthest: Number = _
     raise ArithmeticError(f"T_d has no zero up to {farthest:g} for head_dim {head_dim} and base {base:g}")
 
 
-def _crossing(trace: _Trace, cell: _Cell, width: float = 5e-7) -> tuple[float, float] | None:
+def _crossing(trace: _Trace, cell: _Cell) -> tuple[float, float] | None:
     """The leftmost crossing in a cell, or None where T_d proves positive on all of it."""
     pending = [cell]
     while pending:
@@ -204,7 +204,7 @@ def _crossing(trace: _Trace, cell: _Cell, width: float = 5e-7) -> tuple[float, f
         if part.lower > 0:
             continue
         left, right = part.centre - part.half, part.centre + part.half
-        if 2 * part.half < width and trace.value(right) < 0:
+        if 2 * part.half < 5e-7 and trace.value(right) < 0:
             return _down(left), _up(right)
         if 2 * part.half < 1e-15:
             raise ArithmeticError(f"T_d touches zero near {float(part.centre)!r}: its sign there is undecided")
@@ -363,14 +363,14 @@ def _chernoff(values: list[arb]) -> arb:
     return least
 
 
-def _repaired(head_dim: Count, base: Number, first: int, second: int, width: float = 1e-6) -> float:
+def _repaired(head_dim: Count, base: Number, first: int, second: int) -> float:
     """Lower bound of one cell, with P(N < 0) enclosed by partial fractions at rising precision."""
     for bits in _RISING_BITS:
         with ctx.workprec(bits):
             theta = _Trace(head_dim, base).theta
             planes = [_plane(((first + second) * speed).cos(), ((first - second) * speed).cos()) for speed in theta]
             tail = _partial_fractions([n for n, _ in planes])
-            if tail is not None and tail.rad() < width:
+            if tail is not None and tail.rad() < 1e-6:
                 return _down(_floor(planes) - (1 - tail))
     raise ArithmeticError(f"two planes coincide at distances {first}, {second}: partial fractions do not apply")
 

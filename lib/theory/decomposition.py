@@ -21,8 +21,7 @@ _CLEAN = 2  # clean tokens of those sequences; also the sizes D, d and d_v
 
 def softmax_is_positive_and_whole(scores: Sequence[sp.Expr]) -> bool:
     """Whether attention weights of these scores are positive and sum to one."""
-    total = sum(map(sp.exp, scores))
-    weights = [sp.exp(score) / total for score in scores]
+    weights = symbolic.softmax(scores)
     return all(weight.is_positive for weight in weights) and sp.simplify(sum(weights)) == 1
 
 
@@ -107,8 +106,8 @@ def stored_evidence_moves(*, absolute: bool) -> bool:
 def weight_depends_on_offset(slope: sp.Expr) -> bool:
     """Whether ALiBi of this slope weighs evidence at offset 1 otherwise than at offset 2, beside one mask."""
     content, own = sp.symbols("c c_M", real=True)
-    near, far = (sp.exp(content - slope * offset) for offset in (1, 2))
-    return sp.simplify(near / (near + sp.exp(own)) - far / (far + sp.exp(own))) != 0
+    near, far = (symbolic.softmax([content - slope * offset, own])[0] for offset in (1, 2))
+    return sp.simplify(near - far) != 0
 
 
 def _same(left: sp.Matrix, right: sp.Matrix) -> bool:
@@ -161,9 +160,9 @@ def mirror_images_alike(*, even: bool) -> bool:
     def logit(sequence: str) -> sp.Expr:
         offsets = [place - sequence.index("M") for place in range(len(sequence))]
         name = lambda offset: str(abs(offset) if even else offset).replace("-", "m")
-        weights = [sp.exp(sp.Symbol(f"c_{token}", real=True) + sp.Symbol(f"b_{name(offset)}", real=True))
-                   for token, offset in zip(sequence, offsets, strict=True)]
-        stored = [sp.Symbol(f"W_{token}", real=True) for token in sequence]
-        return sum(weight * value for weight, value in zip(weights, stored, strict=True)) / sum(weights)
+        scores = [sp.Symbol(f"c_{token}", real=True) + sp.Symbol(f"b_{name(offset)}", real=True)
+                  for token, offset in zip(sequence, offsets, strict=True)]
+        return sum(weight * sp.Symbol(f"W_{token}", real=True)
+                   for weight, token in zip(symbolic.softmax(scores), sequence, strict=True))
 
     return sp.simplify(logit("MB00") - logit("00BM")) == 0

@@ -187,8 +187,8 @@ class PromptPair:
         return float(f @ r / np.sqrt((f @ f) * (r @ r)))
 
 
-def random_pairs(count: Count, vocab: Count, length: Count, seed: Count, scale: Number = 2.0) -> list[PromptPair]:
-    """Normal storage of this scale and random prompts of ``length`` positions: the evidence, the mask, any tokens."""
+def random_pairs(count: Count, vocab: Count, length: Count, seed: Count) -> list[PromptPair]:
+    """Normal storage of scale 2 and random prompts of ``length`` positions: the evidence, the mask, any tokens."""
     rng = np.random.default_rng(seed)
 
     def mass(evidence: int) -> Float[np.ndarray, " tokens"]:
@@ -198,7 +198,7 @@ def random_pairs(count: Count, vocab: Count, length: Count, seed: Count, scale: 
     pairs = []
     for _ in range(count):
         target, evidence = map(int, rng.choice(vocab, 2, replace=False))
-        storage = scale * rng.standard_normal((vocab, vocab + 1))
+        storage = 2 * rng.standard_normal((vocab, vocab + 1))
         pairs.append(PromptPair(storage, mass(evidence), mass(evidence), target, evidence))
     return pairs
 
@@ -299,19 +299,19 @@ def reverse_path(
 # Two facts with one evidence token ----------------------------------------------------------------------------
 
 
-def two_facts_path(
-    vocab: int, alternate: bool, steps: Count = 300, eta: Number = 0.8
-) -> Float[np.ndarray, "times 2"]:
+def two_facts_path(vocab: int, alternate: bool) -> Float[np.ndarray, "times 2"]:
     """Reverse probabilities of B's targets 0 and 1 from W = 0, attention one half on B in every prompt.
+
+    300 steps of size 0.8.
 
     :param alternate: train both targets in turn; else the first alone
     """
     storage, mass = np.zeros((vocab, vocab + 1)), np.zeros(vocab + 1)
     mass[[2, vocab]] = 0.5
     path = []
-    for step in range(steps):
+    for step in range(300):
         path.append(prediction(storage, mass)[:2])
-        storage = descend(storage, mass, step % 2 if alternate else 0, eta, column=2)[-1]
+        storage = descend(storage, mass, step % 2 if alternate else 0, 0.8, column=2)[-1]
     return np.array(path)
 
 

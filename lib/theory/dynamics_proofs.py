@@ -28,9 +28,8 @@ def prompt_loss(
 ) -> tuple[sp.Expr, list[sp.Expr]]:
     """Loss and prediction of a prompt with attention mass ``alpha`` on B; ``letter`` names the rest of its logits."""
     rest = sp.symbols(f"{letter}_0:{len(column)}", real=True)
-    exponentials = [sp.exp(c + alpha * w) for c, w in zip(rest, column, strict=True)]
-    p = [e / sum(exponentials) for e in exponentials]
-    return sp.log(sum(exponentials)) - rest[target] - alpha * column[target], p
+    logits = [c + alpha * w for c, w in zip(rest, column, strict=True)]
+    return symbolic.cross_entropy(logits, target), symbolic.softmax(logits)
 
 
 def theorem_4_6_holds(size: int, same_target: bool = True, present: bool = True) -> bool:
@@ -89,10 +88,9 @@ def storage_alignment_holds(size: int, same_target: bool = True) -> bool:
 
     def gradient(letter: str, target: int) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
         mass = sp.Matrix(sp.symbols(f"{letter}_0:{size + 1}", positive=True))
-        exponentials = (weights * mass).applyfunc(sp.exp)
-        loss = sp.log(sum(exponentials)) - (weights * mass)[target]
-        error = exponentials / sum(exponentials) - sp.Matrix([int(i == target) for i in range(size)])
-        return weights.applyfunc(lambda w: sp.diff(loss, w)), error, mass
+        logits = weights * mass
+        error = sp.Matrix([p - int(v == target) for v, p in enumerate(symbolic.softmax(logits))])
+        return sp.Matrix(sp.diff(symbolic.cross_entropy(logits, target), weights)), error, mass
 
     (g_f, e_f, a_f), (g_r, e_r, a_r) = gradient("a", 0), gradient("b", int(not same_target))
     product = e_f.dot(e_r) * a_f.dot(a_r)

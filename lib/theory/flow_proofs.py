@@ -7,7 +7,7 @@ state it; what it takes beyond its data breaks one hypothesis or changes the for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import mpmath
 import numpy as np
@@ -51,8 +51,7 @@ def rope_score_speeds(planes: int, reverse_sign: int = -1) -> bool:
 
     :param reverse_sign: side of B in the reverse prompt; 1 is the side it has in the forward one
     """
-    q = sp.Matrix(sp.symbols(f"q_0:{2 * planes}", real=True))
-    k = sp.Matrix(sp.symbols(f"k_0:{2 * planes}", real=True))
+    q, k = (sp.Matrix(sp.symbols(f"{name}_0:{2 * planes}", real=True)) for name in "qk")
     there, back, *theta = sp.symbols(f"Delta_1 Delta_2 theta_0:{planes}", real=True)
     forward = routing.block_rotation([there * a for a in theta])
     reverse = routing.block_rotation([reverse_sign * back * a for a in theta])
@@ -62,33 +61,31 @@ def rope_score_speeds(planes: int, reverse_sign: int = -1) -> bool:
     return symbolic.vanishes(speeds[0] - q.dot(q)) and symbolic.vanishes(speeds[1] - g)
 
 
-def alibi_score_speed(both_learned: bool = True, dim: int = 3) -> bool:
-    """Whether the ALiBi score moves by |q|^2 + |k|^2 where query and key are learned."""
-    q = sp.Matrix(sp.symbols(f"q_0:{dim}", real=True))
-    k = sp.Matrix(sp.symbols(f"k_0:{dim}", real=True))
+def alibi_score_speed(both_learned: bool = True) -> bool:
+    """Whether the ALiBi score moves by |q|^2 + |k|^2 where query and key are learned; three coordinates."""
+    q, k = (sp.Matrix(sp.symbols(f"{name}_0:3", real=True)) for name in "qk")
     speed = sum(sp.diff(q.dot(k), x) ** 2 for x in ([*q, *k] if both_learned else k))
     return symbolic.vanishes(speed - q.dot(q) - k.dot(k))
 
 
-def random_rope_flows(
-    count: Count, dim: Count, low: float, high: float, vocab: int, log_t_max: Number, seed: Count
-) -> Iterator[flows.FlowTrajectory]:
-    """Integrated flows with random query, key and distances 1 to 50, whose rho lies between ``low`` and ``high``."""
+def rope_reaches_one(*, count: Count, dim: Count, low: float, high: float, vocab: int, log_t_max: Number,
+                     seed: Count) -> bool:
+    """Whether both probabilities miss 1 by less than 1e-6 at the end of each integrated flow.
+
+    Query, key and distances (1 to 50) are random, with rho between ``low`` and ``high``.
+    """
     rng, theta = np.random.default_rng(seed), rope_frequencies(int(dim))
     while count:
         query, key = rng.standard_normal((2, dim)) / dim**0.25
         there, back = rng.integers(1, 51, 2)
-        if low < query @ flows.rotation_matrix((there + back) * theta) @ query / (query @ query) < high:
-            count -= 1
-            flow = flows.TwoTokenFlow.rope(there * theta, back * theta)
-            yield flow.run(np.zeros(vocab), query, key, np.linspace(1, log_t_max, 120))
-
-
-def rope_reaches_one(*, count: Count, dim: Count, low: float, high: float, vocab: int, log_t_max: Number,
-                     seed: Count) -> bool:
-    """Whether both probabilities miss 1 by less than 1e-6 at the end of each of `random_rope_flows`."""
-    paths = random_rope_flows(count, dim, low, high, vocab, log_t_max, seed)
-    return all(min(path.forward_log_odds[-1], path.reverse_log_odds[-1]) > np.log(1e6) for path in paths)
+        if not low < query @ flows.rotation_matrix((there + back) * theta) @ query / (query @ query) < high:
+            continue
+        count -= 1
+        path = flows.TwoTokenFlow.rope(there * theta, back * theta).run(
+            np.zeros(vocab), query, key, np.linspace(1, log_t_max, 120))
+        if min(path.forward_log_odds[-1], path.reverse_log_odds[-1]) <= np.log(1e6):
+            return False
+    return True
 
 
 def alibi_flow(
@@ -139,19 +136,19 @@ def energy_is_conserved(gated: bool = True) -> bool:
 
 def matrix_is_conserved(dim: int, query_learned: bool = True) -> bool:
     """Whether q q^T - k k^T and (|q|^2 + |k|^2)^2 - 4 (q.k)^2 are constant under dq/dt = beta k, dk/dt = beta q."""
-    q, k = sp.Matrix(sp.symbols(f"q_0:{dim}", real=True)), sp.Matrix(sp.symbols(f"k_0:{dim}", real=True))
+    q, k = (sp.Matrix(sp.symbols(f"{name}_0:{dim}", real=True)) for name in "qk")
     speed = dict(zip([*q, *k], [*(k * int(query_learned)), *q], strict=True))
     conserved = [*(q * q.T - k * k.T), (q.dot(q) + k.dot(k)) ** 2 - 4 * q.dot(k) ** 2]
     return all(sp.expand(sum(sp.diff(f, x) * speed[x] for x in speed)) == 0 for f in conserved)
 
 
 def route_recovers_from_any_start(
-    vocab: int, q_norm2: Number, seed: Count, learned: Iterable[str] = ("key",), starts: Count = 2
+    vocab: int, q_norm2: Number, seed: Count, learned: Iterable[str] = ("key",)
 ) -> bool:
-    """Whether s_f falls and recovers, margins end large and m_v - m_u never widens, from columns against the target."""
+    """Whether s_f falls and recovers, margins end large and m_v - m_u never widens, from two columns against A."""
     rng = np.random.default_rng(seed)
     query, half = np.array([np.sqrt(q_norm2), 0.0]), np.array([0.6])
-    for _ in range(starts):
+    for _ in range(2):
         column = 2 * rng.standard_normal(vocab)
         column[0] = column.min() - 2  # the start prefers every other token
         flow = flows.TwoTokenFlow.rope(half, half, learned)
@@ -211,9 +208,9 @@ def learned_key_rate(vocab: int, q_norm2: Number, shift: float = 0.0) -> bool:
 MARGIN = sp.Symbol("m", positive=True)
 
 
-def rates_differ(alpha_f: sp.Expr, alpha_r: sp.Expr, vocab: int = 5) -> bool:
-    """Whether log(1 - p_r) / log(1 - p_f) does not tend to 1, with these attention weights as functions of `MARGIN`."""
-    log_miss = [sp.log((vocab - 1) / (sp.exp(alpha * MARGIN) + vocab - 1)) for alpha in (alpha_r, alpha_f)]
+def rates_differ(alpha_f: sp.Expr, alpha_r: sp.Expr) -> bool:
+    """Whether log(1 - p_r) / log(1 - p_f) does not tend to 1, for attention weights that depend on `MARGIN`; n = 5."""
+    log_miss = [sp.log(4 / (sp.exp(alpha * MARGIN) + 4)) for alpha in (alpha_r, alpha_f)]
     return bool(sp.limit(log_miss[0] / log_miss[1], MARGIN, sp.oo) != 1)
 
 
@@ -245,16 +242,15 @@ def solved_flow_reaches(limit: Callable[..., float], seed: Count) -> bool:
     return True
 
 
-def integrated_flow_reaches(
-    rho: float, vocab: int, q_norm2: Number, log_t_max: Number, seed: Count, s_r0: float = 0.2
-) -> bool:
+def integrated_flow_reaches(rho: float, vocab: int, q_norm2: Number, log_t_max: Number, seed: Count) -> bool:
     """Whether alpha_r m_v of the flow from a random column ends at K, the limit at rho = -1/2, to two percent."""
     half, query = np.array([np.arccos(rho) / 2]), np.array([np.sqrt(q_norm2), 0.0])
     frame = np.stack([query @ flows.rotation_matrix(half), query @ flows.rotation_matrix(-half)])
-    key = np.linalg.solve(frame, [0.5, s_r0])  # starts both scores where we want them
+    s_f0, s_r0 = 0.5, 0.2
+    key = np.linalg.solve(frame, [s_f0, s_r0])  # starts both scores there
     column = np.random.default_rng(seed).standard_normal(vocab)
     path = flows.TwoTokenFlow.rope(half, half).run(column, query, key, np.linspace(1, log_t_max, 120))
-    K = np.exp(s_r0 + 0.25) * np.sqrt(2 * vocab / (q_norm2 * (vocab - 1)))
+    K = np.exp(s_r0 + s_f0 / 2) * np.sqrt(2 * vocab / (q_norm2 * (vocab - 1)))
     return bool(np.allclose(expit(path.reverse_score[-1]) * path.margins[-1], K, rtol=0.02))
 
 
@@ -295,19 +291,19 @@ def learned_query_limit_as_stated(rho: sp.Rational, boundary_opens: bool = False
 # Full gradients -----------------------------------------------------------------------------------------------
 
 
-def full_inner_product_holds(seed: Count, reverse_sign: int = -1, n: int = 3) -> bool:
+def full_inner_product_holds(seed: Count, reverse_sign: int = -1) -> bool:
     """Whether sympy's gradients over column and key have the inner product of `n5-full-gradient`, at rational points.
 
-    To 30 digits, one plane, equal margins m, five random points.
+    To 30 digits, n = 3, one plane, equal margins m, five random points.
 
     :param reverse_sign: side of B in the reverse prompt; 1 is the side it has in the forward one
     """
-    w, k = sp.symbols(f"w_0:{n}", real=True), sp.Matrix(sp.symbols("k_0:2", real=True))
-    q, (m, x, y) = sp.Matrix(sp.symbols("q_0:2", real=True)), sp.symbols("m x y", real=True)
+    n, w, (m, x, y) = 3, sp.symbols("w_0:3", real=True), sp.symbols("m x y", real=True)
+    q, k = (sp.Matrix(sp.symbols(f"{name}_0:2", real=True)) for name in "qk")
 
     def loss(angle: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         alpha = 1 / (1 + sp.exp(-(q.T * routing.rotation(angle) * k)[0]))
-        return sp.log(sum(sp.exp(alpha * value) for value in w)) - alpha * w[0], alpha
+        return symbolic.cross_entropy([alpha * value for value in w], 0), alpha
 
     (loss_f, alpha_f), (loss_r, alpha_r) = loss(x), loss(reverse_sign * y)
     inner = sum(sp.diff(loss_f, v) * sp.diff(loss_r, v) for v in (*w, *k))

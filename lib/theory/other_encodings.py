@@ -93,7 +93,7 @@ def xpos_correlation(
     base: Number = 10_000.0,
 ) -> Float[np.ndarray, "*batch"]:
     """Signed xPos, isotropic keys, equal distances: sum w c / sqrt(sum w zeta^(2 Delta) sum w zeta^(-2 Delta))."""
-    cosines = np.cos(2 * distance * rope_frequencies(2 * len(decay), base))
+    cosines = routing.plane_cosines(2 * distance, 2 * len(decay), base)
     grown, shrunk = weights @ decay ** (-2 * distance), weights @ decay ** (2 * distance)
     return np.asarray(weights @ cosines / np.sqrt(grown * shrunk))
 
@@ -138,7 +138,7 @@ def mean_score_correlations(
     by_distance: dict[str, Callable[[float], Float[np.ndarray, " queries"]]] = {
         "additive bias, none": lambda x: np.ones(1),
         "partial RoPE, 1/4": lambda x: map_correlation(query, np.eye(int(head_dim)), *quarter(x)),
-        "RoPE": lambda x: weights @ np.cos(2 * x * rope_frequencies(head_dim)),
+        "RoPE": lambda x: routing.query_bound(query, x),
         "xPos, signed": lambda x: xpos_correlation(weights, x, xpos_decay(head_dim)),
         "learned absolute": lambda x: added_score_correlation(query, *positions),
     }
@@ -212,7 +212,7 @@ def heads_add_up(reverse_target: int) -> bool:
 
     def gradient(masses: tuple[sp.Symbol, ...], target: int) -> list[sp.Expr]:  # of the loss, in both columns
         logits = [sum(mass * head[v] for mass, head in zip(masses, heads, strict=True)) for v in range(3)]
-        loss = sp.log(sum(map(sp.exp, logits))) - logits[target]
+        loss = symbolic.cross_entropy(logits, target)
         return [sp.factor(sp.diff(loss, weight)) for head in heads for weight in head]
 
     pairs = zip(gradient(forward, 1), gradient(reverse, reverse_target), strict=True)

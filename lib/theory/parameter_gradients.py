@@ -327,13 +327,13 @@ def certified_gap(prompts: PromptsAt, seed: int, dropped: str = "", bits: int = 
         return max(float(abs(stated[name] - found[name]).upper() / abs(found[name]).lower()) for name in found)
 
 
-def takes_both_signs(part: Callable[[Mapping[str, Any]], Any], seed: int, models: int = 60) -> bool:
+def takes_both_signs(part: Callable[[Mapping[str, Any]], Any], seed: int) -> bool:
     """Whether a part of `matrix_inner_products` is enclosed above 0 in one random model and below 0 in another.
 
-    n = 3, D = d = d_v = 2, with embeddings, keys and unembeddings three times as large, at RoPE distances 3 and 5.
+    60 models: n = 3, D = d = d_v = 2, embeddings, keys and unembeddings three times as large, RoPE distances 3 and 5.
     """
     rng, signs = np.random.default_rng(seed), set()
-    for _ in range(models):
+    for _ in range(60):
         small = random_parameters(rng, 3, 2, 2, 2)
         small = dataclasses.replace(small, embedding=3 * small.embedding, key=3 * small.key,
                                     unembedding=3 * small.unembedding)

@@ -25,7 +25,9 @@ from lib.encodings import rope_frequencies
 from lib.theory.routing import (
     bilinear_form,
     linear_correlation,
+    plane_axes,
     plane_weights,
+    query_bound,
     rope_score_correlation,
     rotate,
 )
@@ -75,14 +77,11 @@ def plane_statistics(
 
     :raises ValueError: if a plane of the query is zero, or a plane of the key does not vary
     """
-    pairs = query.reshape(*query.shape[:-1], -1, 2)
-    length = np.linalg.norm(pairs, axis=-1, keepdims=True)
     within = plane_blocks(covariance)
     trace = np.trace(within, axis1=-2, axis2=-1)
-    if np.any(length == 0) or np.any(trace <= 0):
+    if not query.reshape(*query.shape[:-1], -1, 2).any(-1).all() or np.any(trace <= 0):
         raise ValueError("query and covariance must not vanish in any plane")
-    along = pairs / length
-    across = np.stack([-along[..., 1], along[..., 0]], -1)
+    along, across = plane_axes(query)
     kappa = (bilinear_form(along, within, along) - bilinear_form(across, within, across)) / trace
     tilt = 2 * bilinear_form(along, within, across) / trace
     return PlaneStatistics(plane_weights(query), trace, kappa, tilt)
@@ -175,8 +174,7 @@ def premise_keys(
     """
     if not -1 <= kappa <= 1:
         raise ValueError(f"kappa must lie in [-1, 1], not {kappa}")
-    along = query.reshape(-1, 2) / np.linalg.norm(query.reshape(-1, 2), axis=1, keepdims=True)
-    across = np.stack([-along[:, 1], along[:, 0]], -1)
+    along, across = plane_axes(query)
     size = rng.normal(size=(sets, items, len(along), 2)) * np.sqrt([1 + kappa, 1 - kappa])
     return (size[..., :1] * along + size[..., 1:] * across).reshape(sets, items, -1)
 
@@ -214,8 +212,7 @@ def shortfall(
 
     Measured on Fisher's scale, artanh, on which a sampled correlation scatters equally at every distance.
     """
-    angles = 2 * np.outer(rope_frequencies(len(query), base), np.asarray(distances, dtype=float))
-    bound = plane_weights(query) @ np.cos(angles)
+    bound = query_bound(query, np.asarray(distances), base)
     return np.asarray((np.arctanh(bound) - np.arctanh(correlations)).max(-1))
 
 
@@ -244,11 +241,11 @@ def could_be_uniform(shares: Float[np.ndarray, " members"]) -> bool:
 
 def rarely_rejected(
     query: Float[np.ndarray, " dim"], random: Float[np.ndarray, "sets items dim"], distances: Sequence[Number],
-    kappa: float, count: int = 4000, seed: int = 1,
+    kappa: float,
 ) -> bool:
-    """Whether fewer than 7 % of ``count`` sets of keys with this kappa fall below the 5 % level of the random sets."""
+    """Whether fewer than 7 % of 4,000 sets of keys with this kappa fall below the 5 % level of the random sets."""
     level = np.quantile(_falls(query, random, distances), 0.95)
-    keys = premise_keys(query, random.shape[1], count, np.random.default_rng(seed), kappa)
+    keys = premise_keys(query, random.shape[1], 4000, np.random.default_rng(1), kappa)
     return bool((_falls(query, keys, distances) > level).mean() < 0.07)
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from lib.encodings import rope_frequencies
 from lib.theory.symbolic import Kernel, Moments, StandardNormal, pearson_correlation, vanishes
-from lib.theory.validation import Number
+from lib.theory.validation import Count, Number, Reals
 
 # In numbers ---------------------------------------------------------------------------------------------------
 
@@ -49,6 +49,32 @@ def plane_weights(query: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "
     return energy / energy.sum(-1, keepdims=True)
 
 
+def plane_cosines(
+    total_distance: Reals, head_dim: Count, base: Number = 10_000.0
+) -> Float[np.ndarray, "*distances planes"]:
+    """c_i = cos((Delta_1 + Delta_2) theta_i) of every plane; distances in positions."""
+    return np.cos(np.multiply.outer(total_distance, rope_frequencies(head_dim, base)))
+
+
+def query_bound(
+    query: Float[np.ndarray, "*batch dim"], distance: Reals, base: Number = 10_000.0
+) -> Float[np.ndarray, "*batch *distances"]:
+    """sum_i w_i cos(2 Delta theta_i), the bound of Thm 4.3 for a given query.
+
+    :param distance: Delta in positions, of the evidence on either side; one or a row of them
+    """
+    return np.asarray(plane_weights(query) @ plane_cosines(2 * np.asarray(distance), query.shape[-1], base).T)
+
+
+def plane_axes(
+    query: Float[np.ndarray, "*batch dim"]
+) -> tuple[Float[np.ndarray, "*batch half 2"], Float[np.ndarray, "*batch half 2"]]:
+    """In each plane, the unit vector along q_i and the one a quarter turn from it, across q_i."""
+    pairs = query.reshape(*query.shape[:-1], -1, 2)
+    along = pairs / np.linalg.norm(pairs, axis=-1, keepdims=True)
+    return along, np.stack([-along[..., 1], along[..., 0]], -1)
+
+
 def key_covariance(
     query: Float[np.ndarray, "*batch dim"], kappa: Float[np.ndarray, "*#batch half"] | float,
     trace: Float[np.ndarray, " half"] | float = 2.0,
@@ -65,13 +91,12 @@ def key_covariance(
         raise ValueError("kappa must lie in [-1, 1]: a covariance has no negative variance")
     if np.any(np.asarray(trace) <= 0):
         raise ValueError("trace must be positive")
-    planes = query.reshape(*query.shape[:-1], -1, 2)
-    along = np.broadcast_to(kappa, planes.shape[:-1])[..., None, None]
-    half = np.broadcast_to(np.asarray(trace, dtype=float) / 2, planes.shape[:-1])[..., None, None]
-    unit = planes / np.linalg.norm(planes, axis=-1, keepdims=True)
+    unit, _ = plane_axes(query)
+    along = np.broadcast_to(kappa, unit.shape[:-1])[..., None, None]
+    half = np.broadcast_to(np.asarray(trace, dtype=float) / 2, unit.shape[:-1])[..., None, None]
     blocks = half * ((1 - along) * np.eye(2) + 2 * along * unit[..., :, None] * unit[..., None, :])
     covariance = np.zeros((*query.shape, query.shape[-1]))
-    for i in range(planes.shape[-2]):
+    for i in range(unit.shape[-2]):
         covariance[..., 2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = blocks[..., i, :, :]
     return covariance
 
@@ -116,10 +141,9 @@ def every_query_reaches_its_bound(
 
     :param distances: Delta in positions, of the evidence on either side
     """
-    weights = plane_weights(queries)
     return all(
         bool((rope_score_correlation(queries, covariance, distance, distance, base)
-              >= weights @ np.cos(2 * distance * rope_frequencies(queries.shape[-1], base)) - 1e-12).all())
+              >= query_bound(queries, distance, base) - 1e-12).all())
         for distance in map(float, distances))
 
 

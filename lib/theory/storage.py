@@ -40,13 +40,12 @@ class StorageModel:
     @property
     def probabilities(self) -> sp.Matrix:
         """p_i = softmax(z_i), shape (n, 1)."""
-        exponentials = self.logits.applyfunc(sp.exp)
-        return exponentials / sum(exponentials)
+        return sp.Matrix(symbolic.softmax(self.logits))
 
     @property
     def loss(self) -> sp.Expr:
         """Cross-entropy -log p_i(target)."""
-        return sp.log(sum(self.logits.applyfunc(sp.exp))) - self.logits[self.target]
+        return symbolic.cross_entropy(self.logits, self.target)
 
     def mass(self, evidence: int) -> sp.Expr:
         """Total attention mass alpha_bar_B on all occurrences of the evidence token."""
@@ -55,7 +54,7 @@ class StorageModel:
 
     def gradient(self, evidence: int) -> sp.Matrix:
         """Derivative of the loss in the column W_{:,B}, taken by sympy, shape (n, 1)."""
-        return self.weights[:, evidence].applyfunc(lambda weight: sp.diff(self.loss, weight))
+        return sp.Matrix(sp.diff(self.loss, self.weights[:, evidence]))
 
 
 def storage_model(tokens: Sequence[int], vocabulary: int, target: int) -> StorageModel:

@@ -7,7 +7,7 @@ stand in `storage` (Sec. 4.1), `routing` (Sec. 4.2) and `gradients` (App. C.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -48,6 +48,20 @@ def sign(expression: sp.Expr) -> int | None:
     if factored == 0:
         return 0
     return {(True, False): 1, (False, True): -1}.get((factored.is_positive, factored.is_negative))
+
+
+# Predictions --------------------------------------------------------------------------------------------------
+
+
+def softmax(logits: Iterable[sp.Expr] | sp.Matrix) -> list[sp.Expr]:
+    """exp(z_v) / sum_u exp(z_u) of each logit."""
+    exponentials = [sp.exp(logit) for logit in logits]
+    return [exponential / sum(exponentials) for exponential in exponentials]
+
+
+def cross_entropy(logits: Sequence[sp.Expr] | sp.Matrix, target: int) -> sp.Expr:
+    """-log p(A) = log sum_v exp(z_v) - z_A."""
+    return sp.log(sum(map(sp.exp, logits))) - logits[target]
 
 
 # Indexed sums -------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def aligned_mean(distance: Reals, kappa: Number, head_dim: Count, base: Number =
     :param kappa: strictly between -1 and 1; 0 gives the trace bound
     """
     alignment = strictly_between("kappa", kappa, -1, 1)
-    cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(head_dim, base)))
+    cosines = routing.plane_cosines(2 * distances("distance", distance), head_dim, base)
     mean, _ = dirichlet.ratio_moments(cosines + alignment, 1 + alignment * cosines)
     return as_scalar_or_array(mean)
 
@@ -74,7 +74,7 @@ def unequal_traces_mean(distance: Reals, traces: Reals, base: Number = 10_000.0)
     if variances.ndim != 1 or not (variances > 0).all():
         raise ValueError(f"traces must be a row of positive numbers, one a plane, not {traces!r}")
     variances = variances / variances.mean()
-    cosines = np.cos(2 * np.multiply.outer(distances("distance", distance), rope_frequencies(2 * len(variances), base)))
+    cosines = routing.plane_cosines(2 * distances("distance", distance), 2 * len(variances), base)
     mean, _ = dirichlet.ratio_moments(variances * cosines, np.broadcast_to(variances, cosines.shape))
     return as_scalar_or_array(mean)
 
@@ -103,8 +103,8 @@ def unconditional_correlation(
     omega = omega + 2 * spread_q * spread_k
     if omega.sum() <= 0:
         raise ValueError("the scores do not vary: some plane needs a positive variance")
-    angles = np.multiply.outer(distances("total_distance", total_distance), rope_frequencies(2 * len(omega), base))
-    return as_scalar_or_array(np.cos(angles) @ (omega / omega.sum()))
+    cosines = routing.plane_cosines(distances("total_distance", total_distance), 2 * len(omega), base)
+    return as_scalar_or_array(cosines @ (omega / omega.sum()))
 
 
 # Queries of other laws ----------------------------------------------------------------------------------------
@@ -117,12 +117,10 @@ PLANE_LENGTHS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], Flo
 }
 
 
-def bound_values(
-    law: str, queries: Count, seed: int, distance: Number = 20.0, head_dim: Count = 64
-) -> Float[np.ndarray, " queries"]:
-    """sum w c of random queries whose plane lengths follow one of `PLANE_LENGTHS`; equal distances, in positions."""
-    squares = PLANE_LENGTHS[law](np.random.default_rng(seed), (int(queries), int(head_dim) // 2)) ** 2
-    return np.asarray(squares @ np.cos(2 * distance * rope_frequencies(head_dim)) / squares.sum(1))
+def bound_values(law: str, queries: Count, seed: int) -> Float[np.ndarray, " queries"]:
+    """sum w c of random queries whose plane lengths follow one of `PLANE_LENGTHS`; d = 64, distances 20."""
+    squares = PLANE_LENGTHS[law](np.random.default_rng(seed), (int(queries), 32)) ** 2
+    return np.asarray(squares @ routing.plane_cosines(40, 64) / squares.sum(1))
 
 
 # Steps of the proofs, in symbols ------------------------------------------------------------------------------
@@ -189,7 +187,7 @@ def range_is_filled(seed: int, lowest: float = 0.0) -> bool:
     rng = np.random.default_rng(seed)
     for delta in (1.0, 7.0, 24.0, 48.0):
         weights = routing.plane_weights(rng.normal(size=(60, 64)))
-        cosines = np.cos(2 * delta * rope_frequencies(64))
+        cosines = routing.plane_cosines(2 * delta, 64)
         kappas = rng.uniform(lowest, 1, size=(300, 60, 32)) * rng.integers(0, 2, size=(300, 60, 32))
         values = (weights * (cosines + kappas)).sum(-1) / (weights * (1 + kappas * cosines)).sum(-1)
         bottom = weights @ cosines
@@ -212,9 +210,8 @@ def misaligned_above_bound(allowed: float, bound: float, seed: int) -> bool:
     query = rng.normal(size=(400, 32))
     kappas = np.where(rng.uniform(size=(400, 16)) < 0.8, -allowed, rng.uniform(-allowed, 1, size=(400, 16)))
     for delta in (1.0, 10.0, 31.0):
-        level = routing.plane_weights(query) @ np.cos(2 * delta * rope_frequencies(32))
         values = routing.rope_score_correlation(query, routing.key_covariance(query, kappas), delta, delta)
-        if (values < shifted(level, -bound) - 1e-12).any():
+        if (values < shifted(routing.query_bound(query, delta), -bound) - 1e-12).any():
             return False
     return True
 
