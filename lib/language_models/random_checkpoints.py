@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
@@ -130,18 +130,6 @@ def _shards(shapes: dict[str, torch.Size], numbers: int) -> Iterator[dict[str, t
             group = {}
     if group:
         yield group
-
-
-def rename_tensor(folder: str | os.PathLike[str], old: str, new: str) -> None:
-    """Spoil a checkpoint: one tensor under another name, in its file and in the index."""
-    index = Path(folder) / "model.safetensors.index.json"
-    content = json.loads(index.read_text(encoding="utf-8"))
-    content["weight_map"][new] = content["weight_map"].pop(old)
-    shard = Path(folder) / content["weight_map"][new]
-    tensors = load_file(shard)
-    tensors[new] = tensors.pop(old)
-    save_file(tensors, shard, metadata={"format": "pt"})
-    _write_json(index, content)
 
 
 # Tokenizers --------------------------------------------------------------------------------------------------

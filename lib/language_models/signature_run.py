@@ -186,11 +186,6 @@ def _evidence_attention(model: nn.Module, prompt: EncodedQuery) -> tuple[np.ndar
     return attention_scores.pooled(found.scores).numpy(), found.weights.sum(-1).mean(-1).numpy(), found.layers
 
 
-def evidence_attention(model: Any, prompt: EncodedQuery) -> float:
-    """Largest attention mass that any head of any layer puts on the evidence from where the target is predicted."""
-    return float(_evidence_attention(model, prompt)[1].max())
-
-
 def evidence_gradient(model: Any, prompt: EncodedQuery) -> float:
     """Norm of the loss gradient at the evidence's embeddings: zero where the model cannot see the evidence."""
     caught: list[Tensor] = []

@@ -379,7 +379,7 @@ def test_routes_refuse_positions_outside_the_prompt(loaded):
 def test_a_causal_forward_query_has_no_route(loaded):
     for name, kind in ARCHITECTURES.items():
         model, _, (forward, reverse) = loaded[name]
-        reached = [signature_run.evidence_attention(model, prompt) for prompt in (forward, reverse)]
+        reached = [float(signature_run._evidence_attention(model, prompt)[1].max()) for prompt in (forward, reverse)]
         moved = [signature_run.evidence_gradient(model, prompt) for prompt in (forward, reverse)]
         assert reached[1] > 0 and moved[1] > 0
         assert (reached[0] == 0 and moved[0] == 0) == kind.causal
