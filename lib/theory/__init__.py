@@ -1,1 +1,21 @@
-"""The paper's statements as functions, one module a section, and the tools of their proofs. Nothing here is trained."""
+"""The paper's statements as functions, and the tools of their proofs; nothing here is trained.
+
+In the order of the paper:
+
+* ``text_prompts`` (Secs 1, 2): what masking and causal training ask about a text
+* ``decomposition`` (Sec. 3, App. A.1): one layer, storage W = U W_V W_E times routing by attention
+* ``storage`` (Sec. 4.1, App. A.2): Prop. 4.1, and gradient descent on W
+* ``routing`` (Sec. 4.2, Apps. A.3, A.4): RoPE's rotation, Assumption 4.2, Thm 4.3, ALiBi in Prop. 4.5
+* ``dynamics`` (Sec. 4.3, App. A.5): Thm 4.6 and the step it describes; steps of proofs in ``dynamics_proofs``
+* ``bounds`` (App. B): the trace bound, Cantelli's, unequal distances; laws of their weights in ``dirichlet``, proofs
+  for every real distance in ``certificates``, steps of proofs in ``bound_proofs``
+* ``gradients`` (App. C.1) and ``parameter_gradients`` (App. C.2, Prop. C.1): the full gradient in effective coordinates
+  and in the original matrices; steps of proofs in ``gradient_proofs``
+* ``flows`` (App. C.3): gradient flow with learned attention, Props C.2 and C.3; steps of proofs in ``flow_proofs``
+
+Beyond the paper: ``tightness`` of Thm 4.3, ``premises`` (how far given keys are from Assumption 4.2), ``assumptions``
+(each hypothesis broken alone), ``other_encodings``, ``autoregressive`` models.
+
+Tools: ``symbolic`` decides identities and signs, ``validation`` refuses bad arguments. The ``figures`` modules draw: of
+setup, storage and routing in ``figures``, of each other subject in the module that its name ends in.
+"""

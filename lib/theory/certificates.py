@@ -1,4 +1,4 @@
-"""Statements about every real distance, proved by ball arithmetic (Arb, through python-flint).
+"""App. B at every real distance, proved by ball arithmetic (Arb, through python-flint).
 
 T_d(x) = (1/m) sum_i cos(x theta_i) is the trace bound of Thm 4.3. A table of its values at integers leaves open what
 happens between them, and a value in floating point carries an unknown rounding error. Here every number is a ball that

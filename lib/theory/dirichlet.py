@@ -1,4 +1,4 @@
-"""The weights w_i = ||q_i||^2 / sum ||q_j||^2 of RoPE's planes: exact law of what the bounds average.
+"""Exact law of what App. B averages: the weights w_i = ||q_i||^2 / sum ||q_j||^2 of RoPE's planes.
 
 For q ~ N(0, I) the squared norms of the planes are independent and exponential, so w is uniform on the
 simplex (Dirichlet with all parameters 1). Everything here is a function of w and of numbers attached to the

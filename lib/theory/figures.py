@@ -1,4 +1,4 @@
-"""Figures of the theory chapters: each takes what a module of `lib.theory` computed and draws it."""
+"""Figures of the setup (Sec. 3), of storage (Sec. 4.1) and of routing (Sec. 4.2)."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def rope_reaches_one(*, count: Count, dim: Count, low: float, high: float, vocab
     while count:
         query, key = rng.standard_normal((2, dim)) / dim**0.25
         there, back = rng.integers(1, 51, 2)
-        if not low < query @ flows.rotation_matrix((there + back) * theta) @ query / (query @ query) < high:
+        if not low < query @ routing.rotation_matrix((there + back) * theta) @ query / (query @ query) < high:
             continue
         count -= 1
         path = flows.TwoTokenFlow.rope(there * theta, back * theta).run(
@@ -245,7 +245,7 @@ def solved_flow_reaches(limit: Callable[..., float], seed: Count) -> bool:
 def integrated_flow_reaches(rho: float, vocab: int, q_norm2: Number, log_t_max: Number, seed: Count) -> bool:
     """Whether alpha_r m_v of the flow from a random column ends at K, the limit at rho = -1/2, to two percent."""
     half, query = np.array([np.arccos(rho) / 2]), np.array([np.sqrt(q_norm2), 0.0])
-    frame = np.stack([query @ flows.rotation_matrix(half), query @ flows.rotation_matrix(-half)])
+    frame = np.stack([query @ routing.rotation_matrix(half), query @ routing.rotation_matrix(-half)])
     s_f0, s_r0 = 0.5, 0.2
     key = np.linalg.solve(frame, [s_f0, s_r0])  # starts both scores there
     column = np.random.default_rng(seed).standard_normal(vocab)
@@ -263,7 +263,7 @@ def learned_query_scores(
         query, key, (forward, reverse) = rng.standard_normal(4), rng.standard_normal(4), rng.uniform(0, 3, (2, 2))
         path = flows.TwoTokenFlow.rope(forward, reverse, learned).run(
             np.zeros(vocab), query, key, np.linspace(1, log_t_max, 120))
-        there, R = flows.rotation_matrix(forward), flows.rotation_matrix(forward + reverse)
+        there, R = routing.rotation_matrix(forward), routing.rotation_matrix(forward + reverse)
         a, b = query + there @ key, query - there @ key
         growth = ((path.query + path.key @ there.T) ** 2).sum(1) / (a @ a)  # e^(2 theta)
         s_f = (growth * (a @ a) - (b @ b) / growth) / 4

@@ -21,7 +21,7 @@ from scipy.special import expit, log_expit, log_softmax, logit, logsumexp, softm
 
 from lib.theory import validation
 from lib.theory.dynamics import log_odds
-from lib.theory.routing import rotate
+from lib.theory.routing import rotation_matrix
 from lib.theory.validation import Count, Number
 
 _LARGEST_SCORE = 700.0  # beyond it e^s leaves the range of float64
@@ -120,11 +120,6 @@ class TwoTokenFlow:
         to_query = to_score * (self.forward_map @ k) * ("query" in self.learned)
         to_key = to_score * (self.forward_map.T @ q) * ("key" in self.learned)
         return np.concatenate([to_column, to_query, to_key])
-
-
-def rotation_matrix(angles: Float[np.ndarray, " planes"]) -> Float[np.ndarray, "head_dim head_dim"]:
-    """R with these plane angles, radians."""
-    return rotate(np.eye(2 * len(angles)), angles).T
 
 
 # In closed form -----------------------------------------------------------------------------------------------

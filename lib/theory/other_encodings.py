@@ -45,7 +45,7 @@ def rotary_map(offset: Number, head_dim: Count, rotated: float = 1.0, base: Numb
     angles = np.zeros(int(head_dim) // 2)
     if turning:
         angles[:turning] = offset * rope_frequencies(2 * turning, base)
-    return routing.rotate(np.eye(int(head_dim)), angles).T
+    return routing.rotation_matrix(angles)
 
 
 def partial_rope_bound(total_distance: Reals, head_dim: Count, rotated: float, base: Number = 10_000.0
@@ -76,14 +76,6 @@ def xpos_decay(head_dim: Count, gamma: float = 0.4, scale_base: float = 512.0) -
     """
     planes = np.arange(int(head_dim) // 2)
     return np.asarray(((2 * planes / int(head_dim) + gamma) / (1 + gamma)) ** (1 / scale_base))
-
-
-def xpos_map(
-    offset: Number, exponent: Number, decay: Float[np.ndarray, " half"], base: Number = 10_000.0
-) -> Float[np.ndarray, "dim dim"]:
-    """diag(zeta_i ** exponent) R(offset): xPos takes the signed distance as exponent, a symmetric variant its size."""
-    frequencies = rope_frequencies(2 * len(decay), base)
-    return np.repeat(decay**exponent, 2)[:, None] * routing.rotate(np.eye(2 * len(decay)), offset * frequencies).T
 
 
 def xpos_correlation(

@@ -21,7 +21,7 @@ import sympy as sp
 from jaxtyping import Float, Shaped
 
 from lib.encodings import rope_frequencies
-from lib.theory.routing import rotate
+from lib.theory.routing import rotation_matrix
 
 Array = np.ndarray
 
@@ -213,9 +213,8 @@ def random_parameters(
 
 def rope_prompts(head_dim: int, forward: float, reverse: float) -> tuple[PromptSpec, PromptSpec]:
     """Forward and reverse prompt at distances Delta_1 and Delta_2 (positions), target 0, evidence 1."""
-    frequencies, eye = rope_frequencies(head_dim), np.eye(head_dim)
-    turned = (rotate(eye, offset * frequencies).T for offset in (forward, -reverse))  # columns: turned unit vectors
-    first, second = (PromptSpec(position, 0.0, 0, 1) for position in turned)
+    frequencies = rope_frequencies(head_dim)
+    first, second = (PromptSpec(rotation_matrix(offset * frequencies), 0.0, 0, 1) for offset in (forward, -reverse))
     return first, second
 
 

@@ -43,6 +43,11 @@ def rotate(
     return turned
 
 
+def rotation_matrix(angles: Float[np.ndarray, " half"]) -> Float[np.ndarray, "dim dim"]:
+    """R with these plane angles, in radians."""
+    return rotate(np.eye(2 * len(angles)), angles).T
+
+
 def plane_weights(query: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch half"]:
     """w_i = |q_i|^2 / |q|^2, the weight of plane i in the bound sum_i w_i cos(2 Delta theta_i)."""
     energy = (query.reshape(*query.shape[:-1], -1, 2) ** 2).sum(-1)

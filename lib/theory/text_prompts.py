@@ -68,11 +68,11 @@ def reverse_query(evidence: str, fillers: int) -> Prompt:
     return text_of(evidence, UNSEEN, fillers), fillers + 1
 
 
-def evidence_sides(texts: Iterable[Text], objective: str, target: str = "A", evidence: str = "B") -> set[str]:
-    """On which sides of the asked position the evidence stands, over all trained prompts that ask for the target."""
+def evidence_sides(texts: Iterable[Text], objective: str) -> set[str]:
+    """On which sides of the asked position B stands, over all trained prompts that ask for A and show B."""
     asked = [(shown, place) for text in texts for shown, place in trained_prompts(text, objective)
-             if text[place] == target and evidence in shown]
-    return {"right" if shown.index(evidence) > place else "left" for shown, place in asked}
+             if text[place] == "A" and "B" in shown]
+    return {"right" if shown.index("B") > place else "left" for shown, place in asked}
 
 
 def never_trained(query: Prompt, texts: Sequence[Text]) -> bool:

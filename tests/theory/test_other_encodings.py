@@ -68,18 +68,15 @@ def test_xpos_decay_by_hand():
     assert (np.diff(other_encodings.xpos_decay(64)) > 0).all() and other_encodings.xpos_decay(64).max() < 1
 
 
-def test_xpos_map_is_scaled_rotation():
-    decay = other_encodings.xpos_decay(6)
-    found = other_encodings.xpos_map(2.0, 5.0, decay)
-    assert found == pytest.approx(np.diag(np.repeat(decay**5, 2)) @ other_encodings.rotary_map(2.0, 6))
-    unscaled = other_encodings.xpos_map(2.0, 0.0, decay, 50.0)
-    assert unscaled == pytest.approx(other_encodings.rotary_map(2.0, 6, base=50.0))
+def xpos_map(offset, decay, base):
+    """diag(zeta_i ** -offset) R(offset): xPos takes the signed distance as exponent."""
+    return np.diag(np.repeat(decay**-offset, 2)) @ other_encodings.rotary_map(offset, 2 * len(decay), base=base)
 
 
 @pytest.mark.parametrize("base", [10_000.0, 20.0])
 def test_signed_xpos_formula(base):
     query, decay, x = RNG.normal(size=(5, 8)), other_encodings.xpos_decay(8, scale_base=8.0), 6.0
-    maps = other_encodings.xpos_map(x, -x, decay, base), other_encodings.xpos_map(-x, x, decay, base)
+    maps = xpos_map(x, decay, base), xpos_map(-x, decay, base)
     exact = other_encodings.map_correlation(query, np.eye(8), *maps)
     weights = routing.plane_weights(query)
     found = other_encodings.xpos_correlation(weights, x, decay, base)
