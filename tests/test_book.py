@@ -94,7 +94,8 @@ def orphans(book: Path) -> list[str]:
 def stale(book: Path) -> list[str]:
     """Claims called open although a chapter checks them."""
     done = set().union(*(checked(text, "verify", "compare") for text in chapters(book).values()))
-    return [name for name, entry in claims_file.read_claims(book / "claims.yml").items() if "open" in entry and name in done]
+    entries = claims_file.read_claims(book / "claims.yml")
+    return [name for name, entry in entries.items() if "open" in entry and name in done]
 
 
 def odd_mathematics(book: Path) -> list[str]:

@@ -186,7 +186,7 @@ def evaluate_snapshots(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class EvaluationOptions:
     """What the command can be told."""
 
     run: Path = option(positional=True)  # the recorded result of `lib.one_layer.experiment`
@@ -194,7 +194,7 @@ class Options:
     out: Path = option()  # the JSON file to write
 
 
-def measure_snapshots(asked: Options) -> None:
+def measure_snapshots(asked: EvaluationOptions) -> None:
     """Measure a recorded run's snapshots, and record at ``out``."""
     torch.set_num_threads(1)
     run = provenance.load(asked.run)
@@ -204,7 +204,7 @@ def measure_snapshots(asked: Options) -> None:
         going.save(final, curves)
 
 
-main = command(Options, measure_snapshots)
+main = command(EvaluationOptions, measure_snapshots)
 
 if __name__ == "__main__":
     main()

@@ -66,7 +66,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig) if fie
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class ExperimentOptions:
     """What the command can be told."""
 
     model: ModelConfig = option(ModelConfig(), omit=("causal", "mlp", "norm"))
@@ -94,7 +94,7 @@ class Options:
         return dataclasses.replace(self.model, causal=self.training.objective == "autoregressive")
 
 
-def run_experiment(asked: Options) -> None:
+def run_experiment(asked: ExperimentOptions) -> None:
     """Make the experiment that the options ask for."""
     torch.set_num_threads(1)
     settings, seeds, profile, points = asked.settings, asked.seeds, asked.profile, asked.points
@@ -282,7 +282,7 @@ def final_interventions(models: Ensemble) -> tuple[Measured, Curves]:
     return final, curves
 
 
-main = command(Options, run_experiment)
+main = command(ExperimentOptions, run_experiment)
 
 if __name__ == "__main__":
     main()

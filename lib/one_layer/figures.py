@@ -223,7 +223,7 @@ PARTS = {"embedding": ("embedding", "", "#0072B2"), "storage": ("storage ($W_V$,
          "mlp": ("MLP", "..", "#E69F00"), "query_key": ("query–key", "xx", "#CC79A7")}
 
 
-def gradient_cosines(record: PaperComparison, shown: RecordedRun, causal: RecordedRun) -> Figure:
+def gradient_cosines_along_training(record: PaperComparison, shown: RecordedRun, causal: RecordedRun) -> Figure:
     """Gradient cosine along training: left by length beside controls, right that of one run by parts of the parameters.
 
     :param shown: the run whose control and parts are drawn
@@ -250,7 +250,7 @@ def gradient_cosines(record: PaperComparison, shown: RecordedRun, causal: Record
     return figure
 
 
-def target_probability(record: PaperComparison) -> Figure:
+def target_probability_along_training(record: PaperComparison) -> Figure:
     """Probability of the target along training, forward and reverse, and of another letter, a panel a length."""
     sizes = record.sizes("RoPE", judged=False)
     figure, panels = plt.subplots(1, max(len(sizes), 1), figsize=(7.2, 3.2), sharey=True, squeeze=False)

@@ -20,7 +20,7 @@ from lib.one_layer.intervention_results import (
     metric,
     patched_accuracy,
 )
-from lib.one_layer.intervention_runs import BLOCKING, ENCODINGS, NamedRuns, Sources
+from lib.one_layer.intervention_runs import BLOCKING, ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.intervention_tables import TRAINED, changed_accuracies, common_step
 from lib.one_layer.results import RecordedRun, at_common_step, last_step
 from lib.record.figures import LINES, band, dot_rows, dots, legend_below
@@ -46,7 +46,7 @@ def nothing_recorded() -> Figure:
 def reverse_accuracy_by_change(found: Sources) -> Figure:
     """Reverse accuracy under every change of training and every patch, one dot a seed, a panel an encoding."""
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
-    for panel, (encoding, name) in zip(panels, ENCODINGS.items(), strict=True):
+    for panel, (encoding, name) in zip(panels, ENCODING_NAMES.items(), strict=True):
         accuracies = changed_accuracies(partial(found.either, encoding=encoding), common_step(found))
         dot_rows(panel, [(change.label, values, LINES[change.line]) for change, values in accuracies.items()])
         panel.axhline(len(TRAINED) - 0.5, color="black", linewidth=0.5)
@@ -201,7 +201,7 @@ def _predicted_and_realised(axes: Any, run: RecordedRun, steps: Mapping[str, tup
     axes.legend(loc="upper left", fontsize=8)
 
 
-def signatures_by_layer(runs: Mapping[int, RecordedRun | None]) -> Figure:
+def layer_signatures(runs: Mapping[int, RecordedRun | None]) -> Figure:
     """Gradient cosine and score correlation of each layer, beside the same of mismatched facts.
 
     :param runs: by depth

@@ -33,7 +33,7 @@ from lib.one_layer.intervention_results import (
     peak_over_start,
     share_lowering_loss,
 )
-from lib.one_layer.intervention_runs import BLOCKING, ENCODINGS, NamedRuns, Sources
+from lib.one_layer.intervention_runs import BLOCKING, ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.results import (
     RecordedRun,
     RunPairs,
@@ -156,7 +156,7 @@ def beginnings(found: Sources) -> RunPairs:
 
 def exchanged() -> list[tuple[str, str]]:
     """Of each encoding, the names of the run as usual and of that without the blocking loss."""
-    return [(f"{encoding}, none", f"{encoding}, {BLOCKING}") for encoding in ENCODINGS]
+    return [(f"{encoding}, none", f"{encoding}, {BLOCKING}") for encoding in ENCODING_NAMES]
 
 
 def in_recorded_range(pairs: RunPairs, slack: float, exchange: bool = False) -> bool:

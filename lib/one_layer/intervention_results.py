@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from lib.one_layer import results
-from lib.one_layer.intervention_runs import BLOCKING, CONTROLS, ENCODINGS, LENGTHS, NamedRuns, Sources
+from lib.one_layer.intervention_runs import BLOCKING, CONTROLS, ENCODING_NAMES, RECORDED_LENGTHS, NamedRuns, Sources
 from lib.one_layer.loss_change import STEPS
 from lib.one_layer.results import (
     RecordedRun,
@@ -119,7 +119,7 @@ Triple = tuple[RecordedRun, RecordedRun, RecordedRun]
 def gain_triples(runs: Runs) -> dict[str, Triple]:
     """Runs as usual, without the blocking loss and under a control, by encoding and control."""
     found = {f"{encoding}, {control}": runs.by_intervention(("none", BLOCKING, control), encoding=encoding)
-             for encoding in ENCODINGS for control in CONTROLS}
+             for encoding in ENCODING_NAMES for control in CONTROLS}
     return {name: (triple[0], triple[1], triple[2]) for name, triple in found.items() if triple}
 
 
@@ -194,7 +194,7 @@ def with_reverse_errors(found: Sources) -> list[WithReverseErrors]:
         cases += [WithReverseErrors(source, length, having(kept, length=length),
                                     {why: having(runs, length=length) for why, runs in apart.items()})
                   for length in sorted({run["parameters"]["length"] for run in kept})]
-    return cases or [WithReverseErrors("recorded", LENGTHS[0], [], {})]
+    return cases or [WithReverseErrors("recorded", RECORDED_LENGTHS[0], [], {})]
 
 
 def agreements(runs: Iterable[RecordedRun]) -> dict[str, int]:
@@ -365,7 +365,7 @@ def late_ranges(runs: Mapping[int, RecordedRun], name: str) -> dict[str, float]:
 
 def with_forward_learned(runs: Runs) -> dict[int, RecordedRun]:
     """The RoPE run of each length that ends above 95 percent forward, mean over seeds."""
-    found = {length: runs.find(encoding="rope", length=length) for length in LENGTHS}
+    found = {length: runs.find(encoding="rope", length=length) for length in RECORDED_LENGTHS}
     return {length: run for length, run in found.items()
             if run is not None and final(run, "forward_accuracy").mean() > 95}
 

@@ -11,8 +11,8 @@ from lib.one_layer.results import RecordedRun, Runs
 from lib.record import provenance
 
 NamedRuns = Mapping[str, RecordedRun | None]  # name -> run, None where it is not recorded
-ENCODINGS = {"rope": "RoPE", "learned": "learned absolute"}
-LENGTHS = (10, 20, 30, 40)
+ENCODING_NAMES = {"rope": "RoPE", "learned": "learned absolute"}
+RECORDED_LENGTHS = (10, 20, 30, 40)
 #: the part of the loss whose absence restores reverse recall, see `lib.one_layer.interventions`
 BLOCKING = "drop_right_of_capital"
 #: as much of the loss dropped elsewhere
@@ -31,8 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
     "symmetric ALiBi": {"encoding": "alibi"}, "next token": {"encoding": "learned", "objective": "autoregressive"},
 }
 #: encodings and kinds of values over which signatures are compared with reverse accuracy
-KINDS = ("RoPE", "RoPE, position in the values", "learned absolute", "learned, no position in the values", "sinusoidal",
-         "T5 bias", "symmetric ALiBi", "direction-aware ALiBi", "none")
+ENCODINGS_AND_VALUES = (
+    "RoPE", "RoPE, position in the values", "learned absolute", "learned, no position in the values", "sinusoidal",
+    "T5 bias", "symmetric ALiBi", "direction-aware ALiBi", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +62,18 @@ class Sources:
         return {name: results.first((self.recorded, self.tables), **CASES[name]) for name in names}
 
     def kinds(self) -> NamedRuns:
-        """The longest full run of each of `KINDS`."""
-        return {name: self.every.find(**CASES[name]) for name in KINDS}
+        """The longest full run of each of `ENCODINGS_AND_VALUES`."""
+        return {name: self.every.find(**CASES[name]) for name in ENCODINGS_AND_VALUES}
 
     def usual(self) -> dict[str, RecordedRun]:
         """The run without an intervention of each encoding, by the encoding's words."""
-        found = {words: self.either(encoding=encoding) for encoding, words in ENCODINGS.items()}
+        found = {words: self.either(encoding=encoding) for encoding, words in ENCODING_NAMES.items()}
         return {words: run for words, run in found.items() if run is not None}
 
     def by_length(self, *interventions: str) -> dict[int, NamedRuns]:
-        """The full RoPE run of each intervention at each of `LENGTHS`."""
+        """The full RoPE run of each intervention at each of `RECORDED_LENGTHS`."""
         return {length: {name: self.every.find(encoding="rope", length=length, intervention=name)
-                         for name in interventions} for length in LENGTHS}
+                         for name in interventions} for length in RECORDED_LENGTHS}
 
     def blocking_and(self, control: str) -> list[tuple[str, str, NamedRuns]]:
         """Pairs of runs without the blocking loss and under a control: where made, encoding, the two runs.
@@ -82,7 +83,7 @@ class Sources:
         names = (BLOCKING, control)
         found: list[tuple[str, str, NamedRuns]] = [
             (source, words, dict(zip(names, pair, strict=True)))
-            for source, runs in self.items() for encoding, words in ENCODINGS.items()
+            for source, runs in self.items() for encoding, words in ENCODING_NAMES.items()
             if (pair := runs.by_intervention(names, encoding=encoding))]
         return found or [("recorded", "RoPE", dict.fromkeys(names))]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.one_layer import results
 from lib.one_layer.intervention_results import learned_from, mean_placeholder_share, metric, patched_accuracy
-from lib.one_layer.intervention_runs import ENCODINGS, NamedRuns, Sources
+from lib.one_layer.intervention_runs import ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.results import RecordedRun, at_common_step, at_step, final, last_step
 from lib.record.report import Values, cell, effect, markdown
 
@@ -44,7 +44,7 @@ PATCHED = (
 def common_step(found: Sources) -> int:
     """The last step that all runs of `TRAINED` have: trained differently, they are compared after as many steps."""
     return last_step(*(found.either(encoding=encoding, intervention=change.name)
-                       for encoding in ENCODINGS for change in TRAINED))
+                       for encoding in ENCODING_NAMES for change in TRAINED))
 
 
 def changed_accuracies(find: Callable[..., RecordedRun | None], step: int) -> dict[Change, Values]:
@@ -61,9 +61,9 @@ def changed_accuracies(find: Callable[..., RecordedRun | None], step: int) -> di
     return found | {change: [] if usual is None else patched_accuracy(usual, change.name) for change in PATCHED}
 
 
-def changes(found: Sources, steps: int) -> str:
+def changes_table(found: Sources, steps: int) -> str:
     """Reverse accuracy under every change, for each encoding in this build (at ``steps``) and recorded."""
-    columns = [changed_accuracies(partial(runs.find, encoding=encoding), step) for encoding in ENCODINGS
+    columns = [changed_accuracies(partial(runs.find, encoding=encoding), step) for encoding in ENCODING_NAMES
                for runs, step in ((found.build, steps), (found.recorded, common_step(found)))]
     return markdown(["reverse accuracy (%)", "RoPE, this build", "RoPE, recorded", "learned, this build",
                      "learned, recorded"],
@@ -93,7 +93,7 @@ def recorded_cell(run: RecordedRun | None) -> str:
 
 # Patches ----------------------------------------------------------------------------------------------------------
 
-SITES = {"score": "evidence score", "row": "attention row", "values": "values", "residual": "mask embedding"}
+SITE_NAMES = {"score": "evidence score", "row": "attention row", "values": "values", "residual": "mask embedding"}
 FROM = {"forward": "its forward query", "other": "another fact, forward", "reverse": "another fact, reverse"}
 MORE = {"row_values_forward": "row and values", "values_residual_forward": "values and mask embedding",
         "mass_reverse": "own weight on the evidence, random rest",
@@ -109,7 +109,7 @@ def patches(runs: Mapping[str, RecordedRun]) -> str:
 def _patch_rows(name: str, run: RecordedRun) -> list[list[str]]:
     accuracy = lambda patch: cell(patched_accuracy(run, patch))
     return [[f"**{name}**, untouched", accuracy("itself"), "", ""],
-            *([words, *(accuracy(f"{site}_{source}") for source in FROM)] for site, words in SITES.items()),
+            *([words, *(accuracy(f"{site}_{source}") for source in FROM)] for site, words in SITE_NAMES.items()),
             *([words, accuracy(patch), "", ""] for patch, words in MORE.items())]
 
 

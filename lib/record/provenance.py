@@ -342,7 +342,9 @@ def _manifest(listing: Path, _changed: int) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ManifestOptions:
+    """What the command can be told."""
+
     manifest: bool = False  # write results/MANIFEST.json anew
 
 
@@ -352,7 +354,7 @@ def check_manifest() -> list[str]:
     return sorted(name for name in {*listed, *found} if listed.get(name) != found.get(name))
 
 
-def main(asked: Options) -> None:
+def main(asked: ManifestOptions) -> None:
     """Write the manifest, or compare."""
     if asked.manifest:
         write_manifest(RECORDED)
@@ -363,4 +365,4 @@ def main(asked: Options) -> None:
 
 
 if __name__ == "__main__":
-    options.command(Options, main)()
+    options.command(ManifestOptions, main)()

@@ -60,6 +60,7 @@ def test_values_of_one_total_distance_are_drawn_as_their_mean_and_range():
 
 def test_nothing_recorded_leaves_panels_empty():
     record = PaperComparison([])
-    for draw in (figures.accuracy_beside_paper, figures.accuracy_along_training, figures.target_probability,
+    for draw in (figures.accuracy_beside_paper, figures.accuracy_along_training,
+                 figures.target_probability_along_training,
                  lambda empty: figures.correlation_by_distance(empty, lambda total, width: 0.0)):
         plt.close(draw(record))

@@ -25,7 +25,7 @@ def test_where_nothing_is_recorded_the_figure_says_so():
     for figure in (draw.accuracy_without_blocking_loss({10: {"none": None}}),
                    draw.reverse_accuracy_by_patch({10: None}), draw.accuracy_by_reversed_share({"0 %": None}),
                    draw.accuracy_by_signature({"RoPE": None}),
-                   draw.signatures_by_layer({2: None})):
+                   draw.layer_signatures({2: None})):
         assert [text.get_text() for text in figure.texts] == ["not recorded at these settings"]
 
 
@@ -69,7 +69,7 @@ def test_predicted_and_realised_changes_lie_in_two_panels():
 def test_each_layer_stands_beside_mismatched_facts():
     signatures = {f"{name}{kind}_layer_{layer}": [0.1, 0.2] for name in draw.SIGNATURES for kind in ("", "_mismatched")
                   for layer in (1, 2)}
-    figure = draw.signatures_by_layer({2: run(metrics=signatures), 4: None})
+    figure = draw.layer_signatures({2: run(metrics=signatures), 4: None})
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1\nof 2", "2\nof 2"]
 
 

@@ -173,7 +173,7 @@ def recorded(tmp_path, monkeypatch):
 def test_the_manifest_lists_every_recorded_file(recorded, capsys):
     assert [*provenance.recorded_files(recorded)] == ["e/new.json", "e/old.json", "ledger.json"]
     (recorded / "e" / ".new.json.checkpoint").write_text("")
-    provenance.main(provenance.Options())
+    provenance.main(provenance.ManifestOptions())
     assert "3 recorded files are as" in capsys.readouterr().out
 
 
@@ -184,8 +184,8 @@ def test_an_old_result_is_held_against_the_manifest(recorded):
     with pytest.raises(ValueError, match=r"old\.json: differs from MANIFEST\.json"):
         provenance.load(path)
     with pytest.raises(SystemExit, match=r"e/old\.json"):
-        provenance.main(provenance.Options())
-    provenance.main(provenance.Options(manifest=True))
+        provenance.main(provenance.ManifestOptions())
+    provenance.main(provenance.ManifestOptions(manifest=True))
     assert provenance.load(path)["provenance"]["device"] == "a GPU"
 
 
