@@ -264,13 +264,19 @@ def tail_enclosure(
     """
     delta = one_distance("distance", distance)
     level = float(strictly_between("threshold", threshold, -1, 1))
+    surplus = lambda: [(2 * delta * theta).cos() - level for theta in _Trace(head_dim, base).theta]
+    total = _enclosed_tail(surplus, width / 4, f"distance {distance!r}")
+    return _down(total), _up(total)
+
+
+def _enclosed_tail(values: Callable[[], list[arb]], width: float, where: str) -> arb:
+    """P(sum_i w_i v_i >= 0) as a ball of radius below ``width``; the values are formed anew at each precision."""
     for bits in _RISING_BITS:
         with ctx.workprec(bits):
-            cosines = [(2 * delta * theta).cos() for theta in _Trace(head_dim, base).theta]
-            total = _partial_fractions([cosine - level for cosine in cosines])
-            if total is not None and total.rad() < width / 4:
-                return _down(total), _up(total)
-    raise ArithmeticError(f"two planes coincide at distance {distance!r}: partial fractions do not apply")
+            total = _partial_fractions(values())
+            if total is not None and total.rad() < width:
+                return total
+    raise ArithmeticError(f"two planes coincide at {where}: partial fractions do not apply")
 
 
 def _partial_fractions(values: list[arb]) -> arb | None:
@@ -364,15 +370,15 @@ def _chernoff(values: list[arb]) -> arb:
 
 
 def _repaired(head_dim: Count, base: Number, first: int, second: int) -> float:
-    """Lower bound of one cell, with P(N < 0) enclosed by partial fractions at rising precision."""
-    for bits in _RISING_BITS:
-        with ctx.workprec(bits):
-            theta = _Trace(head_dim, base).theta
-            planes = [_plane(((first + second) * speed).cos(), ((first - second) * speed).cos()) for speed in theta]
-            tail = _partial_fractions([n for n, _ in planes])
-            if tail is not None and tail.rad() < 1e-6:
-                return _down(_floor(planes) - (1 - tail))
-    raise ArithmeticError(f"two planes coincide at distances {first}, {second}: partial fractions do not apply")
+    """Lower bound of one cell, with P(N < 0) enclosed to 1e-6."""
+
+    def planes() -> list[tuple[arb, arb]]:
+        theta = _Trace(head_dim, base).theta
+        return [_plane(((first + second) * speed).cos(), ((first - second) * speed).cos()) for speed in theta]
+
+    tail = _enclosed_tail(lambda: [n for n, _ in planes()], 1e-6, f"distances {first}, {second}")
+    with ctx.workprec(_BITS):
+        return _down(_floor(planes()) - (1 - tail))
 
 
 def _floor(planes: list[tuple[arb, arb]]) -> arb:

@@ -168,9 +168,10 @@ def failing_queries() -> Figure:
     return figure
 
 
-def second_fact(rope: flows.SolvedFlow, log_t_max: Number, rho: float = 0.6) -> Figure:
-    """Reverse probability of A against log time with a second fact in the prompt, and alone."""
+def second_fact(rope: flows.SolvedFlow, log_t_max: Number) -> Figure:
+    """Reverse probability of A against log time with a second fact in the prompt, and alone; rho = 0.6."""
     figure, axes = plt.subplots(figsize=(7.2, 3.0))
+    rho = 0.6
     for other, look in ((0.3, "rope"), (0.6, "bound"), (0.9, "control")):
         axes.plot(rope.log_time, rope.probability_with_second_fact(rho, other), **LINES[look], markevery=50,
                   label=f"$\\rho'={other}$")

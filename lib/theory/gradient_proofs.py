@@ -94,10 +94,10 @@ def errors_align(reverse_target: int) -> bool:
 
 def score_cosines_are(pair: gradients.ScorePair, turn: sp.Matrix) -> bool:
     """Whether gradients of the two scores have inner products k^T turn k (W_Q) and q^T turn q (W_K), norms |k|, |q|."""
-    sides = (pair.query_weights, pair.key), (pair.key_weights, pair.query)
-    inner = all(symbolic.vanishes(pair.inner(weights, pair.forward, pair.reverse) - (x.T * turn * x)[0])
+    product, sides = gradients.score_gradient_product, ((pair.query_weights, pair.key), (pair.key_weights, pair.query))
+    inner = all(symbolic.vanishes(product(weights, pair.forward, pair.reverse) - (x.T * turn * x)[0])
                 for weights, x in sides)
-    norms = all(symbolic.vanishes(pair.inner(weights, score, score) - x.dot(x))
+    norms = all(symbolic.vanishes(product(weights, score, score) - x.dot(x))
                 for weights, x in sides for score in (pair.forward, pair.reverse))
     return inner and norms
 

@@ -78,9 +78,10 @@ class ScorePair:
         """k, the key of the evidence, shape (d, 1)."""
         return self.key_weights[:, 1]
 
-    def inner(self, weights: sp.Matrix, one: sp.Expr, other: sp.Expr) -> sp.Expr:
-        """Frobenius inner product of the gradients of two scores in ``weights``, each entry differentiated."""
-        return sp.Add(*(sp.diff(one, entry) * sp.diff(other, entry) for entry in weights))
+
+def score_gradient_product(weights: sp.Matrix, one: sp.Expr, other: sp.Expr) -> sp.Expr:
+    """Frobenius inner product of the gradients of two scores in ``weights``, each entry differentiated."""
+    return sp.Add(*(sp.diff(one, entry) * sp.diff(other, entry) for entry in weights))
 
 
 def score_pair(forward_map: sp.Matrix, reverse_map: sp.Matrix, forward_bias: Any = 0, reverse_bias: Any = 0

@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_numerics import plain_softmax, slope
 
 from lib.theory import dynamics
 from lib.theory.storage import descend, prediction
-
-
-def plain_softmax(logits):
-    weights = np.exp(logits - np.max(logits))
-    return weights / weights.sum()
 
 
 def plain_loss(storage, mass, target):
@@ -24,16 +20,6 @@ def model(seed, vocab=5, scale=1.5):
     rng = np.random.default_rng(seed)
     mass_f, mass_r = rng.dirichlet(np.ones(vocab + 1), 2)
     return scale * rng.standard_normal((vocab, vocab + 1)), mass_f, mass_r
-
-
-def slope(function, at, step=1e-5):
-    """Gradient by central differences, any shape."""
-    gradient = np.zeros_like(at)
-    for index in np.ndindex(at.shape):
-        shift = np.zeros_like(at)
-        shift[index] = step
-        gradient[index] = (function(at + shift) - function(at - shift)) / (2 * step)
-    return gradient
 
 
 def shared(seed, eta=0.7, target=2, evidence=1, vocab=5):

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from plain_numerics import plain_softmax, slope
 from scipy.integrate import solve_ivp
 from scipy.special import expit
 
@@ -15,21 +16,6 @@ from lib.theory import flows
 from lib.theory.dynamics import log_odds
 
 NAN, INF = float("nan"), float("inf")
-
-
-def plain_softmax(logits):
-    weights = np.exp(logits - np.max(logits))
-    return weights / weights.sum()
-
-
-def slope(function, at, step=1e-5):
-    """Gradient by central differences, any shape."""
-    gradient = np.zeros_like(at)
-    for index in np.ndindex(at.shape):
-        shift = np.zeros_like(at)
-        shift[index] = step
-        gradient[index] = (function(at + shift) - function(at - shift)) / (2 * step)
-    return gradient
 
 
 def turn(angle):

@@ -53,8 +53,9 @@ def test_score_pair_fields():
     assert sp.expand(pair.reverse - (q.T * other * k)[0]) == 7
     assert q == pair.query_weights[:, 0] and k == pair.key_weights[:, 1]
     # <grad_Q s_f, grad_Q s_r> = (P k) . (N k), with the other columns silent
-    assert sp.expand(pair.inner(pair.query_weights, pair.forward, pair.reverse) - (one * k).dot(other * k)) == 0
-    assert sp.expand(pair.inner(pair.key_weights, pair.forward, pair.reverse) - (one.T * q).dot(other.T * q)) == 0
+    product = lambda weights: gradients.score_gradient_product(weights, pair.forward, pair.reverse)
+    assert sp.expand(product(pair.query_weights) - (one * k).dot(other * k)) == 0
+    assert sp.expand(product(pair.key_weights) - (one.T * q).dot(other.T * q)) == 0
 
 
 @pytest.mark.parametrize("shapes", [((2, 2), (4, 4)), ((2, 4), (2, 2)), ((2, 2), (2, 4)), ((2, 2), (4, 2))])
