@@ -83,9 +83,7 @@ def masked_losses_along(pairs: Int[np.ndarray, "pairs 2"], steps: int) -> Losses
             for way, prompts in zip(("forward", "reverse"), masses, strict=True)}
 
 
-def chain_probabilities(
-    chains: int, steps: int, *, closed: bool = False
-) -> dict[str, Float[np.ndarray, " times"]]:
+def chain_probabilities(chains: int, steps: int, *, closed: bool = False) -> dict[str, Float[np.ndarray, " times"]]:
     """Mean probability of C given A along training on A -> B and B -> C, orthonormal embeddings.
 
     :param closed: train A -> C too

@@ -33,9 +33,7 @@ def minima_enclosed(enclosures: Mapping[Count, tuple[float, float]]) -> bool:
     return all(low <= least[d] <= high + 1e-6 and high - low <= 1e-6 for d, (low, high) in enclosures.items())
 
 
-def first_zeros_enclosed(
-    zeros: Mapping[tuple[str, Count], tuple[float, float]], bases: Mapping[str, Number]
-) -> bool:
+def first_zeros_enclosed(zeros: Mapping[tuple[str, Count], tuple[float, float]], bases: Mapping[str, Number]) -> bool:
     """Whether T_d changes sign between the ends (in balls), at most 1e-6 apart, and is positive before (sampled).
 
     :param zeros: (name of a base, head dimension) -> enclosure of the first zero; sampled every half position

@@ -132,9 +132,7 @@ class SharedStep:
         return float(4 * self.inner_product / (moved @ moved))
 
 
-def step_gain(
-    alpha_f: Any, alpha_r: Any, p_f: Any, p_r: Any, target: Any, eta: Any
-) -> Float[np.ndarray, " vocab"]:
+def step_gain(alpha_f: Any, alpha_r: Any, p_f: Any, p_r: Any, target: Any, eta: Any) -> Float[np.ndarray, " vocab"]:
     """Change of every reverse margin ``z_r(A) - z_r(v)`` after one forward step on the shared column.
 
     ``eta alpha_f alpha_r (1 - p_f(A) + p_f(v))`` for every v but the target, where it is 0; exact for any
@@ -280,9 +278,7 @@ def step_on_unembedding_gains(
     return True
 
 
-def reverse_path(
-    pair: PromptPair, steps: Count, seed: Count, second_fact: bool = False
-) -> Float[np.ndarray, " times"]:
+def reverse_path(pair: PromptPair, steps: Count, seed: Count, second_fact: bool = False) -> Float[np.ndarray, " times"]:
     """Reverse probability of A at the start and after each forward step, eta drawn from 0.001 to 1000.
 
     :param second_fact: every other step trains B on another target

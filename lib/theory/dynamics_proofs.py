@@ -23,9 +23,7 @@ _HALF = sp.Rational(1, 2)
 # A vocabulary of one size -------------------------------------------------------------------------------------
 
 
-def prompt_loss(
-    letter: str, column: Sequence[sp.Symbol], alpha: sp.Expr, target: int
-) -> tuple[sp.Expr, list[sp.Expr]]:
+def prompt_loss(letter: str, column: Sequence[sp.Symbol], alpha: sp.Expr, target: int) -> tuple[sp.Expr, list[sp.Expr]]:
     """Loss and prediction of a prompt with attention mass ``alpha`` on B; ``letter`` names the rest of its logits."""
     rest = sp.symbols(f"{letter}_0:{len(column)}", real=True)
     logits = [c + alpha * w for c, w in zip(rest, column, strict=True)]

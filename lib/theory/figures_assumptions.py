@@ -46,9 +46,7 @@ def tilted_ellipse(
     return figure
 
 
-def traces_and_alignment(
-    by_ratio: Mapping[float, float], by_alignment: Mapping[float, float], bound: float
-) -> Figure:
+def traces_and_alignment(by_ratio: Mapping[float, float], by_alignment: Mapping[float, float], bound: float) -> Figure:
     """Mean correlation by the fastest plane's trace (left) and by keys' alignment across the query (right)."""
     figure, (left, right) = plt.subplots(1, 2, sharey=True)
     left.semilogx([*by_ratio], [*by_ratio.values()], **LINES["control"])

@@ -101,9 +101,7 @@ def alibi_flow(
     return flow.run(np.zeros(vocab), query, key, np.linspace(1, log_t_max, 120))
 
 
-def alibi_reaches_one(
-    biases: tuple[float, float], vocab: int, log_t_max: Number, seed: Count, turn: int = 1
-) -> bool:
+def alibi_reaches_one(biases: tuple[float, float], vocab: int, log_t_max: Number, seed: Count, turn: int = 1) -> bool:
     """Whether both probabilities rise all the way, with nothing, the key or both learned.
 
     At the end forward misses 1 by less than 1e-6 and reverse by less than 0.1.
@@ -142,9 +140,7 @@ def matrix_is_conserved(dim: int, query_learned: bool = True) -> bool:
     return all(sp.expand(sum(sp.diff(f, x) * speed[x] for x in speed)) == 0 for f in conserved)
 
 
-def route_recovers_from_any_start(
-    vocab: int, q_norm2: Number, seed: Count, learned: Iterable[str] = ("key",)
-) -> bool:
+def route_recovers_from_any_start(vocab: int, q_norm2: Number, seed: Count, learned: Iterable[str] = ("key",)) -> bool:
     """Whether s_f falls and recovers, margins end large and m_v - m_u never widens, from two columns against A."""
     rng = np.random.default_rng(seed)
     query, half = np.array([np.sqrt(q_norm2), 0.0]), np.array([0.6])
@@ -254,9 +250,7 @@ def integrated_flow_reaches(rho: float, vocab: int, q_norm2: Number, log_t_max: 
     return bool(np.allclose(expit(path.reverse_score[-1]) * path.margins[-1], K, rtol=0.02))
 
 
-def learned_query_scores(
-    vocab: int, log_t_max: Number, seed: Count, learned: Iterable[str] = ("query", "key")
-) -> bool:
+def learned_query_scores(vocab: int, log_t_max: Number, seed: Count, learned: Iterable[str] = ("query", "key")) -> bool:
     """Whether both score formulas of `n7-learned-query` hold along four integrated flows of two planes, to 1e-6."""
     rng = np.random.default_rng(seed)
     for _ in range(4):

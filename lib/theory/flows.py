@@ -230,9 +230,7 @@ class SolvedFlow:
         return 1 / (1 + np.exp((other - mine) * self.margin) + (self.vocab - 2) * np.exp(-mine * self.margin))
 
 
-def solve_learned_key(
-    margin: Float[np.ndarray, " times"], start: Number, vocab: Count, q_norm2: Number
-) -> SolvedFlow:
+def solve_learned_key(margin: Float[np.ndarray, " times"], start: Number, vocab: Count, q_norm2: Number) -> SolvedFlow:
     """The flow with the key learned and the query fixed, at each of ``margin`` (ascending, > 0)."""
     score = lambda m: learned_key_score(m, start, vocab, q_norm2)
     time = np.logaddexp(0, log_time(margin, score, vocab))

@@ -202,9 +202,7 @@ def storage_inner_product(parts: Mapping[str, Any]) -> Any:
 # Random models --------------------------------------------------------------------------------------------------
 
 
-def random_parameters(
-    rng: np.random.Generator, vocabulary: int, embedding: int, head: int, value: int
-) -> Parameters:
+def random_parameters(rng: np.random.Generator, vocabulary: int, embedding: int, head: int, value: int) -> Parameters:
     """Normal entries, of variance 1 over the number of columns, for sizes n, D, d and d_v."""
     shapes = ((embedding, vocabulary + 1), (head, embedding), (head, embedding), (value, embedding),
               (vocabulary, value))
@@ -218,9 +216,7 @@ def rope_prompts(head_dim: int, forward: float, reverse: float) -> tuple[PromptS
     return first, second
 
 
-def alibi_prompts(
-    head_dim: int, forward: float, reverse: float, slope: float = 0.1
-) -> tuple[PromptSpec, PromptSpec]:
+def alibi_prompts(head_dim: int, forward: float, reverse: float, slope: float = 0.1) -> tuple[PromptSpec, PromptSpec]:
     """Forward and reverse prompt at distances Delta_1 and Delta_2 (positions), target 0, evidence 1."""
     first, second = (PromptSpec(np.eye(head_dim), -slope * distance, 0, 1) for distance in (forward, reverse))
     return first, second
@@ -277,9 +273,7 @@ def _balls(matrix: Array) -> Array:
     return np.vectorize(lambda entry: flint.arb(float(entry)), otypes=[object])(matrix)
 
 
-def enclosed_gradient(
-    loss: PromptLoss, parameters: Parameters, prompt: PromptSpec, bits: int = 200
-) -> Parameters:
+def enclosed_gradient(loss: PromptLoss, parameters: Parameters, prompt: PromptSpec, bits: int = 200) -> Parameters:
     """Gradient of ``loss`` in every entry of every matrix, as balls that contain it.
 
     Automatic differentiation: one entry at a time becomes the power series entry + x, the loss is evaluated in

@@ -27,9 +27,7 @@ from lib.theory.validation import Count, Number, Reals
 # In numbers ---------------------------------------------------------------------------------------------------
 
 
-def rotate(
-    x: Float[np.ndarray, "*batch dim"], angles: Float[np.ndarray, " half"]
-) -> Float[np.ndarray, "*batch dim"]:
+def rotate(x: Float[np.ndarray, "*batch dim"], angles: Float[np.ndarray, " half"]) -> Float[np.ndarray, "*batch dim"]:
     """R x: rotate plane i, coordinates (2 i, 2 i + 1), counter-clockwise by angles[i] radians.
 
     :raises ValueError: if there are not as many angles as planes
@@ -246,9 +244,7 @@ def same_moments(left: PlaneMoments, right: PlaneMoments) -> bool:
     return all(vanishes(one - other) for one, other in pairs)
 
 
-def moments_have_closed_form(
-    *, aligned_with: sp.Matrix | None = None, difference: sp.Expr | int | None = None
-) -> bool:
+def moments_have_closed_form(*, aligned_with: sp.Matrix | None = None, difference: sp.Expr | int | None = None) -> bool:
     """Whether both variances and the covariance of one plane are those of `plane_identities`, all of it symbolic.
 
     :param aligned_with: an axis that the key's ellipse follows in the query's place, which breaks Assumption 4.2

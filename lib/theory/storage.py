@@ -91,9 +91,7 @@ def gradient_is_mass_times_error(
     return all(symbolic.vanishes(g - c) for g, c in zip(model.gradient(evidence), claimed, strict=True))
 
 
-def step_pushes_apart(
-    tokens: Sequence[int], vocabulary: int, target: int, evidence: int, *, share: int = 0
-) -> bool:
+def step_pushes_apart(tokens: Sequence[int], vocabulary: int, target: int, evidence: int, *, share: int = 0) -> bool:
     """Whether dl/dW_{A,B} < -share a (1 - p(A)) and dl/dW_{v,B} > share a p(v) elsewhere, whatever W and the attention.
 
     ``a`` is the attention weight of position 1, where the evidence stands first.
