@@ -13,6 +13,7 @@ import sympy as sp
 from sympy.concrete.delta import deltasummation
 
 from lib.theory import symbolic
+from lib.theory.storage import gradients_align, storage_model
 
 ALPHA_F, ALPHA_R, ETA = sp.symbols("alpha_f alpha_r eta", positive=True)
 #: tokens: the target A, another target A', any token v
@@ -81,18 +82,9 @@ def smoothness_steps(size: int, minimum_at: sp.Expr = _HALF) -> bool:
 
 
 def storage_alignment_holds(size: int, same_target: bool = True) -> bool:
-    """Whether the inner product over all of W is <e_f, e_r> <a_f, a_r> > 0, every token visible in both prompts."""
-    weights = sp.Matrix(size, size + 1, lambda i, j: sp.Symbol(f"W_{i}{j}", real=True))
-
-    def gradient(letter: str, target: int) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
-        mass = sp.Matrix(sp.symbols(f"{letter}_0:{size + 1}", positive=True))
-        logits = weights * mass
-        error = sp.Matrix([p - int(v == target) for v, p in enumerate(symbolic.softmax(logits))])
-        return sp.Matrix(sp.diff(symbolic.cross_entropy(logits, target), weights)), error, mass
-
-    (g_f, e_f, a_f), (g_r, e_r, a_r) = gradient("a", 0), gradient("b", int(not same_target))
-    product = e_f.dot(e_r) * a_f.dot(a_r)
-    return symbolic.vanishes(sum(g_f.multiply_elementwise(g_r)) - product) and symbolic.sign(product) == 1
+    """Whether `storage.gradients_align` for two prompts that show every token, all their attention weights free."""
+    tokens = range(size + 1)
+    return gradients_align(storage_model(tokens, size, 0, "a"), storage_model(tokens, size, int(not same_target), "b"))
 
 
 # Any vocabulary -----------------------------------------------------------------------------------------------

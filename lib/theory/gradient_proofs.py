@@ -38,26 +38,10 @@ ROPE_MAPS = block_rotation(FORWARD_ANGLES), block_rotation([-psi for psi in REVE
 # Errors and storage (effective coordinates) -------------------------------------------------------------------
 
 
-def _errors(model: storage.StorageModel) -> list[sp.Expr]:
-    """p - e_A, factored, so that each entry shows its sign."""
-    return [sp.factor(p - int(v == model.target)) for v, p in enumerate(model.probabilities)]
-
-
-def _error_inner(pair: Sequence[storage.StorageModel]) -> sp.Expr:
-    forward, reverse = map(_errors, pair)
-    return sp.Add(*(one * other for one, other in zip(forward, reverse, strict=True)))
-
-
 def storage_gradients_align(reverse_target: int) -> bool:
-    """Whether grad_W l = eps a^T for two prompts of length 4, with <eps_f, eps_r> > 0 and <a_f, a_r> > 0.
-
-    :param reverse_target: the forward prompt has target 1
-    """
-    pair = storage.storage_model((3, 0, 2, 2), 3, 1), storage.storage_model((2, 3, 0, 0), 3, reverse_target)
-    outer = all(symbolic.vanishes(entry - error * model.mass(b)) for model in pair for b in range(4)
-                for entry, error in zip(model.gradient(b), _errors(model), strict=True))
-    masses = sp.Add(*(pair[0].mass(b) * pair[1].mass(b) for b in range(4)))
-    return outer and bool(_error_inner(pair).is_positive and masses.is_positive)
+    """Whether `storage.gradients_align` for two prompts of length 4; the forward prompt has target 1."""
+    return storage.gradients_align(storage.storage_model((3, 0, 2, 2), 3, 1, "a"),
+                                   storage.storage_model((2, 3, 0, 0), 3, reverse_target, "b"))
 
 
 def error_cosine_at_least_half(wrong: int, *, same_target: bool = True) -> bool:
@@ -85,8 +69,8 @@ def error_norm_leaves_different_tokens(*, factor: int = 2) -> bool:
 
 def errors_align(reverse_target: int) -> bool:
     """Whether <eps_f, eps_r> > 0 for any weights, for prompts of length 2 and 3; the forward target is 1."""
-    pair = storage.storage_model((2, 3), 3, 1), storage.storage_model((3, 2, 0), 3, reverse_target)
-    return bool(_error_inner(pair).is_positive)
+    pair = storage.storage_model((2, 3), 3, 1, "a"), storage.storage_model((3, 2, 0), 3, reverse_target, "b")
+    return bool(storage.error_product(*pair).is_positive)
 
 
 # Scores (effective coordinates) -------------------------------------------------------------------------------

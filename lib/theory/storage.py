@@ -47,6 +47,11 @@ class StorageModel:
         """Cross-entropy -log p_i(target)."""
         return symbolic.cross_entropy(self.logits, self.target)
 
+    @property
+    def errors(self) -> list[sp.Expr]:
+        """p_i - e_A, factored, so that each entry shows its sign."""
+        return [sp.factor(p - int(v == self.target)) for v, p in enumerate(self.probabilities)]
+
     def mass(self, evidence: int) -> sp.Expr:
         """Total attention mass alpha_bar_B on all occurrences of the evidence token."""
         pairs = zip(self.tokens, self.attention, strict=True)
@@ -57,8 +62,10 @@ class StorageModel:
         return sp.Matrix(sp.diff(self.loss, self.weights[:, evidence]))
 
 
-def storage_model(tokens: Sequence[int], vocabulary: int, target: int) -> StorageModel:
+def storage_model(tokens: Sequence[int], vocabulary: int, target: int, weight: str = "alpha") -> StorageModel:
     """The model on a concrete sequence; token ``vocabulary`` (the last column of W) is the mask.
+
+    :param weight: name of the attention weights; two prompts with weights of their own need two names
 
     :raises ValueError: for a vocabulary below 2, a token or a target outside it
     """
@@ -69,10 +76,27 @@ def storage_model(tokens: Sequence[int], vocabulary: int, target: int) -> Storag
     if not all(0 <= token <= vocabulary for token in tokens):
         raise ValueError(f"tokens must lie between 0 and {vocabulary} (the mask), not {list(tokens)}")
     weights = sp.Matrix(vocabulary, vocabulary + 1, lambda v, b: sp.Symbol(f"W_{v}{b}", real=True))
-    attention = sp.symbols(f"alpha_0:{len(tokens)}", positive=True)
+    attention = sp.symbols(f"{weight}_0:{len(tokens)}", positive=True)
     logits = sum((alpha * weights[:, token] for alpha, token in zip(attention, tokens, strict=True)),
                  sp.zeros(vocabulary, 1))
     return StorageModel(tuple(tokens), target, weights, attention, logits)
+
+
+def error_product(forward: StorageModel, reverse: StorageModel) -> sp.Expr:
+    """<eps_f, eps_r> of two prompts over one W."""
+    return sp.Add(*(one * other for one, other in zip(forward.errors, reverse.errors, strict=True)))
+
+
+def gradients_align(forward: StorageModel, reverse: StorageModel) -> bool:
+    """Whether grad_W l = eps a^T for both prompts, with <eps_f, eps_r> > 0 and <a_f, a_r> > 0.
+
+    The inner product of the two gradients is then the product of the two, and positive.
+    """
+    tokens = range(forward.weights.cols)
+    outer = all(symbolic.vanishes(entry - error * model.mass(b)) for model in (forward, reverse) for b in tokens
+                for entry, error in zip(model.gradient(b), model.errors, strict=True))
+    masses = sp.Add(*(forward.mass(b) * reverse.mass(b) for b in tokens))
+    return outer and bool(error_product(forward, reverse).is_positive and masses.is_positive)
 
 
 def gradient_is_mass_times_error(
