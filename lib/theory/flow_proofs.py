@@ -15,8 +15,8 @@ import sympy as sp
 from scipy.special import expit
 
 from lib.encodings import rope_frequencies
-from lib.theory import dynamics_proofs, flows, routing, symbolic
-from lib.theory.dynamics_proofs import TARGET, TOKEN, sum_over_vocabulary
+from lib.theory import flows, routing, symbolic
+from lib.theory.dynamics_proofs import OTHER, TARGET, TOKEN, step_raises_any_margin, sum_over_vocabulary
 from lib.theory.validation import Count, Number
 
 _N = sp.Symbol("n", integer=True, positive=True)
@@ -34,13 +34,13 @@ def margins_and_route_are_pushed(same_target: bool = True) -> bool:
     :param same_target: the flow is trained on A, whose margins these are
     """
     alpha, s, w, y = sp.Symbol("alpha", positive=True), sp.Symbol("s", real=True), sp.IndexedBase("w"), TOKEN
-    trained = TARGET if same_target else dynamics_proofs.OTHER
+    trained = TARGET if same_target else OTHER
     weight = sp.exp(alpha * w[y])
     partition, weighted = sp.Sum(weight, (y, 1, _N)), sp.Sum(weight * w[y], (y, 1, _N))
     force = -sp.diff(sp.log(partition) - alpha * w[trained], alpha)
     sigmoid = 1 / (1 + sp.exp(-s))
     return (
-        dynamics_proofs.step_raises_any_margin(same_target)
+        step_raises_any_margin(same_target)
         and sp.simplify(sp.expand((force - w[TARGET]) * partition + weighted)) == 0  # sum p (w_A - w_v)
         and symbolic.vanishes(sp.diff(sigmoid, s) - sigmoid * (1 - sigmoid))
     )

@@ -27,6 +27,33 @@ def test_rotate_is_multiplication_of_complex_numbers():
             assert turned[row, 2 * plane + 1] == pytest.approx(number.imag)
 
 
+def test_rotation_matrix_turns_as_rotate_does():
+    x, angles = RNG.normal(size=(3, 6)), RNG.normal(size=3)
+    assert x @ routing.rotation_matrix(angles).T == pytest.approx(routing.rotate(x, angles))
+    assert routing.rotation_matrix(np.array([math.pi / 2])) == pytest.approx(np.array([[0, -1], [1, 0]]))
+
+
+def test_plane_axes_are_orthonormal_and_give_the_query_back():
+    query = RNG.normal(size=(4, 6))
+    along, across = routing.plane_axes(query)
+    planes = query.reshape(4, 3, 2)
+    assert (along * np.linalg.norm(planes, axis=-1, keepdims=True)) == pytest.approx(planes)
+    assert (along * across).sum(-1) == pytest.approx(np.zeros((4, 3)))
+    assert np.linalg.det(np.stack([along, across], -1)) == pytest.approx(np.ones((4, 3)))  # a quarter turn to the left
+
+
+def test_query_bound_is_the_cosine_between_a_query_and_itself_turned():
+    query, distances = RNG.normal(size=(3, 8)), np.array([1.0, 2.5, 7.0])
+    turned = np.stack([routing.rotate(query, 2 * x * rope_frequencies(8, 50.0)) for x in distances], 1)
+    expected = np.einsum("qi,qxi->qx", query, turned) / (query**2).sum(1, keepdims=True)
+    assert routing.query_bound(query, distances, 50.0) == pytest.approx(expected)
+    assert routing.query_bound(query[0], 2.5, 50.0) == pytest.approx(expected[0, 1])
+
+
+def test_mean_of_the_quadratic_form_is_the_trace_for_equal_variances_alone():
+    assert routing.mean_form_is_the_trace((1, 1)) and not routing.mean_form_is_the_trace((1, 2))
+
+
 def test_rotate_refuses_other_numbers_of_angles():
     with pytest.raises(ValueError, match="angles must hold one angle a plane, 3, not 2"):
         routing.rotate(np.ones(6), np.ones(2))

@@ -8,6 +8,13 @@ from lib.theory import symbolic
 X, Y = sp.symbols("x y", real=True)
 
 
+def test_softmax_and_cross_entropy_of_two_logits():
+    first, second = symbolic.softmax([X, Y])
+    assert symbolic.vanishes(first + second - 1) and symbolic.vanishes(first - 1 / (1 + sp.exp(Y - X)))
+    loss = symbolic.cross_entropy([X, Y], 1)
+    assert symbolic.vanishes(sp.exp(-loss) - second) and symbolic.vanishes(sp.diff(loss, X) - first)
+
+
 @pytest.mark.parametrize("zero", [
     sp.sin(X) ** 2 + sp.cos(X) ** 2 - 1,
     sp.cos(X + Y) - sp.cos(X) * sp.cos(Y) + sp.sin(X) * sp.sin(Y),
