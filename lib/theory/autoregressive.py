@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 import sympy as sp
 from jaxtyping import Float, Int
-from scipy.special import softmax
 
 from lib.theory import symbolic
 from lib.theory.storage import StorageModel, descend, prompt_losses, storage_model
@@ -101,18 +100,14 @@ def chain_probabilities(chains: int, steps: int, *, closed: bool = False) -> dic
 # Causal -------------------------------------------------------------------------------------------------------
 
 
-def causal_masses(
-    tokens: Sequence[int], vocabulary: int, attention: Float[np.ndarray, "length length"] | None = None
-) -> Float[np.ndarray, "length vocab"]:
-    """Attention mass on each token at each position, which sees itself and what is left of it.
+def causal_masses(tokens: Sequence[int], vocabulary: int) -> Float[np.ndarray, "length vocab"]:
+    """Attention mass on each token at each position, uniform over itself and what is left of it.
 
-    :param attention: scores, row = position that looks; uniform where not given
     :raises ValueError: for a token outside the vocabulary
     """
     if not all(0 <= token < vocabulary for token in tokens):
         raise ValueError(f"tokens must lie between 0 and {vocabulary - 1}, not {list(tokens)}")
-    scores = np.zeros((len(tokens), len(tokens))) if attention is None else attention
-    weights = softmax(np.where(np.tri(len(tokens), dtype=bool), scores, -np.inf), axis=1)
+    weights = np.tri(len(tokens)) / np.arange(1, len(tokens) + 1)[:, None]
     return weights @ np.eye(vocabulary)[list(tokens)]
 
 
