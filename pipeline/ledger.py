@@ -59,9 +59,9 @@ def against_record(found: dict[str, Any], recorded: dict[str, Any] | None) -> li
         return ["No ledger is recorded to compare with."]
     differing = ledger.differences(recorded["rows"], found["rows"])
     if not differing:
-        return ["It agrees with the recorded ledger, in every status and number."]
+        return ["This build agrees with the recorded ledger, in every status and number."]
     more = [f"  ... and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
-    return [f"It differs from the recorded ledger in {len(differing)} places:",
+    return [f"This build differs from the recorded ledger in {len(differing)} places:",
             *(f"  {line}" for line in differing[:SHOWN]),
             *more]
 

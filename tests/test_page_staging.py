@@ -60,5 +60,5 @@ def test_the_front_page_says_where_a_build_differs_from_the_record(ledgers, tmp_
     assert pages.differing(tmp_path / "none.json") == []
     assert pages.differing(ledgers()) == []
     (found,) = pages.differing(ledgers("deviates"))
-    assert "differs from the recorded ledger in 1 places" in found.source
+    assert "This build differs from the recorded ledger in 1 places" in found.source
     assert "* a: reproduced -> deviates" in found.source
