@@ -62,7 +62,7 @@ def accuracy_without_blocking_loss(found: Mapping[int, NamedRuns]) -> Figure:
     curves = ((BLOCKING, "forward", "blocking loss dropped, forward", LINES["forward"]),
               (BLOCKING, "reverse", "blocking loss dropped, reverse", LINES["reverse"]),
               ("drop_random", "reverse", "random part dropped, reverse", LINES["control"]),
-              ("none", "reverse", "trained as in the paper, reverse", {"color": "#555555", "marker": "x"}))
+              ("none", "reverse", "trained by our recipe, reverse", {"color": "#555555", "marker": "x"}))
     figure, panels = plt.subplots(1, len(whole), figsize=(7.2, 3.0), sharey=True, squeeze=False)
     for panel, (length, runs) in zip(panels[0], whole.items(), strict=True):
         for name, direction, label, style in curves:

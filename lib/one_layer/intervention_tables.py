@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
 
 TRAINED = (
-    Change("trained as in the paper", "reverse", "none"),
+    Change("trained by our recipe", "reverse", "none"),
     Change("no loss on 0 right of a capital", "reverse", "drop_right_of_capital"),
     Change("control: no loss on as many random 0", "control", "drop_random"),
     Change("control: no loss on 0 left of a capital", "control", "drop_left_of_capital"),
