@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lib.record import ledger
 from pipeline import chapters
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -71,8 +72,8 @@ def test_a_page_fits_a_phone_and_its_pictures_speak(browser, site, name):
 def test_every_status_shows_without_colour(browser, site):
     page = opened(browser, site, "ledger")
     shown = page.evaluate("[...document.querySelectorAll('.ledger-counts .status')].map(e => e.textContent)")
-    assert len(shown) == len(set(shown)) == 7
-    assert len({text.split()[0] for text in shown}) == 7
+    assert len(shown) == len(set(shown)) == len(ledger.STATUSES)
+    assert len({text.split()[0] for text in shown}) == len(ledger.STATUSES)
     page.context.close()
 
 

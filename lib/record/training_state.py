@@ -43,8 +43,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> None:
-        self.path, self.identity, self.seconds = path, dict(identity), 0.0
-        self._whole = {**identity, **(kept or {})}
+        self.path, self.identity, self.kept, self.seconds = path, dict(identity), dict(kept or {}), 0.0
         self._start = self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -54,7 +53,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
-        tensors, progress = load(self.path, self._whole)
+        tensors, progress = load(self.path, {**self.identity, **self.kept})
         self.seconds = progress.pop("seconds", 0.0)
         return tensors, progress
 
@@ -66,7 +65,7 @@ class Checkpoint:
         """Write one in the place of the last."""
         if self.path is not None:
             seconds = self.seconds + time.monotonic() - self._start
-            save(self.path, tensors, self._whole, {**progress, "seconds": seconds})
+            save(self.path, tensors, {**self.identity, **self.kept}, {**progress, "seconds": seconds})
             self._saved = time.monotonic()
 
     def remove(self) -> None:
