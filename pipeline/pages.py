@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib.record import verdicts
+from lib.record import provenance, verdicts
 from lib.record.claims import METADATA_KEY
 from pipeline import chapters, ledger
 
@@ -112,10 +112,11 @@ def provenance_line(run: dict) -> str:
             f"Again, with settings of your own after `SET=`: `{again}`\n:::")
 
 
-def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
+def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path = provenance.RECORDED) -> None:
     """Build the HTML with every warning an error, and put it in place of the old pages.
 
-    :param linked: files below the repository that pages link; copied beside them
+    :param linked: results that pages link, by their place below the repository; copied beside them
+    :param results: the folder of this build's results, which come before recorded ones
     """
     built = folder.with_name("rendered")
     shutil.rmtree(built, ignore_errors=True)
@@ -128,7 +129,7 @@ def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
         print(done.stdout)
         sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
     for name in linked:
-        copy_result(name, built / "_build" / "html" / name)
+        copy_result(name, results, built / "_build" / "html" / name)
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -139,9 +140,10 @@ def render(folder: Path, output: Path, linked: Iterable[str] = ()) -> None:
     shutil.rmtree(built, ignore_errors=True)
 
 
-def copy_result(name: str, to: Path) -> None:
+def copy_result(name: str, results: Path, to: Path) -> None:
     """A recorded result beside the pages that link it."""
-    source = chapters.ROOT / name
+    own = results / Path(name).relative_to(provenance.RECORDED.name)
+    source = own if own.exists() else chapters.ROOT / name
     if source.exists():  # a run of another machine's build may be gone since
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, to)
@@ -164,7 +166,7 @@ def main() -> None:
     parser.add_argument("records", type=Path)
     asked = parser.parse_args()
     staged = asked.output.absolute().parent / f".{asked.output.name}" / "stage"
-    render(staged, asked.output, stage(asked.notebooks, asked.records, staged))
+    render(staged, asked.output, stage(asked.notebooks, asked.records, staged), asked.records.parent)
 
 
 if __name__ == "__main__":

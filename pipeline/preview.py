@@ -44,7 +44,7 @@ def render(chapter: str, run: Callable[..., int]) -> tuple[int, Path | None]:
             print(log.read())
     html = FOLDER / "_build" / "html"
     for name in linked:
-        pages.copy_result(name, html / name)
+        pages.copy_result(name, chapters.ROOT / "_build" / "results", html / name)
     page = html / "book" / f"{chapter}.html"
     return code, page if code == 0 and page.exists() else None
 

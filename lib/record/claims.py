@@ -25,7 +25,7 @@ import numpy as np
 
 from lib.record import claims_file, verdicts
 from lib.record.claims_file import LedgerError, known_claims
-from lib.record.provenance import ROOT, Result
+from lib.record.provenance import RECORDED, Result, results_folder
 
 METADATA_KEY = "claim_check"
 Shown = TypeVar("Shown", "Check", "Skip")
@@ -65,7 +65,7 @@ class Check:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         record = dataclasses.asdict(self)
-        return {"text/plain": str(self), "text/html": verdicts.box([record])}, {METADATA_KEY: record}
+        return {"text/plain": str(self), "text/html": verdicts.box([record], runs=False)}, {METADATA_KEY: record}
 
     def __str__(self) -> str:
         return verdicts.plain(dataclasses.asdict(self))
@@ -81,7 +81,7 @@ class Skip:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         record = {"claim": self.claim, "check": self.check, "skipped": self.reason}
-        return {"text/plain": str(self), "text/html": verdicts.box([record])}, {METADATA_KEY: record}
+        return {"text/plain": str(self), "text/html": verdicts.box([record], runs=False)}, {METADATA_KEY: record}
 
     def __str__(self) -> str:
         return f"not run here [{self.claim}] {self.reason}"
@@ -260,10 +260,14 @@ def run_read(result: Result) -> dict[str, Any]:
 
 
 def _place(path: Path | None) -> str:
+    """Where a result is recorded, or will be once this build's results are: below the repository."""
     if path is None:
         return ""
     path = Path(path).resolve()
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    for folder in (results_folder(), RECORDED):
+        if path.is_relative_to(folder.resolve()):
+            return f"{RECORDED.name}/{path.relative_to(folder.resolve())}"
+    return path.name
 
 
 def _value(lazy: Lazy) -> Any:

@@ -37,7 +37,7 @@ def positive(x):
 
 def recorded(path="one.json", **provenance):
     made = {"checksum": "c0", "commit": "abc", "device": "CPU", "seconds": 3.0, "started": "today", **provenance}
-    return Result({"parameters": {"profile": "full"}, "provenance": made}, claims.ROOT / "results" / path)
+    return Result({"parameters": {"profile": "full"}, "provenance": made}, claims.RECORDED / path)
 
 
 def verify(check="positive", test=positive, x=1, wrong=-1, **more):
@@ -153,6 +153,19 @@ def test_a_check_names_the_results_that_it_read(shape):
     (read,) = verify(needs=shape(recorded(registered={"a": "d"})), ours=lambda: 3).runs
     assert read == {"file": "results/one.json", "profile": "full", "checksum": "c0", "commit": "abc", "device": "CPU",
                     "seconds": 3.0, "started": "today", "registered": {"a": "d"}}
+
+
+def test_a_result_of_this_build_is_named_as_it_will_be_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    built = recorded()
+    built.path = tmp_path / "beyond" / "quick_one.json"
+    assert [run["file"] for run in verify(needs=[built, recorded()]).runs] == [
+        "results/beyond/quick_one.json", "results/one.json"]
+
+
+def test_a_notebooks_box_does_not_change_with_the_runs_it_read():
+    first, second = (verify(needs=recorded(seconds=seconds))._repr_mimebundle_()[0] for seconds in (1.0, 2.0))
+    assert first == second
 
 
 def test_the_record_travels_in_the_output():
