@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib.record import claims_file, provenance
+from lib.record import claims, claims_file, provenance
 from pipeline import chapters
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -115,27 +114,17 @@ def lost_checks(book: Any, chapter: str) -> str:
     :raises SystemExit: if that file cannot be read
     """
     try:
-        claims = claims_file.of_chapter(chapter)
+        entries = claims_file.of_chapter(chapter)
     except claims_file.LedgerError as error:
         sys.exit(f"\nchapter {chapter}: {error}")
     others = [chapters.source(name).read_text(encoding="utf-8") for name in chapters.chapters() if name != chapter]
     elsewhere = lambda *words: any(all(f'"{word}"' in text for word in words) for text in others)
-    assigned = {(name, check) for name, claim in claims.items() for check in claim.get("checks", {})
+    assigned = {(name, check) for name, claim in entries.items() for check in claim.get("checks", {})
                 if not elsewhere(name, check)}
-    made = set(checks_in(book))  # a skip without a name is one of all checks of its claim
+    # a skip without a name is one of all checks of its claim
+    made = {(record["claim"], record.get("check", "")) for _, record in claims.checks_in(book.cells)}
     lost = sorted(pair for pair in assigned if pair not in made and (pair[0], "") not in made)
     return f"book/claims.yml gives it checks that it does not make: {', '.join(map(' '.join, lost))}" if lost else ""
-
-
-def checks_in(book: Any) -> Iterator[tuple[str, str]]:
-    """Claim and name of each check or skip that an executed notebook holds."""
-    from lib.record.claims import METADATA_KEY
-
-    for cell in book.cells:
-        for output in cell.get("outputs", []):
-            found = output.get("metadata", {}).get(METADATA_KEY, [])
-            for record in found if isinstance(found, list) else [found]:
-                yield record["claim"], record.get("check", "")
 
 
 def take_times(book: Any) -> dict[str, float]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -326,12 +326,16 @@ def _shown(shown: Shown) -> Shown:
     return shown
 
 
-def checks_of(notebook: Path) -> list[dict[str, Any]]:
-    """The checks and skips that an executed notebook holds, each with its chapter and the number of its cell."""
-    found = []
-    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+def checks_in(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the cell and record of each check or skip that the cells of an executed notebook hold."""
+    for number, cell in enumerate(cells):
         for output in cell.get("outputs", []):
             record = output.get("metadata", {}).get(METADATA_KEY)
             if record:
-                found.append({**record, "chapter": notebook.stem, "cell": number})
-    return found
+                yield number, record
+
+
+def checks_of(notebook: Path) -> list[dict[str, Any]]:
+    """The checks and skips that an executed notebook holds, each with its chapter and the number of its cell."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [{**record, "chapter": notebook.stem, "cell": number} for number, record in checks_in(cells)]
