@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,27 @@ def difference_interval(first: Values, second: Values, seed: int = 0, level: flo
     return float(ends[0]), float(ends[1])
 
 
+def resampled_interval(
+    statistic: Callable[..., float], *cells: np.ndarray, seed: int = 0, level: float = 0.95, resamples: int = 2_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of any statistic: the seeds of every cell are drawn with replacement.
+
+    :param statistic: of the resampled cells, in their order; nan where a resample does not have it
+    :param cells: seeds on the first axis
+    :return: its ends, in the statistic's unit; nan where no resample has it
+    :raises ValueError: for a cell of fewer than two seeds
+    """
+    if any(len(cell) < 2 for cell in cells):
+        raise ValueError(f"resampled_interval: needs two seeds a cell, not {min(map(len, cells))}")
+    rng = np.random.default_rng(seed)
+    drawn = np.array([statistic(*(cell[rng.integers(len(cell), size=len(cell))] for cell in cells))
+                      for _ in range(resamples)], dtype=float)
+    if np.isnan(drawn).all():
+        return np.nan, np.nan
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def intervals(cells: Mapping[str, Values]) -> dict[str, tuple[float, float]] | None:
     """The `bootstrap_interval` of each cell; None where one has a single seed."""
     if any(len(values) < 2 for values in cells.values()):
@@ -74,6 +95,7 @@ class EffectSize(NamedTuple):
     standardised: float  # Hedges' g: in pooled standard deviations, corrected for few seeds; infinite where none varies
     superiority: float  # share of pairs of seeds in which the second is larger, ties counted half
     p: float  # exact, two-sided: share of all ways to split the seeds whose means differ at least as much
+    interval: tuple[float, float]  # of the difference, see `difference_interval`
 
 
 def effect(first: Values, second: Values) -> EffectSize:
@@ -86,7 +108,23 @@ def effect(first: Values, second: Values) -> EffectSize:
         raise ValueError(f"effect: needs two seeds a side, not {len(low)} and {len(high)}")
     superiority = stats.mannwhitneyu(high, low).statistic / (len(low) * len(high))
     difference = float(high.mean() - low.mean())
-    return EffectSize(difference, _hedges_g(low, high), float(superiority), permutation_p(low, high))
+    return EffectSize(difference, _hedges_g(low, high), float(superiority), permutation_p(low, high),
+                      difference_interval(low, high))
+
+
+def told_effects(pairs: Mapping[str, tuple[Values, Values]]) -> dict[str, dict[str, Any]]:
+    """What `claims.verify` is told of effects by name, first and second values each: the difference of means with its
+    interval, and Hedges' g, which has none."""
+    found = {name: effect(*pair) for name, pair in pairs.items()}
+    return {"ours": {key: value for name, each in found.items() for key, value in (
+                (name, each.difference), (f"{name}, Hedges' g", each.standardised)) if np.isfinite(value)},
+            "interval": {name: each.interval for name, each in found.items()}}
+
+
+def signed(found: EffectSize, digits: int = 0) -> str:
+    """A difference with its interval: ``+38 (20 to 55)``."""
+    low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in found.interval)
+    return f"{found.difference:+.{digits}f} ({low} to {high})"
 
 
 def _hedges_g(low: Float[np.ndarray, " seeds"], high: Float[np.ndarray, " others"]) -> float:

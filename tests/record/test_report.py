@@ -82,3 +82,28 @@ def test_an_interval_is_that_of_resampled_seeds():
     assert report.bootstrap_interval([3.0, 3.0]) == (3.0, 3.0)
     with pytest.raises(ValueError, match="needs two seeds, not 1"):
         report.bootstrap_interval([1.0])
+
+
+def test_the_interval_of_any_statistic_is_that_of_the_mean_where_it_is_the_mean():
+    values = np.random.default_rng(0).normal(5, 2, size=20)
+    found = report.resampled_interval(np.mean, values, resamples=8_000)
+    assert found == pytest.approx(report.bootstrap_interval(values), abs=0.05)
+    apart = report.resampled_interval(lambda a, b: b.mean() - a.mean(), values, values + 3, resamples=8_000)
+    assert apart == pytest.approx(report.difference_interval(values, values + 3), abs=0.1)
+    assert apart[1] - apart[0] > found[1] - found[0]  # both sides are resampled, each on its own
+    pairs = np.stack([values, values + 3], axis=1)
+    together = report.resampled_interval(lambda each: (each[:, 1] - each[:, 0]).mean(), pairs)
+    assert together == pytest.approx((3, 3))  # a seed's values stay together
+    assert np.isnan(report.resampled_interval(lambda _: np.nan, values)).all()
+    with pytest.raises(ValueError, match="two seeds a cell, not 1"):
+        report.resampled_interval(np.mean, values, values[:1])
+
+
+def test_effects_are_told_with_their_interval():
+    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
+    found = report.effect(low, high)
+    assert found.interval == report.difference_interval(low, high) and found.interval[0] < 10 < found.interval[1]
+    assert report.signed(found) == "+10 (8 to 12)"
+    told = report.told_effects({"apart": (low, high), "without spread": ([0.0, 0.0], [1.0, 1.0])})
+    assert told["ours"] == {"apart": 10, "apart, Hedges' g": found.standardised, "without spread": 1}
+    assert told["interval"] == {"apart": found.interval, "without spread": (1, 1)}
