@@ -14,23 +14,25 @@ The *additive rule* carries one effect over to the other side: showing a placeho
 the right mask's margin as it changes the left mask's, reverse = right + (forward - pair). It has no parameter, and
 neither has its first term alone; the predicted accuracy is the share of questions where the sum is positive. `fit`
 tries to do better: a logistic curve from some of the features to reverse accuracy, fitted on some runs and tested on
-others. `leave_group_out` tests either against predicting the mean of the other runs.
+others. `leave_group_out` tests either against predicting the mean of the other runs; `Comparison` holds a rule against
+predicting zero, the mean of all other models, and the mean of the other seeds at the same encoding, length and step,
+with intervals over seeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER
-from lib.record.report import markdown
+from lib.record.report import markdown, resampled_interval
 
 CONTEXTS = ("forward", "pair", "right", "seen", "reverse")
 SAMPLES = 1500
@@ -166,6 +168,23 @@ def _matrix(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Float[n
     return np.array([[cell[name] for name in names] for cell in cells], dtype=float).reshape(len(cells), len(names))
 
 
+class Error(NamedTuple):
+    """Mean absolute error in points, and its interval over seeds."""
+
+    points: float
+    interval: tuple[float, float]
+
+    def __str__(self) -> str:
+        return f"{self.points:.1f} ({self.interval[0]:.1f} to {self.interval[1]:.1f})"
+
+
+def error_over_seeds(values: Float[np.ndarray, " cells"], seed: Shaped[np.ndarray, " cells"]) -> Error:
+    """Mean over cells, and its interval: resampled seeds bring all their cells."""
+    by_seed = np.array([(values[seed == one].sum(), (seed == one).sum()) for one in np.unique(seed)])
+    mean = lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum()
+    return Error(float(values.mean()), resampled_interval(mean, by_seed))
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOutPredictions:
     """Predictions of cells that the rule was not fitted on; all in percent, errors in points."""
@@ -174,6 +193,7 @@ class HeldOutPredictions:
     predicted: Float[np.ndarray, " cells"]
     baseline: Float[np.ndarray, " cells"]  # the mean of the cells that the rule was fitted on
     group: tuple[Any, ...]
+    seed: tuple[Any, ...]  # of each cell's model, the unit of intervals
 
     @property
     def scope(self) -> str:
@@ -194,6 +214,15 @@ class HeldOutPredictions:
         """Errors of the rule and of predicting the mean."""
         return {"rule": self.error, "mean": self.baseline_error}
 
+    def intervals(self, low: float = 0.0, high: float = 100.0) -> dict[str, tuple[float, float]]:
+        """Of these errors, or on the cells between two accuracies those of `between`: resampled seeds bring all their
+        cells."""
+        some = (self.reverse >= low) & (self.reverse <= high)
+        constant = self.baseline if some.all() else np.full(len(some), self.reverse[some].mean())
+        off = {"rule": self.predicted - self.reverse, "mean": constant - self.reverse}
+        return {name: error_over_seeds(np.abs(each[some]), np.array(self.seed)[some]).interval
+                for name, each in off.items()}
+
     def between(self, low: float = 5.0, high: float = 95.0) -> dict[str, float]:
         """Errors of the rule and of these cells' own mean on the cells between two accuracies; nan without any."""
         some = (self.reverse >= low) & (self.reverse <= high)
@@ -213,14 +242,15 @@ def leave_group_out(cells: Sequence[Mapping[str, Any]], by: str, names: Sequence
     groups = sorted({cell[by] for cell in cells})
     if len(groups) < 2:
         raise ValueError(f"by {by!r}: all cells agree in it ({groups}); leaving one value out needs two")
-    tested: list[tuple[float, float, float, Any]] = []
+    tested: list[tuple[float, float, float, Any, Any]] = []
     for group in groups:
         others, left_out = ([cell for cell in cells if (cell[by] == group) is same] for same in (False, True))
         mean = float(np.mean([cell["reverse"] for cell in others]))
         predicted = _matrix(left_out, [names])[:, 0] if isinstance(names, str) else fit(others, names).predict(left_out)
-        tested += [(cell["reverse"], value, mean, group) for cell, value in zip(left_out, predicted, strict=True)]
-    reverse, predicted_all, baseline, group_of = zip(*tested, strict=True)
-    return HeldOutPredictions(np.array(reverse), np.array(predicted_all), np.array(baseline), tuple(group_of))
+        tested += [(cell["reverse"], value, mean, group, cell.get("seed"))
+                   for cell, value in zip(left_out, predicted, strict=True)]
+    reverse, said, baseline, group_of, seed = zip(*tested, strict=True)
+    return HeldOutPredictions(np.array(reverse), np.array(said), np.array(baseline), tuple(group_of), tuple(seed))
 
 
 def compare_rules(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], HeldOutPredictions]:
@@ -256,6 +286,113 @@ def learned_cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -
     return found
 
 
+# Against constants ------------------------------------------------------------------------------------------------
+
+ZERO, MEAN, SEEDS = "predict zero", "predict the mean of all other models", "predict the mean of the other seeds"
+EXCHANGED = "the additive rule's predictions, exchanged among the cells"  # the control
+#: which cells -> lowest and highest reverse accuracy, percent
+RANGES = {"all cells": (0.0, 100.0), "between 5 and 95 %": (5.0, 95.0)}
+
+
+def baselines(cells: Sequence[Mapping[str, Any]]) -> dict[str, Float[np.ndarray, " cells"]]:
+    """What predictions without margins say of each cell, percent; none of them sees the model that it predicts.
+
+    `ZERO`; `MEAN`, of all cells of other models; `SEEDS`, of cells of other models at the same encoding, length and
+    step, or, where there is none, at the same encoding and length.
+
+    :raises ValueError: for a single model: nothing would be left to take the mean of
+    """
+    reverse = np.array([cell["reverse"] for cell in cells], dtype=float)
+    columns = (np.array([kind_of(cell) for cell in cells]), *(np.array([cell[name] for cell in cells])
+                                                              for name in ("seed", "step")))
+    kind, seed, step = (column[:, None] == column for column in columns)  # cells x cells: do they agree in it
+    if (kind & seed).all():
+        raise ValueError("baselines: needs cells of two models, not of 1")
+    others = ~(kind & seed)
+    mean = lambda *choices: np.array([next(reverse[some].mean() for some in rows if some.any())
+                                      for rows in zip(*choices, strict=True)])
+    return {ZERO: np.zeros(len(cells)), MEAN: mean(others), SEEDS: mean(others & kind & step, others & kind, others)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Rules without a parameter beside constants, on the same cells.
+
+    A seed is the unit: all cells of models with one seed are drawn together, whatever their encoding, length and step.
+    """
+
+    off: Mapping[str, Float[np.ndarray, " cells"]]  # prediction -> absolute error, points
+    reverse: Float[np.ndarray, " cells"]  # percent
+    seed: Int[np.ndarray, " cells"]
+    kind: Shaped[np.ndarray, " cells"]  # encoding and length, in words
+
+    @classmethod
+    def of(cls, cells: Sequence[Mapping[str, Any]]) -> Comparison:
+        """The additive rule, *right* alone, `baselines` and, as a control, the rule's predictions of other cells."""
+        reverse = np.array([cell["reverse"] for cell in cells], dtype=float)
+        said = {name: _matrix(cells, [str(PREDICTION_RULES[name])])[:, 0] for name in (ADDITIVE, RIGHT)}
+        said[EXCHANGED] = np.random.default_rng(0).permutation(said[ADDITIVE])
+        return cls({name: np.abs(values - reverse) for name, values in (said | baselines(cells)).items()}, reverse,
+                   np.array([cell["seed"] for cell in cells]), np.array([kind_of(cell) for cell in cells]))
+
+    def where(self, some: Bool[np.ndarray, " cells"]) -> Comparison:
+        """Some of the cells; what was predicted of them stays."""
+        return Comparison({name: each[some] for name, each in self.off.items()}, self.reverse[some], self.seed[some],
+                          self.kind[some])
+
+    def inside(self, limits: tuple[float, float]) -> Comparison:
+        """The cells whose reverse accuracy lies between two limits, both included."""
+        return self.where((self.reverse >= limits[0]) & (self.reverse <= limits[1]))
+
+    def by_kind(self) -> dict[str, Comparison]:
+        """The cells of each encoding and length."""
+        return {str(kind): self.where(self.kind == kind) for kind in np.unique(self.kind)}
+
+    def not_beaten(self, name: str = ADDITIVE, over: Sequence[str] = (ZERO, MEAN, SEEDS)) -> list[str]:
+        """Encodings and lengths, each with a constant, where the rule's advantage has an interval that reaches zero."""
+        return [f"{kind}, {other}" for kind, part in self.by_kind().items() for other in over
+                if part.advantage(name, other).interval[0] <= 0]
+
+    def error(self, name: str) -> Error:
+        """Mean absolute error of a prediction."""
+        return error_over_seeds(self.off[name], self.seed)
+
+    def advantage(self, name: str, over: str) -> Error:
+        """By how much a prediction errs less than another, on the same cells; negative where it errs more."""
+        return error_over_seeds(self.off[over] - self.off[name], self.seed)
+
+    def told(self, name: str, over: str) -> dict[str, dict[str, Any]]:
+        """What `claims.verify` is told: both errors and the difference, each with its interval."""
+        found = {name: self.error(name), over: self.error(over), "errs less by": self.advantage(name, over)}
+        return {"ours": {words: each.points for words, each in found.items()},
+                "interval": {words: each.interval for words, each in found.items()}}
+
+
+def comparison_table(found: Comparison) -> str:
+    """Mean absolute error of every prediction, and by how much the additive rule errs less, in each range."""
+    parts = {words: found.inside(limits) for words, limits in RANGES.items()}
+    ahead = lambda part, name: "–" if name == ADDITIVE else str(part.advantage(ADDITIVE, name))
+    heads = [words for name, part in parts.items() for words in (
+        f"{name} ({len(part.reverse)}): error", "additive rule errs less by")]
+    return markdown(["mean absolute error (points)", *heads],
+                    [[name, *(text for part in parts.values() for text in (str(part.error(name)), ahead(part, name)))]
+                     for name in found.off])
+
+
+def comparison_by_kind_table(found: Comparison) -> str:
+    """The additive rule's error and by how much it errs less than each constant, a row an encoding and length."""
+    return markdown(["encoding and length", "cells", "additive rule: error", *(f"less than: {name}" for name in (
+                        ZERO, MEAN, SEEDS))],
+                    [[kind, str(len(part.reverse)), str(part.error(ADDITIVE)),
+                      *(str(part.advantage(ADDITIVE, name)) for name in (ZERO, MEAN, SEEDS))]
+                     for kind, part in found.by_kind().items()])
+
+
+def kind_of(cell: Mapping[str, Any]) -> str:
+    """Encoding and length of a cell, in words."""
+    return f"{cell['encoding'].replace('_', ' ')}, $L={cell['length']}$"
+
+
 # In tables --------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +419,6 @@ def cell_table(cells: Sequence[Mapping[str, Any]]) -> str:
 def _kind_row(cells: Sequence[Mapping[str, Any]], encoding: str, length: int) -> list[str]:
     mine = [cell for cell in cells if (cell["encoding"], cell["length"]) == (encoding, length)]
     off = lambda name, measured: float(np.mean([cell[name] - cell[measured] for cell in mine]))
-    return [f"{encoding.replace('_', ' ')}, $L={length}$", str(len({cell["seed"] for cell in mine})), str(len(mine)),
+    return [kind_of(mine[0]), str(len({cell["seed"] for cell in mine})), str(len(mine)),
             str(sum(5 <= cell["reverse"] <= 95 for cell in mine)), f"{off('additive_margin', 'reverse_margin'):+.1f}",
             f"{off('additive_share', 'reverse'):+.1f}"]

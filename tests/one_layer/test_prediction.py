@@ -173,3 +173,68 @@ def test_tables_of_rules_and_cells():
     assert prediction.cell_table(cells).splitlines()[-1] == "| rope, $L=10$ | 2 | 21 | 19 | +1.0 | +2.0 |"
     assert len(prediction.error_table({}).splitlines()) == 2 + 1 + len(prediction.PREDICTION_RULES)
     assert tested["seed", prediction.ADDITIVE].scope == "21 cells; left out in turn: 0, 1"
+
+
+def models_of_two_kinds(seeds=6):
+    """Cells whose reverse accuracy is the seed's own; at length 20 it is nothing in every seed."""
+    return [{"encoding": "rope", "length": size, "seed": seed, "step": step, "right_share": 0.0,
+             "reverse": 16.0 * seed if size == 10 else 0.0, "additive_share": 16.0 * seed + 2 if size == 10 else 1.0}
+            for size, seed, step in itertools.product((10, 20), range(seeds), (500, 1000))]
+
+
+def test_no_constant_sees_the_model_that_it_predicts():
+    cells = models_of_two_kinds()
+    spoiled = [cell | {"reverse": 100.0} if (cell["length"], cell["seed"]) == (10, 3) else cell for cell in cells]
+    one, two = (prediction.baselines(each) for each in (cells, spoiled))
+    mine = np.array([(cell["length"], cell["seed"]) == (10, 3) for cell in cells])
+    assert all((one[name][mine] == two[name][mine]).all() for name in one)
+    assert (one[prediction.MEAN][~mine] != two[prediction.MEAN][~mine]).all() and not one[prediction.ZERO].any()
+    others = [16.0 * seed for seed in range(6) if seed != 3]
+    assert one[prediction.SEEDS][mine] == pytest.approx(np.mean(others))
+    with pytest.raises(ValueError, match="cells of two models, not of 1"):
+        prediction.baselines(cells[:2])
+
+
+def test_other_seeds_are_those_of_the_same_step_where_there_are_any():
+    cells = models_of_two_kinds(2)
+    cells[0]["step"], cells[3]["reverse"] = 77, 50.0  # (10, seed 0) alone at its step; (10, seed 1) at step 1000
+    assert prediction.baselines(cells)[prediction.SEEDS][:2] == pytest.approx([(16 + 50) / 2, 50])
+
+
+def test_a_rule_is_held_against_constants_with_intervals_over_seeds():
+    found = prediction.Comparison.of(models_of_two_kinds())
+    assert found.error(prediction.ADDITIVE).points == pytest.approx(1.5)
+    assert found.advantage(prediction.ADDITIVE, prediction.ZERO).points == pytest.approx((40 + 0) / 2 - 1.5)
+    assert found.advantage(prediction.EXCHANGED, prediction.MEAN).interval[0] < 0
+    hard = found.inside((5.0, 95.0))
+    assert len(hard.reverse) == 10 and hard.error(prediction.ADDITIVE) == (2, pytest.approx((2, 2)))
+    low, high = hard.advantage(prediction.ADDITIVE, prediction.SEEDS).interval
+    assert low < hard.advantage(prediction.ADDITIVE, prediction.SEEDS).points < high
+    assert found.not_beaten(over=[prediction.ZERO]) == ["rope, $L=20$, predict zero"]
+    assert list(found.by_kind()) == ["rope, $L=10$", "rope, $L=20$"]
+    told = hard.told(prediction.ADDITIVE, prediction.ZERO)
+    assert told["ours"]["errs less by"] == pytest.approx(told["ours"][prediction.ZERO] - 2)
+    assert set(told["interval"]) == set(told["ours"])
+
+
+def test_all_cells_of_a_seed_are_resampled_together():
+    values, seed = np.array([0.0] * 50 + [10.0] * 50), np.repeat([0, 1], 50)
+    assert prediction.error_over_seeds(values, seed).interval == (0, 10)  # two units, not a hundred
+    assert prediction.error_over_seeds(values, np.arange(100)).interval[0] > 3
+
+
+def test_errors_of_rules_have_intervals():
+    cells = [{**cell, **dict.fromkeys((*prediction.FEATURES, "log_step"), float(place % 7)),
+              "additive_share": cell["additive_share"]} for place, cell in enumerate(models_of_two_kinds())]
+    tested = prediction.compare_rules(cells)["seed", prediction.ADDITIVE]
+    for limits in ((0.0, 100.0), (5.0, 95.0)):
+        ours = tested.errors() if limits[0] == 0 else tested.between(*limits)
+        assert all(low <= ours[name] <= high for name, (low, high) in tested.intervals(*limits).items())
+
+
+def test_tables_of_constants():
+    found = prediction.Comparison.of(models_of_two_kinds())
+    lines = prediction.comparison_table(found).splitlines()
+    assert len(lines) == 2 + len(found.off) and "all cells (24): error" in lines[0]
+    by_kind = prediction.comparison_by_kind_table(found).splitlines()
+    assert by_kind[3].startswith("| rope, $L=20$ | 12 | 1.0 (1.0 to 1.0) |")
