@@ -21,7 +21,7 @@ from lib.record.provenance import ROOT
 
 CLAIMS = ROOT / "book" / "claims.yml"
 #: kinds of evidence, strongest first
-EVIDENCE = ("symbolic", "certified", "numeric", "pattern")
+EVIDENCE = ("symbolic", "certified", "solver", "numeric", "pattern")
 #: where a claim comes from -> the title of its part of the ledger
 SOURCES = {
     "paper": "The paper",
@@ -120,6 +120,8 @@ def _check_entry(where: str, entry: Any, chapters: Iterable[str] | None) -> None
         for field, words in (("kind", EVIDENCE), ("breaks", BREAKS), ("covers", COVERS)):
             if field in texts:
                 _check_word(here, field, texts[field], words)
+        if texts.get("kind") == "solver" and ("scope" not in texts or texts.get("covers") == "claim"):
+            raise LedgerError(f"{here}: a solver decides the sizes that `scope` names, and never covers the claim")
 
 
 def _check_fields(where: str, entry: Any, known: Mapping[str, Any], required: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
 """The ledger: the status of every claim, computed from the checks that executed chapters hold.
 
 A status is as strong as its evidence. `proved` needs a symbolic check that covers the whole claim *and* a labelled
-proof on the page; a check of some sizes alone is `checked`. An assumption is `assumed`, whatever was measured of it. A
-claim counts as *established* if it and everything that it depends on hold.
+proof on the page; a check of some sizes alone is `checked`, also where a solver decides them for all real values. An
+assumption is `assumed`, whatever was measured of it. A claim counts as *established* if it and everything that it
+depends on hold.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lib.record.claims_file import EVIDENCE, LedgerError, order
 STATUSES = {
     "proved": ("∎", "proof on the page, and a symbolic check that covers the claim"),
     "certified": ("⊢", "enclosed by ball arithmetic"),
-    "checked": ("✓", "holds symbolically in the cases that the checks name; no proof of all of them"),
+    "checked": ("✓", "holds for all values in the cases that the checks name; no proof of all cases"),
     "reproduced": ("≈", "the number agrees within the stated tolerance"),
     "pattern": ("~", "the qualitative pattern agrees, the numbers need not"),
     "assumed": ("∴", "an assumption: the row says what was measured of it"),
@@ -26,7 +27,8 @@ STATUSES = {
     "not run here": ("○", "needs weights, a GPU or other settings than this build's"),
     "open": ("?", "stated, not settled in this book yet"),
 }
-STATUS_OF = {"symbolic": "proved", "certified": "certified", "numeric": "reproduced", "pattern": "pattern"}
+STATUS_OF = {"symbolic": "proved", "certified": "certified", "solver": "checked", "numeric": "reproduced",
+             "pattern": "pattern"}
 _HOLDS = ("proved", "certified", "checked", "reproduced", "pattern", "assumed")
 _PROOF = re.compile(r"((?:^\(proof-[\w-]+\)=\s*\n)+)\s*:{3,}\{prf:proof\}(.*?)^:{3,}\s*$", re.MULTILINE | re.DOTALL)
 _REFERENCE = re.compile(r"\{prf:ref\}`(?:[^`<]*<)?([\w-]+)>?`")

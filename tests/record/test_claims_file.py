@@ -55,6 +55,8 @@ def test_a_sound_file_is_read(read):
     ([check(breaks="window")], "a: check one: breaks 'window' is none of hypothesis, mutation"),
     ([check(kind="gut")], "a: check one: kind 'gut' is none of"),
     ([check(covers="most")], "a: check one: covers 'most' is none of claim, cases"),
+    ([check(kind="solver")], "a: check one: a solver decides the sizes that `scope` names"),
+    ([check(kind="solver", scope="m = 2", covers="claim")], "a: check one: a solver decides the sizes"),
     ([check(tolerance="small")], "a: check one: field 'tolerance' must be a number"),
     ([check(colour=1)], "a: check one: unknown field 'colour'"),
     ([{**ENTRY, "checks": {"one": {"says": "s"}}}], "a: check one: field 'control' is missing"),

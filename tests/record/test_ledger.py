@@ -43,6 +43,14 @@ def test_a_numeric_check_does_not_cover_a_proof():
     assert rows([claim("a", evidence="symbolic")], checks, ["a"])["a"]["status"] == "checked"
 
 
+@pytest.mark.parametrize("kinds", [["solver"], ["solver", "numeric"]])
+def test_a_solver_checks_sizes_and_proves_no_claim(kinds):
+    row = rows([claim("a", evidence="symbolic")], [check("a", kind=kind) for kind in kinds], proofs=["a"])["a"]
+    assert row["status"] == "checked" and row["reason"].startswith("symbolic evidence is owed") and row["established"]
+    checks = [check("a", kind="symbolic"), check("a", kind="solver", covers="cases")]
+    assert rows([claim("a", evidence="symbolic")], checks, proofs=["a"])["a"]["status"] == "proved"
+
+
 def test_an_assumption_is_never_proved():
     entries = [claim("a", evidence="symbolic", assumed=True), claim("b", ["a"])]
     found = rows(entries, [check("a", kind="symbolic"), check("b")], proofs=["a"])

@@ -42,6 +42,11 @@ def test_a_box_shows_what_a_check_says_and_escapes():
     assert "(the formula changed): the sign" in page
 
 
+def test_a_solver_says_for_which_values_it_decided():
+    assert "For all real values" in verdicts.box([check(kind="solver")])
+    assert "For all real values" not in verdicts.box([check()])
+
+
 def test_checks_of_one_claim_share_a_box_that_fails_if_one_does():
     page = verdicts.box([check(), check(says="other", holds=False), {"claim": "a", "skipped": "no GPU"}])
     assert page.count("<details") == 1 and "✗ fails" in page and "(3 checks)" in page and "○ no GPU" in page
