@@ -25,6 +25,20 @@ def softmax_is_positive_and_whole(scores: Sequence[sp.Expr]) -> bool:
     return all(weight.is_positive for weight in weights) and sp.simplify(sum(weights)) == 1
 
 
+def share_of_any_row(*, alone: bool = False) -> bool:
+    """Whether 0 < x / (x + S) < 1 and the rest of the row is S / (x + S): one softmax weight among any number.
+
+    x = exp(s) is the weight's own exponential, for a finite score s, and S > 0 the sum of all others.
+
+    :param alone: there is no other position or token, S = 0
+    """
+    own = sp.exp(sp.Symbol("s", real=True))
+    others = sp.Integer(0) if alone else sp.Symbol("S", positive=True)
+    share = own / (own + others)
+    whole = symbolic.vanishes(share + others / (own + others) - 1)
+    return whole and symbolic.sign(share) == symbolic.sign(1 - share) == 1
+
+
 # A concrete sequence ------------------------------------------------------------------------------------------
 
 
@@ -110,6 +124,20 @@ def weight_depends_on_offset(slope: sp.Expr) -> bool:
     return sp.simplify(near - far) != 0
 
 
+def weight_rises_with_score(slope: sp.Expr) -> bool:
+    """Whether exp(s) / (exp(s) + S) rises with s, and falls with the offset delta under ALiBi, s = c - mu delta.
+
+    For every finite content score c, every delta > 0 and any sum S > 0 of the other positions' exponentials.
+
+    :param slope: mu; 0 ignores the offset
+    """
+    score, content = sp.symbols("s c", real=True)
+    others, offset = sp.symbols("S delta", positive=True)
+    weight = sp.exp(score) / (sp.exp(score) + others)
+    along = sp.diff(weight.subs(score, content - slope * offset), offset)
+    return symbolic.sign(sp.diff(weight, score)) == 1 and symbolic.sign(along) == -1
+
+
 def _same(left: sp.Matrix, right: sp.Matrix) -> bool:
     return bool((left - right).applyfunc(sp.expand).is_zero_matrix)
 
@@ -136,6 +164,18 @@ def contribution_is_storage(*, absolute: bool = False, nonlinear: bool = False) 
     logit = unembedded(mixed**2 if nonlinear else mixed)
     added = symbolic.collapse_deltas(sp.diff(logit, alpha[p]), j)
     return bool(sp.expand(added - unembedded(embedding[m, x[p]])) == 0)
+
+
+def value_is_free_of_position(*, absolute: bool = False) -> bool:
+    """Whether a token's value W_V (what stands there) is the same at positions j and p, for any D and coordinate r.
+
+    The sum over the D coordinates of the embedding is indexed; both positions show the token x.
+    """
+    width = sp.Symbol("D", integer=True, positive=True)
+    j, p, m, r, x = sp.symbols("j p m r x", integer=True)
+    embedding, value, position = map(sp.IndexedBase, ("E", "V", "P"))
+    at = lambda place: sp.Sum(value[r, m] * (embedding[m, x] + int(absolute) * position[m, place]), (m, 1, width))
+    return symbolic.vanishes_as_sum(at(j) - at(p), m)
 
 
 # Left and right -----------------------------------------------------------------------------------------------

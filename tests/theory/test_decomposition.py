@@ -41,3 +41,12 @@ def test_each_statement_fails_with_its_hypothesis():
     assert adds((0, 2)) and not adds((0, 2), absolute=True)
     assert decomposition.contribution_is_storage() and not decomposition.contribution_is_storage(absolute=True)
     assert decomposition.mirror_images_alike(even=True) and not decomposition.mirror_images_alike(even=False)
+
+
+def test_each_statement_about_one_weight_fails_with_its_hypothesis():
+    assert decomposition.share_of_any_row() and not decomposition.share_of_any_row(alone=True)
+    steep = sp.Symbol("mu", positive=True)
+    rises = decomposition.weight_rises_with_score
+    assert rises(steep) and not rises(sp.Integer(0)) and not rises(-steep)
+    values = decomposition.value_is_free_of_position
+    assert values() and not values(absolute=True)
