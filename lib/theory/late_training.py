@@ -1,0 +1,267 @@
+"""What training converges to when attention is held fixed: the maximum-margin separator of the training prompts.
+
+A prompt is a vector of *features*: the attention mass on each token (or whatever else is linear in the logits), and its
+logits are ``W phi``. With the features held fixed the cross-entropy is convex in W, and gradient descent on it from any
+start, with a small enough step, converges in direction to the multiclass maximum-margin separator where the prompts are
+separable, and to the minimiser of the loss where they are not (Soudry et al. 2018; Ji and Telgarsky 2019).
+
+`separator` computes that limit for any prompts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib.theory import validation
+from lib.theory.validation import Count, Number
+
+# The separator of given prompts -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Training prompts with fixed features: equal ones merged, their weights added up to a total of 1.
+
+    :raises ValueError: for shapes that do not match, a target that is no class, a weight that is not positive
+    """
+
+    features: Float[Tensor, "prompts features"]
+    targets: Int[Tensor, " prompts"]
+    classes: int
+    weights: Float[Tensor, " prompts"]
+
+    @classmethod
+    def merged(
+        cls,
+        features: Float[Tensor, "prompts features"],
+        targets: Int[Tensor, " prompts"],
+        classes: Count,
+        weights: Float[Tensor, " prompts"] | None = None,
+    ) -> Prompts:
+        """The prompts in float64, each pair of features and target once."""
+        classes = validation.whole_number("classes", classes, 2)
+        if features.ndim != 2 or targets.shape != features.shape[:1] or not len(targets):
+            raise ValueError(f"features must be (prompts, features) and targets (prompts,), at least one prompt, "
+                             f"not {tuple(features.shape)} and {tuple(targets.shape)}")
+        if int(targets.min()) < 0 or int(targets.max()) >= classes:
+            raise ValueError(f"targets must lie between 0 and {classes - 1}")
+        weights = torch.ones(len(targets)) if weights is None else weights
+        if weights.shape != targets.shape or not bool((weights > 0).all()):
+            raise ValueError("weights must be positive, one a prompt")
+        rows = torch.cat([features.double(), targets[:, None].double()], 1)
+        if not bool(rows.isfinite().all()):
+            raise ValueError("features must be finite")
+        unique, place = torch.unique(rows, dim=0, return_inverse=True)
+        total = torch.zeros(len(unique), dtype=torch.float64).index_add_(0, place, weights.double())
+        return cls(unique[:, :-1].contiguous(), unique[:, -1].long(), classes, total / total.sum())
+
+    def logits(self, storage: Float[Tensor, "classes features"]) -> Float[Tensor, "prompts classes"]:
+        """``W phi`` of every prompt."""
+        return self.features @ storage.T
+
+    def leads(self, logits: Float[Tensor, "prompts classes"]) -> Float[Tensor, "prompts classes"]:
+        """Target's logit minus every class's: the margins, 0 at the target itself."""
+        return logits.gather(1, self.targets[:, None]) - logits
+
+    def competitors(self) -> Bool[Tensor, "prompts classes"]:
+        """Every class but the prompt's target."""
+        return torch.arange(self.classes) != self.targets[:, None]
+
+    def row_margins(self, storage: Float[Tensor, "classes features"]) -> Float[Tensor, " prompts"]:
+        """Of each prompt the smallest margin of its target over another class."""
+        return self.leads(self.logits(storage)).masked_fill(~self.competitors(), torch.inf).amin(1)
+
+    def smallest_margin(self, storage: Float[Tensor, "classes features"]) -> float:
+        """The smallest margin of any prompt's target over another class; positive where W separates the prompts."""
+        return float(self.row_margins(storage).min())
+
+    def subset(self, rows: Bool[Tensor, " prompts"]) -> Prompts:
+        """Some of the prompts, with the weights that they have."""
+        return dataclasses.replace(self, features=self.features[rows], targets=self.targets[rows],
+                                   weights=self.weights[rows])
+
+
+def separator(
+    features: Float[Tensor, "prompts features"],
+    targets: Int[Tensor, " prompts"],
+    classes: Count,
+    *,
+    weights: Float[Tensor, " prompts"] | None = None,
+    penalty: Number = 1e-8,
+) -> Float[Tensor, "classes features"]:
+    """The end of the regularisation path: where the minimiser of cross-entropy plus ridge goes as the penalty vanishes.
+
+    Minimises ``sum_k w_k (-log p_k(target)) + penalty / 2 |W|^2`` (weights scaled to a total of 1) along a path of
+    falling penalties down to ``penalty``. If that W classifies every prompt rightly the prompts are separable: the
+    limit is then a direction, and what is returned is the multiclass maximum-margin separator, the W of smallest norm
+    whose margins are all at least 1. Otherwise the last minimiser is returned. If only some prompts are separable,
+    its part that grows without bound is as large as it is at ``penalty``.
+
+    Only the sign of a margin has a meaning for separable prompts; the scale is by convention.
+
+    :param features: of each prompt, for example the attention mass on each token; equal prompts may be repeated
+    :param targets: class of each prompt; equal features may have several targets
+    :param weights: positive, one a prompt: how often each occurs; all equal where not given
+    :param penalty: last one of the path; the minimiser of prompts that are not separable is off by terms of its order
+    :return: W in float64, shape (classes, features); every column sums to 0 over the classes
+    :raises ValueError: for shapes that do not match, a target that is no class, weights or a penalty not above 0
+    """
+    prompts = Prompts.merged(features, targets, classes, weights)
+    storage = _ridge_path(prompts, validation.positive("penalty", penalty))
+    return _maximum_margin(prompts, storage) if prompts.smallest_margin(storage) > 0 else storage
+
+
+def margins(
+    storage: Float[Tensor, "classes features"],
+    features: Float[Tensor, "*prompts features"],
+    target: Int[Tensor, "*prompts"] | int,
+    competitor: Int[Tensor, "*prompts"] | int,
+) -> Float[Tensor, "*prompts"]:
+    """Logit of ``target`` minus that of ``competitor`` at the given features; one class for all, or one a prompt."""
+    difference = storage[target] - storage[competitor]
+    return (features.to(difference) * difference).sum(-1)
+
+
+# A convex function of the logits of all prompts, and its minimisation by Newton steps ---------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Local:
+    """A convex function of W at one point: a sum over prompts of a function of their logits, and a ridge."""
+
+    value: float
+    gradient: Float[Tensor, "classes features"]
+    curvature: Callable[[Tensor], Tensor]  # Hessian in the logits, times a direction (prompts, classes)
+    diagonal: Float[Tensor, "prompts classes"]  # of that Hessian
+    ridge: float
+
+    def newton_step(self, features: Float[Tensor, "prompts features"], rounds: int = 200) -> Tensor:
+        """Solution of Hessian times step = -gradient, by conjugate gradients preconditioned class by class."""
+        blocks = torch.stack([(features * weight[:, None]).T @ features for weight in self.diagonal.T])
+        blocks += self.ridge * torch.eye(features.shape[1], dtype=torch.float64)
+        factors = torch.linalg.cholesky(blocks)
+
+        def conditioned(residual: Tensor) -> Tensor:
+            return torch.cholesky_solve(residual[:, :, None], factors)[:, :, 0]
+
+        step, residual = torch.zeros_like(self.gradient), -self.gradient
+        direction = conditioned(residual)
+        size = start = float((residual * direction).sum())
+        for _ in range(rounds):
+            if size <= 1e-6 * min(1.0, start) * start or size == 0:
+                break
+            product = self.curvature(features @ direction.T).T @ features + self.ridge * direction
+            along = size / float((direction * product).sum())
+            step, residual = step + along * direction, residual - along * product
+            scaled = conditioned(residual)
+            before, size = size, float((residual * scaled).sum())
+            direction = scaled + size / before * direction
+        return step
+
+
+def _minimise(
+    function: Callable[[Tensor], _Local], features: Tensor, start: Tensor, tolerance: float, steps: int = 100
+) -> Tensor:
+    """Newton's method with backtracking; ends when a step promises less than ``tolerance``."""
+    point, local = start, function(start)
+    for _ in range(steps):
+        step = local.newton_step(features)
+        promised = -float((local.gradient * step).sum())
+        if promised <= tolerance:
+            break
+        length = 1.0
+        while (after := function(point + length * step)).value > local.value - 0.1 * length * promised:
+            length /= 2
+            if length < 1e-6:
+                break
+        if after.value >= local.value:  # rounding: no shorter step helps
+            break
+        point, local = point + length * step, after
+    return point
+
+
+def _cross_entropy(prompts: Prompts, ridge: float) -> Callable[[Tensor], _Local]:
+    """Weighted cross-entropy plus ``ridge / 2 |W|^2``."""
+    weights = prompts.weights[:, None]
+
+    def local(storage: Tensor) -> _Local:
+        log_p = torch.log_softmax(prompts.logits(storage), 1)
+        p = log_p.exp()
+        value = -float((weights * log_p.gather(1, prompts.targets[:, None])).sum())
+        error = weights * (p - torch.nn.functional.one_hot(prompts.targets, prompts.classes))
+
+        def curvature(change: Tensor) -> Tensor:
+            return weights * p * (change - (p * change).sum(1, keepdim=True))
+
+        return _Local(value + ridge / 2 * float(storage.square().sum()), error.T @ prompts.features + ridge * storage,
+                      curvature, weights * p * (1 - p), ridge)
+
+    return local
+
+
+def _ridge_path(prompts: Prompts, last: float, factor: float = 10.0) -> Tensor:
+    """Minimiser at the penalty ``last``, each minimisation started from the one before it."""
+    storage = torch.zeros(prompts.classes, prompts.features.shape[1], dtype=torch.float64)
+    ridge = max(last, 0.1)
+    while True:
+        storage = _minimise(_cross_entropy(prompts, ridge), prompts.features, storage, tolerance=1e-4 * ridge)
+        if ridge <= last:
+            return _minimise(_cross_entropy(prompts, last), prompts.features, storage, tolerance=1e-16)
+        ridge = max(last, ridge / factor)
+
+
+def _augmented(prompts: Prompts, multipliers: Tensor, stiffness: float) -> Callable[[Tensor], _Local]:
+    """``|W|^2 / 2`` plus the augmented Lagrangian of the constraints that every margin be at least 1."""
+    competitors = prompts.competitors()
+
+    def local(storage: Tensor) -> _Local:
+        short = multipliers + stiffness * (1 - prompts.leads(prompts.logits(storage)))
+        active = (short > 0) & competitors
+        short = torch.where(active, short, 0.0)
+        value = float(short.square().sum()) / (2 * stiffness) + float(storage.square().sum()) / 2
+
+        def to_logits(pull: Tensor) -> Tensor:  # transpose of `Prompts.leads`
+            return pull.scatter_add(1, prompts.targets[:, None], -pull.sum(1, keepdim=True))
+
+        def curvature(change: Tensor) -> Tensor:
+            return to_logits(-stiffness * active * prompts.leads(change))
+
+        diagonal = to_logits(-stiffness * active.double()).abs()
+        return _Local(value, to_logits(short).T @ prompts.features + storage, curvature, diagonal, 1.0)
+
+    return local
+
+
+def _maximum_margin(prompts: Prompts, start: Tensor, tolerance: float = 1e-9) -> Tensor:
+    """W of smallest norm with every margin at least 1; ``start`` separates the prompts.
+
+    Few prompts decide it, so it is solved for those, and prompts whose margin falls short are added until none does.
+    """
+    storage = start / prompts.smallest_margin(start)
+    close = prompts.row_margins(storage) < 2
+    while True:
+        storage = _multipliers(prompts.subset(close), storage, tolerance)
+        short = prompts.row_margins(storage) < 1 - 10 * tolerance
+        if not bool((short & ~close).any()):
+            return storage
+        close |= short
+
+
+def _multipliers(prompts: Prompts, storage: Tensor, tolerance: float) -> Tensor:
+    """W of smallest norm with every margin at least 1, by the method of multipliers."""
+    multipliers = torch.zeros(len(prompts.targets), prompts.classes, dtype=torch.float64)
+    stiffness = float(storage.square().sum())
+    for _ in range(100):
+        storage = _minimise(_augmented(prompts, multipliers, stiffness), prompts.features, storage,
+                            tolerance=1e-20 * stiffness)
+        shortfall = 1 - prompts.leads(prompts.logits(storage))
+        updated = torch.where(prompts.competitors(), (multipliers + stiffness * shortfall).clamp(min=0), 0.0)
+        moved, multipliers = float((updated - multipliers).abs().max()) / stiffness, updated
+        if moved < tolerance:
+            break
+    return storage
