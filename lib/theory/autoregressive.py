@@ -203,6 +203,53 @@ def reverse_logits_do_not_move(overlap: sp.Expr | int = 0) -> bool:
     return still and symbolic.sign(-(a.T * gradient * b)[0]) == 1
 
 
+# Orthonormal embeddings, any number of tokens: in their basis Theta has the entries l(y | x), and V is their number
+_TRAINED, _TARGET, _TOKEN, _APART = sp.symbols("A B v k", integer=True, positive=True)
+_THETA = sp.IndexedBase("Theta")
+
+
+def _probability(token: sp.Expr) -> sp.Expr:
+    """p(token | A)."""
+    every, vocabulary = sp.symbols("w V", integer=True, positive=True)
+    return sp.exp(_THETA[_TRAINED, token]) / sp.Sum(sp.exp(_THETA[_TRAINED, every]), (every, 1, vocabulary))
+
+
+def _slope(shown: sp.Expr, token: sp.Expr, target: sp.Expr = _TARGET) -> sp.Expr:
+    """Derivative of -log p(target | A) in the logit l(token | shown), by indexed sums."""
+    x, y = sp.symbols("x y", integer=True)
+    derivative = sp.diff(-sp.log(_probability(target)), _THETA[x, y])
+    every = next(part.variables[0] for part in derivative.atoms(sp.Sum))
+    return symbolic.collapse_deltas(derivative, every).subs({x: shown, y: token})
+
+
+def other_inputs_stay(*, trained_too: bool = False) -> bool:
+    """Whether a step on A -> B leaves l(v | x) alone for every v and every x other than A, any number of tokens.
+
+    :param trained_too: the x that is asked is the input of the pair
+    """
+    return symbolic.vanishes(_slope(_TRAINED if trained_too else _TRAINED + _APART, _TOKEN))
+
+
+def forward_margins_rise(*, both_terms: bool = True) -> bool:
+    """Whether a step on A -> B raises l(B|A) - l(v|A) by 1 - p(B|A) + p(v|A) a unit of step size, for every v but B.
+
+    :param both_terms: else by 1 - p(B|A) alone
+    """
+    wrong = _TARGET + _APART
+    claimed = 1 - _probability(_TARGET) + int(both_terms) * _probability(wrong)
+    return symbolic.vanishes(_slope(_TRAINED, wrong) - _slope(_TRAINED, _TARGET) - claimed)
+
+
+def direct_link_falls(*, closed: bool = False) -> bool:
+    """Whether a step on A -> B lowers l(C|A) by p(C|A) a unit of step size, for every C but B, any number of tokens.
+
+    :param closed: A -> C is trained in the same step
+    """
+    last = _TARGET + _APART
+    slope = _slope(_TRAINED, last) + int(closed) * _slope(_TRAINED, last, last)
+    return symbolic.vanishes(slope - _probability(last))
+
+
 # Steps of the proofs, in symbols: one causal layer ------------------------------------------------------------
 
 A, R, B, END, _MASK = range(5)  # the sequence <R> A R B END over four clean tokens

@@ -49,6 +49,20 @@ def test_orthonormal_reverse_never_moves():
     assert autoregressive.bilinear_losses(np.eye(6), path[-1], PAIRS).max() < 0.1
 
 
+def test_orthonormal_steps_of_any_number_of_tokens_fail_with_their_hypothesis():
+    assert autoregressive.other_inputs_stay() and not autoregressive.other_inputs_stay(trained_too=True)
+    assert autoregressive.forward_margins_rise() and not autoregressive.forward_margins_rise(both_terms=False)
+    assert autoregressive.direct_link_falls() and not autoregressive.direct_link_falls(closed=True)
+
+
+def test_an_orthonormal_step_moves_the_logits_as_the_indexed_slopes_say():
+    theta = RNG.normal(size=(6, 6))
+    row = np.exp(theta[0]) / np.exp(theta[0]).sum()
+    _, gradient = torch_bilinear(np.eye(6), theta, PAIRS[:1])  # 0 -> 3
+    assert gradient.numpy()[1:] == pytest.approx(np.zeros((5, 6)))
+    assert gradient.numpy()[0] == pytest.approx(row - np.eye(6)[3])
+
+
 def test_causal_masses_see_the_past_only():
     masses = autoregressive.causal_masses((2, 0, 2, 1), 3)
     expected = np.array([[0, 0, 1], [1 / 2, 0, 1 / 2], [1 / 3, 0, 2 / 3], [1 / 4, 1 / 4, 1 / 2]])
