@@ -21,7 +21,7 @@ from lib.encodings import rope_frequencies
 from lib.theory import dirichlet, routing
 from lib.theory.bound_proofs import mean_is
 from lib.theory.bounds import trace_bound
-from lib.theory.symbolic import expectation, vanishes
+from lib.theory.symbolic import expectation, sign, vanishes
 from lib.theory.validation import Count, Number, Reals, array, as_scalar_or_array, distances, strictly_between
 
 
@@ -142,6 +142,28 @@ def correlation_slope_is(cosine: Number | None = None) -> bool:
     return vanishes(sp.diff(numerator / denominator, _KAPPA) - claimed) and vanishes(d - c * n - split)
 
 
+def opposite_scores_stay_opposite(cosine: Number | sp.Expr = -1) -> bool:
+    """Whether a plane with this cosine adds the same to N as to -D, whatever its kappa; then Corr = -1.
+
+    :param cosine: c, the same in every plane
+    """
+    return vanishes((cosine + _KAPPA) + (1 + _KAPPA * cosine))
+
+
+def larger_trace_weighs_more(*, larger: bool = True) -> bool:
+    """Whether E w_i > E w_j for planes with traces tau_i^2 > tau_j^2, w_i = tau_i^2 E_i / sum tau_k^2 E_k.
+
+    E_i and E_j are exchangeable: the difference, averaged over (E_i, E_j) = (x, y) and (y, x), is positive for all
+    x, y > 0 and any rest R >= 0 of the sum.
+
+    :param larger: else the two traces are equal
+    """
+    x, y, small, more = sp.symbols("x y t g", positive=True)
+    rest, large = sp.Symbol("R", nonnegative=True), small + int(larger) * more
+    difference = lambda one, two: (large * one - small * two) / (large * one + small * two + rest)
+    return sign(sp.together(difference(x, y) + difference(y, x))) == 1
+
+
 def sum_and_difference_factor(sign: int = 1) -> bool:
     """Whether (1 + kappa c) +- (c + kappa) = (1 +- kappa)(1 +- c), plane by plane, so that D +- N >= 0."""
     return all(vanishes((1 + _KAPPA * _LEVEL) + side * (_LEVEL + _KAPPA)
@@ -195,6 +217,15 @@ def range_is_filled(seed: int, lowest: float = 0.0) -> bool:
         if (values < bottom - 1e-12).any() or (values > 1 + 1e-12).any() or np.diff(sweep, axis=0).max() > 0.1:
             return False
     return True
+
+
+def mean_turns_negative(fastest: Number) -> bool:
+    """Whether E sum w c < -0.1 although T_d > 0.7, at d = 64 and Delta = 2.
+
+    :param fastest: trace of the fastest plane, in units of the others'
+    """
+    traces = np.append(float(fastest), np.ones(31))
+    return bool(unequal_traces_mean(2.0, traces) < -0.1 and trace_bound(4.0, 64) > 0.7)
 
 
 def aligned_mean_agrees(kappa: Number, queries: Count, seed: int) -> bool:

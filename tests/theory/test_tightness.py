@@ -73,6 +73,20 @@ def test_the_base_is_ten_thousand_unless_said():
         assert function(*arguments) == function(*arguments, 10_000.0) != function(*arguments, 10_001.0)
 
 
+def test_steps_about_opposite_scores_and_unequal_traces_fail_with_their_hypothesis():
+    assert tightness.opposite_scores_stay_opposite() and not tightness.opposite_scores_stay_opposite(1)
+    assert tightness.larger_trace_weighs_more() and not tightness.larger_trace_weighs_more(larger=False)
+    assert tightness.mean_turns_negative(100.0) and not tightness.mean_turns_negative(1.0)
+
+
+def test_mean_weights_are_ordered_as_the_traces():
+    traces = np.array([3.0, 0.5, 1.0, 8.0])
+    energy = np.random.default_rng(0).exponential(size=(100_000, 4)) * traces
+    mean = (energy / energy.sum(1, keepdims=True)).mean(0)
+    assert (np.argsort(mean) == np.argsort(traces)).all()
+    assert abs(np.diff(np.sort(mean))).min() > 0.02  # 20 standard errors apart
+
+
 def test_unequal_traces_by_sampling_and_by_their_scale():
     rng = np.random.default_rng(2)
     traces = np.geomspace(20, 0.05, 8)
