@@ -15,6 +15,7 @@ import numpy as np
 from lib.one_layer.intervention_results import (
     ONE_SITE,
     TWO_SITES,
+    Triple,
     WithReverseErrors,
     agreement,
     agreements,
@@ -44,7 +45,7 @@ from lib.one_layer.results import (
     with_recorded,
     within_recorded_range,
 )
-from lib.record.report import Values, bootstrap_interval, effect, spread
+from lib.record.report import Values, bootstrap_interval, difference_interval, effect, spread, told_effects
 
 Measure = Callable[[], Values | Mapping[str, Values]]  # values over seeds, or several by name
 
@@ -64,10 +65,15 @@ def measured(values: Measure) -> dict[str, Callable[[], Any]]:
             "interval": lambda: each(lambda own: bootstrap_interval(own) if len(own) > 1 else None)}
 
 
+def effects(pairs: Callable[[], Mapping[str, tuple[Values, Values]]]) -> dict[str, Callable[[], Any]]:
+    """What `claims.verify` is told of pairs of runs, first and second values by name: see `report.told_effects`."""
+    return {"ours": lambda: told_effects(pairs())["ours"], "interval": lambda: told_effects(pairs())["interval"]}
+
+
 def by_weight(case: WithReverseErrors, control: RecordedRun) -> dict[str, Any]:
     """What `claims.verify` is told of `own_weight_decides`: these runs, and one in which more than the weight tells."""
     return {"needs": case.runs and [*case.runs, control], "given": {"runs": case.runs}, "broken": {"runs": [control]},
-            "ours": lambda: agreements(case.runs), "scope": case.scope}
+            "scope": case.scope, **measured(lambda: agreements(case.runs))}
 
 
 def varied(
@@ -107,6 +113,21 @@ def dropped_against(runs: NamedRuns, before: str, values: Measure | None = None)
             "seeds": lambda: right["seeds"], "scope": scope, **measured(values or (lambda: answers()[0])), **own}
 
 
+def effect_over(triple: Triple | None, before: str) -> dict[str, Any]:
+    """What `claims.verify` is told of `raises_by`: the blocking loss dropped against another part, and as the control
+    that other part against our recipe.
+
+    :param triple: see `intervention_results.gain_triples`; None if one of the runs is not recorded
+    :param before: words of the scope before the step
+    """
+    plain, changed, other = cast(Triple, triple or (None, None, None))
+    both = lambda: cast(tuple[Values, Values], tuple(at_common_step("reverse_accuracy", other, changed)))
+    return {"needs": {"our recipe": plain, "blocking loss dropped": changed, "other part dropped": other},
+            "given": {"run": changed, "beside": other}, "broken": {"run": other, "beside": plain},
+            "seeds": lambda: changed["seeds"], "scope": lambda: f"{before}; near step {last_step(changed, other)}",
+            **effects(lambda: {"dropped, less the control": both()})}
+
+
 # What must hold of reverse accuracy -------------------------------------------------------------------------------
 
 
@@ -120,6 +141,18 @@ def errors_are_placeholders(runs: Iterable[RecordedRun], point: int) -> bool:
 def all_answered(run: RecordedRun, beside: RecordedRun) -> bool:
     """Whether every seed answers 95 percent of the reverse queries, at the last step of this and the other run."""
     return bool(at_common_step("reverse_accuracy", run, beside)[0].min() >= 95)
+
+
+def raises_by(run: RecordedRun, beside: RecordedRun, points: float = 30.0) -> bool:
+    """Whether reverse accuracy lies above that of the other run by more than these points with the whole interval of
+    the difference, at the last step of both."""
+    low, high = at_common_step("reverse_accuracy", beside, run)
+    return difference_interval(low, high)[0] > points
+
+
+def above_with_interval(values: Values, limit: float) -> bool:
+    """Whether the interval of a mean over seeds, or of a paired difference, lies above a limit."""
+    return bootstrap_interval(values)[0] > limit
 
 
 def directions_alike(run: RecordedRun) -> bool:

@@ -10,11 +10,10 @@ hold of all this.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from lib.one_layer import results
 from lib.one_layer.intervention_runs import BLOCKING, CONTROLS, ENCODING_NAMES, RECORDED_LENGTHS, NamedRuns, Sources
@@ -30,7 +29,7 @@ from lib.one_layer.results import (
     last_step,
     wrong_as_placeholder,
 )
-from lib.record.report import Values, effect
+from lib.record.report import Values
 
 SIGNATURES = ("score_correlation", "gradient_cosine")
 #: part of a margin over the placeholder -> the recorded parts that it sums
@@ -99,9 +98,10 @@ def wrong_answers(found: Sources) -> dict[str, list[RecordedRun]]:
     return {source: [run for run in runs if run["parameters"]["length"] >= 10] for source, runs in wrong.items()}
 
 
-def placeholder_shares(runs: Iterable[RecordedRun]) -> dict[str, float]:
-    """The placeholder's share of the reverse errors at the end, percent, by encoding, length and steps."""
-    return {f"{encoding_and_length(run)}, step {last_step(run)}": mean_placeholder_share(run) for run in runs}
+def placeholder_shares(runs: Iterable[RecordedRun]) -> dict[str, Float[np.ndarray, " erring"]]:
+    """The placeholder's share of the reverse errors at the end, percent, by encoding, length and steps; one value a
+    seed that errs."""
+    return {f"{encoding_and_length(run)}, step {last_step(run)}": wrong_as_placeholder(run) for run in runs}
 
 
 # Training without a part of the loss ------------------------------------------------------------------------------
@@ -121,6 +121,18 @@ def gain_triples(runs: Runs) -> dict[str, Triple]:
     found = {f"{encoding}, {control}": runs.by_intervention(("none", BLOCKING, control), encoding=encoding)
              for encoding in ENCODING_NAMES for control in CONTROLS}
     return {name: (triple[0], triple[1], triple[2]) for name, triple in found.items() if triple}
+
+
+def blocking_triples(found: Sources) -> dict[str, Triple | None]:
+    """Recorded runs by our recipe, without the blocking loss and under a control: each encoding and control at the
+    length of the sources, then RoPE with a random part dropped at the greater lengths; None where one is missing."""
+    triples: dict[str, Triple | None] = dict(gain_triples(found.recorded))
+    for length, runs in found.by_length("none", BLOCKING, "drop_random").items():
+        if length != found.recorded.shared.get("length"):
+            plain, changed, other = runs.values()
+            whole = plain is not None and changed is not None and other is not None
+            triples[f"rope, drop_random, L = {length}"] = cast(Triple, (plain, changed, other)) if whole else None
+    return triples
 
 
 def runs_of(triples: Mapping[str, Triple]) -> list[RecordedRun]:
@@ -197,11 +209,17 @@ def with_reverse_errors(found: Sources) -> list[WithReverseErrors]:
     return cases or [WithReverseErrors("recorded", RECORDED_LENGTHS[0], [], {})]
 
 
-def agreements(runs: Iterable[RecordedRun]) -> dict[str, int]:
-    """Agreement with the own and with another fact's weight, whole percent, by intervention and reversed share."""
+def agreements(runs: Iterable[RecordedRun]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Agreement with the own and with another fact's weight, percent, by intervention and reversed share."""
     return {f"{run['parameters']['intervention']}, {run['parameters']['reversed_share']:g} reversed, {words}":
-            round(agreement(run, source)) for run in runs
+            metric(run, f"broken_agreement{source}") for run in runs
             for words, source in (("own", ""), ("other", "_other"))}
+
+
+def agreement_advantages(runs: Iterable[RecordedRun]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Points by which the own weight agrees in more pairs than another fact's, each seed's own."""
+    return {f"{run['parameters']['intervention']}, {run['parameters']['reversed_share']:g} reversed":
+            metric(run, "broken_agreement") - metric(run, "broken_agreement_other") for run in runs}
 
 
 def at_weight(run: RecordedRun, weight: float) -> Float[np.ndarray, " seeds"]:
@@ -283,11 +301,18 @@ def line_through(run: RecordedRun, predicted: str, realised: str) -> Line:
     return Line(float(expected @ found / (expected @ expected)), float(np.corrcoef(expected, found)[0, 1]))
 
 
-def lines_through(run: RecordedRun) -> dict[str, float]:
-    """Slope and correlation of realised on predicted changes, by kind of step."""
-    lines = {step: line_through(run, step, step) for step in sorted(STEPS)}
-    return {f"{step}, {words}": value for step, line in lines.items()
-            for words, value in (("slope", line.slope), ("correlation", line.correlation))}
+def lines_through(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Slope and correlation of realised on predicted changes, by kind of step, each seed's own."""
+    lines = {step: [line_through(_of_seed(run, place), step, step) for place in range(len(run["seeds"]))]
+             for step in sorted(STEPS)}
+    return {f"{step}, {words}": np.array([getattr(line, words) for line in own])
+            for step, own in lines.items() for words in Line._fields}
+
+
+def _of_seed(run: RecordedRun, place: int) -> RecordedRun:
+    """The watched steps of one seed."""
+    return {"curves": {name: curve[place : place + 1] for name, curve in run["curves"].items()
+                       if name.startswith("first_order")}}
 
 
 def share_lowering_loss(run: RecordedRun, step: str) -> float:
@@ -295,9 +320,10 @@ def share_lowering_loss(run: RecordedRun, step: str) -> float:
     return float((changes(run, step, "realised") < 0).mean() * 100)
 
 
-def shares_lowering_loss(run: RecordedRun) -> dict[str, float]:
-    """`share_lowering_loss` of every kind of step."""
-    return {step: share_lowering_loss(run, step) for step in STEPS}
+def shares_lowering_loss(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """`share_lowering_loss` of every kind of step, each seed's own."""
+    return {step: np.array([share_lowering_loss(_of_seed(run, place), step) for place in range(len(run["seeds"]))])
+            for step in STEPS}
 
 
 # Signatures -------------------------------------------------------------------------------------------------------
@@ -312,12 +338,6 @@ def by_layer(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Both signatures of every layer, by name and layer."""
     return {f"{name} {layer}": layered(run, name, layer) for name in SIGNATURES
             for layer in range(1, run["parameters"]["depth"] + 1)}
-
-
-def rank_correlation(runs: Iterable[RecordedRun], name: str) -> float:
-    """Spearman's correlation, over runs, of a metric with reverse accuracy; means over seeds."""
-    means = np.array([[metric(run, key).mean() for key in (name, "reverse_accuracy")] for run in runs])
-    return float(stats.spearmanr(means).statistic)
 
 
 # Along training ---------------------------------------------------------------------------------------------------
@@ -370,9 +390,21 @@ def with_forward_learned(runs: Runs) -> dict[int, RecordedRun]:
             if run is not None and final(run, "forward_accuracy").mean() > 95}
 
 
-def signatures_by_length(of: Callable[[RecordedRun, str], float], runs: Mapping[int, RecordedRun]) -> dict[str, float]:
-    """A number of the curve of each signature, by signature and length."""
+def signatures_by_length(
+    of: Callable[[RecordedRun, str], Values], runs: Mapping[int, RecordedRun]
+) -> dict[str, Values]:
+    """What each signature's curve says, one value a seed, by signature and length."""
     return {f"{name} at {length}": of(run, name) for length, run in runs.items() for name in SIGNATURES}
+
+
+def drops_from_start(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
+    """How far below its own start each seed's curve ends."""
+    return final(run, name, 0) - final(run, name)
+
+
+def peaks_over_start(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
+    """How far above its own start each seed's curve lies where the mean over seeds is highest."""
+    return final(run, name, int(np.mean(run["curves"][name], axis=0).argmax())) - final(run, name, 0)
 
 
 # Pairs of runs ----------------------------------------------------------------------------------------------------
@@ -411,7 +443,7 @@ def at_step_of(last: RecordedRun, runs: NamedRuns) -> dict[str, Float[np.ndarray
     return {name: at_step(run, "reverse_accuracy", last_step(last)) for name, run in runs.items() if run is not None}
 
 
-def cost_of_position(laden: RecordedRun, free: RecordedRun) -> dict[str, float]:
-    """What position in the values costs in reverse accuracy, points, with the permutation p, and among letters."""
-    of, among = (effect(*at_common_step(f"reverse_accuracy{kind}", laden, free)) for kind in ("", "_lowercase"))
-    return {"points": of.difference, "p": of.p, "among letters": among.difference}
+def cost_of_position(laden: RecordedRun, free: RecordedRun) -> dict[str, list[Float[np.ndarray, " seeds"]]]:
+    """Reverse accuracy with and without position in the values, percent, among all tokens and among letters."""
+    return {words: at_common_step(f"reverse_accuracy{kind}", laden, free)
+            for words, kind in (("all tokens", ""), ("among letters", "_lowercase"))}

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.one_layer import results
-from lib.one_layer.intervention_results import learned_from, mean_placeholder_share, metric, patched_accuracy
+from lib.one_layer.intervention_results import Triple, learned_from, mean_placeholder_share, metric, patched_accuracy
 from lib.one_layer.intervention_runs import ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.results import RecordedRun, at_common_step, at_step, final, last_step
-from lib.record.report import Values, cell, effect, markdown
+from lib.record.report import Values, cell, effect, markdown, signed
 
 # What changes reverse accuracy ------------------------------------------------------------------------------------
 
@@ -154,11 +154,31 @@ def summary_row(run: RecordedRun | None) -> list[str]:
 
 
 def against(runs: NamedRuns, usual: str) -> str:
-    """Reverse accuracy of each run and of the usual one at the last step of both, and the permutation p."""
+    """Reverse accuracy of each run and of the usual one at the last step of both: the difference with its interval over
+    seeds, in pooled standard deviations, and the permutation p."""
     plain = runs[usual]
     found: dict[str, Any] = {name: at_common_step("reverse_accuracy", run, plain) for name, run in runs.items()
                              if name != usual and run is not None and plain is not None}
-    return markdown(["", "step", "reverse (%)", f"{usual} (%)", "difference (points)", "$p$"],
-                    [[name, f"{last_step(runs[name], plain):,}", cell(own, 0), cell(other, 0),
-                      f"{effect(other, own).difference:+.0f}", f"{effect(other, own).p:.2g}"]
+    return markdown(["", "step", "reverse (%)", f"{usual} (%)", "difference (points; 95 % interval)", "Hedges' g",
+                     "$p$"],
+                    [[name, f"{last_step(runs[name], plain):,}", cell(own, 0), cell(other, 0), *_described(other, own)]
                      for name, (own, other) in found.items()])
+
+
+def _described(first: Values, second: Values) -> list[str]:
+    found = effect(first, second)
+    return [signed(found), "–" if np.isinf(found.standardised) else f"{found.standardised:.1f}", f"{found.p:.2g}"]
+
+
+def blocking_effects(found: Mapping[str, Triple | None]) -> str:
+    """What dropping the blocking loss gains over dropping another part of the loss, and what that part gains over our
+    recipe: points of reverse accuracy at the last step of each pair, with intervals over seeds.
+
+    :param found: case -> runs by our recipe, without the blocking loss and without the other part
+    """
+    pair = lambda first, second: at_common_step("reverse_accuracy", first, second)
+    return markdown(["", "seeds", "blocking loss dropped, less the control (points; 95 % interval)", "Hedges' g", "$p$",
+                     "control less our recipe (points; 95 % interval)"],
+                    [[name, str(len(triple[1]["seeds"])), *_described(*pair(triple[2], triple[1])),
+                      signed(effect(*pair(triple[0], triple[2])))]
+                     for name, triple in found.items() if triple is not None])

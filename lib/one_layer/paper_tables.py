@@ -183,15 +183,28 @@ class PaperComparison:
         return all(bool(self.final((size, name), "forward_accuracy").min() > LEARNED
                         and self.final((size, name), "reverse_accuracy").max() < 1) for size in sizes)
 
+    def correlates(self, name: str, limit: float = 0.5) -> bool:
+        """At every length the interval of the mean over seeds lies above a limit."""
+        return all(report.bootstrap_interval(each)[0] > limit for each in self.at_all(name).values())
+
+    def both_ways(self, name: str) -> dict[str, tuple[Float[np.ndarray, " seeds"], ...]]:
+        """Reverse and forward accuracy of one model, by length, as `report.told_effects` takes them."""
+        return {f"L = {size}": tuple(self.final((size, name), f"{way}_accuracy") for way in reversed(DIRECTIONS))
+                for size in self.sizes(name)}
+
     def below(self, name: str) -> dict[int, report.EffectSize]:
         """Forward over reverse accuracy of one model, at every length at which it is judged."""
-        either = lambda size: (self.final((size, name), f"{way}_accuracy") for way in reversed(DIRECTIONS))
-        return {size: report.effect(*either(size)) for size in self.sizes(name)}
+        return {size: report.effect(*pair) for size, pair in zip(
+            self.sizes(name), self.both_ways(name).values(), strict=True)}
+
+    def attention(self, point: int = -1) -> dict[str, Float[np.ndarray, " seeds"]]:
+        """Attention weight on the evidence under RoPE in multiples of 1/L, by length and direction."""
+        return {f"L = {size}, {way}": self.final((size, "RoPE"), f"{way}_attention", point) * size
+                for size in self.sizes("RoPE") for way in DIRECTIONS}
 
     def least_attention(self, point: int = -1) -> float:
         """Least attention weight on the evidence of any seed, length and direction under RoPE, in multiples of 1/L."""
-        return min(float(self.final((size, "RoPE"), f"{way}_attention", point).min()) * size
-                   for size in self.sizes("RoPE") for way in DIRECTIONS)
+        return min(float(each.min()) for each in self.attention(point).values())
 
     def aligned(self, name: str, sizes: Sequence[int], margin: float) -> bool:
         """In every seed at these lengths the gradient cosine is positive, and this much above that of other facts."""
@@ -218,7 +231,8 @@ class PaperComparison:
         """A row a contrast; a p of .05 or more is in bold: the seeds leave that contrast open."""
         found = self.effects()
         return report.markdown(
-            ["contrast, first → second", "seeds", "difference (points)", "Hedges' g", "second larger", "p"],
+            ["contrast, first → second", "seeds", "difference (points; 95 % interval)", "Hedges' g", "second larger",
+             "p"],
             [[name, f"{len(low)}, {len(high)}", *_described(found[name])] for name, low, high in self.contrasts()])
 
     def stopping_table(self) -> str:
@@ -261,7 +275,7 @@ def titled(key: Key) -> str:
 def _described(found: report.EffectSize) -> list[str]:
     large = "no spread" if np.isinf(found.standardised) else f"{found.standardised:.1f}"
     level = f"{found.p:.2g}" if found.p < 0.05 else f"**{found.p:.2g}**"
-    return [f"{found.difference:+.1f}", large, f"{100 * found.superiority:.0f} %", level]
+    return [report.signed(found, 1), large, f"{100 * found.superiority:.0f} %", level]
 
 
 def _placeholders(run: RecordedRun) -> str:

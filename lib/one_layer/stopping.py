@@ -7,16 +7,16 @@ hindsight: the best that any rule could do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lib.one_layer.evaluation import PROTOCOLS
 from lib.one_layer.task import DIRECTIONS
 from lib.one_layer.training import Curves, select_members
-from lib.record.report import cell, markdown
+from lib.record.report import cell, markdown, resampled_interval
 
 #: curves, protocol, member -> the measured point at which to stop; None where the run never gets there
 Stop = Callable[[Curves, str, int], int | None]
@@ -88,10 +88,14 @@ def reachable_range(curves: Curves, protocol: str = "standard", learned: float =
     Each member may stop for itself, at a measured step at which its own forward accuracy is at least ``learned``
     percent; one that never gets there, anywhere.
     """
+    least, greatest = _reachable(curves, protocol, learned)
+    return float(least.mean()), float(greatest.mean())
+
+
+def _reachable(curves: Curves, protocol: str, learned: float = 90.0) -> tuple[Float[np.ndarray, " members"], ...]:
     forward, reverse = (np.array(curves[f"{protocol}_{way}"], dtype=float) for way in DIRECTIONS)
     open_to = (forward >= learned) | (forward < learned).all(1, keepdims=True)
-    least, greatest = np.where(open_to, reverse, np.inf).min(1), np.where(open_to, reverse, -np.inf).max(1)
-    return float(least.mean()), float(greatest.mean())
+    return np.where(open_to, reverse, np.inf).min(1), np.where(open_to, reverse, -np.inf).max(1)
 
 
 # Readings of a column -----------------------------------------------------------------------------------------
@@ -151,6 +155,57 @@ def no_rule_reaches(read: Read, wanted: Column, within: float = 10.0) -> bool:
     return min(shortfall_from_column(read, wanted).values()) > within
 
 
+#: protocols that generate token by token, asked of six facts only from length 20 on
+ITERATIVE = tuple(name for name in PROTOCOLS if name.startswith("iterative"))
+
+
+class Miss(NamedTuple):
+    """How far the best of some protocols stays from a column, in points at the worst length."""
+
+    points: float
+    interval: tuple[float, float]  # over seeds
+
+    def __str__(self) -> str:
+        return f"{self.points:.0f} ({self.interval[0]:.0f} to {self.interval[1]:.0f})"
+
+
+def hindsight_miss(read: Read, wanted: Column, protocols: Collection[str] = tuple(PROTOCOLS)) -> Miss:
+    """The least `shortfall_from_column` of these protocols: every seed stops at its own best step.
+
+    The seeds of each length are resampled, and the best protocol is sought in each resample anew. What a protocol's few
+    prompts add by chance is part of each seed's value.
+    """
+    ends = [[_reachable(curves, name) for curves in read.values()] for name in protocols]
+    outside = lambda end, some, value: max(end[0][some].mean() - value, value - end[1][some].mean(), 0.0)
+    return _least_miss(ends, outside, read, wanted)
+
+
+def one_step_miss(read: Read, wanted: Column, protocols: Collection[str] = tuple(PROTOCOLS)) -> Miss:
+    """The same where all seeds of a length stop at one step, which is told the column: see `nearest_step`."""
+    both = [[np.array([curves[f"{name}_{way}"] for way in DIRECTIONS], dtype=float) for curves in read.values()]
+            for name in protocols]
+    return _least_miss(both, lambda each, some, value: _nearest(each[:, some].mean(1), value), read, wanted)
+
+
+def _least_miss(measured: Sequence[Sequence[Any]], away: Callable[..., float], read: Read, wanted: Column) -> Miss:
+    """Of the protocols the least of the largest distance over lengths; resamples without any are left out."""
+    column = [wanted[size] for size in read]
+
+    def least(*chosen: Int[np.ndarray, " seeds"]) -> float:
+        worst = [np.max([away(each, some, value) for each, some, value in zip(own, chosen, column, strict=True)])
+                 for own in measured]  # nan where a length has no step to stop at
+        return np.nan if np.isnan(worst).all() else float(np.nanmin(worst))
+
+    every = [np.arange(len(curves["standard_forward"])) for curves in read.values()]
+    return Miss(least(*every), resampled_interval(least, *every, resamples=500))
+
+
+def _nearest(means: Float[np.ndarray, "2 points"], wanted: float, learned: float = 90.0) -> float:
+    """Least distance of mean reverse accuracy to the wanted one where mean forward accuracy is learned; else nan."""
+    away = np.abs(means[1] - wanted)[means[0] >= learned]
+    return float(away.min()) if len(away) else np.nan
+
+
 def half_and_column(read: Read) -> tuple[dict[int, Curves], dict[int, float]]:
     """The curves of every other seed, and the last reverse accuracies of the rest: a column that can be reached."""
     first, second = (select_seeds(read, slice(start, None, 2)) for start in (0, 1))
@@ -194,6 +249,16 @@ def nearest_table(read: Read, wanted: Column) -> str:
             ["every seed stopped at its own best step", free, least]]
     return markdown(["stopping", "protocol", "largest miss (points)"],
                     [[stopped, f"`{name}`", f"{miss:.0f}"] for stopped, name, miss in rows])
+
+
+def misses_table(read: Read, wanted: Column) -> str:
+    """A row a protocol: largest miss over lengths, with its interval over seeds, at one step and in hindsight."""
+    found = {name: (one_step_miss(read, wanted, [name]), hindsight_miss(read, wanted, [name])) for name in PROTOCOLS}
+    words = lambda miss: "forward not learned" if np.isnan(miss.points) else str(miss)
+    return markdown(["protocol", "one step for all seeds, told the column (points)",
+                     "every seed at its own best step (points)"],
+                    [[f"`{name}`", *map(words, misses)]
+                     for name, misses in sorted(found.items(), key=lambda item: item[1][1].points)])
 
 
 def readings_table(read: Read, wanted: Column) -> str:

@@ -80,6 +80,13 @@ class Sweeps(NamedTuple):
         """The largest distance of each setting's mean reverse accuracies to the wanted ones, points."""
         return {name: largest_distance(self.places, name, wanted) for name in self.settings}
 
+    def miss_intervals(self, wanted: Mapping[Place, float]) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals of `misses`: the seeds of each place are resampled."""
+        column = list(wanted.values())
+        largest = lambda *cells: max(abs(cell.mean() - value) for cell, value in zip(cells, column, strict=True))
+        cells = lambda name: [self.places[place].rows[name]["reverse"] for place in wanted]
+        return {name: report.resampled_interval(largest, *cells(name)) for name in self.settings}
+
     def other_seeds(self, places: Iterable[Place]) -> dict[Place, float]:
         """Mean reverse accuracy, percent, of the standard recipe's seeds that no changed run has."""
         return {place: self.places[place].others for place in places}

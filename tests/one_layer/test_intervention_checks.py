@@ -53,6 +53,18 @@ def test_a_run_without_the_blocking_loss_is_held_against_its_control_at_a_common
     assert named["ours"]() == {"a": 2} and "spread" not in named
 
 
+def test_an_effect_is_the_difference_with_its_interval():
+    plain, changed, other = growing(0, 10), growing(70, 100), growing(20, 30)
+    told = must.effect_over((plain, changed, other), "here")
+    assert must.raises_by(**told["given"]) and not must.raises_by(**told["broken"])  # 85 to 25; 25 to 5
+    assert told["ours"]()["dropped, less the control"] == 60 and told["scope"]() == "here; near step 1000"
+    low, high = told["interval"]()["dropped, less the control"]
+    assert 40 <= low < 60 < high and not must.raises_by(changed, other, 60.0)
+    missing = must.effect_over(None, "here")
+    assert list(missing["needs"].values()) == [None] * 3
+    assert must.above_with_interval([5.0, 6.0], 4.9) and not must.above_with_interval([3.0, 60.0], 4.9)
+
+
 def test_position_costs_what_more_than_chance_takes():
     laden, free, near = growing(*[10] * 5), growing(*[40] * 5), growing(*[19] * 5)
     assert must.costs_accuracy(laden, free) and not must.costs_accuracy(laden, near)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.one_layer import intervention_results as read
+from lib.one_layer.intervention_runs import Sources
 from lib.one_layer.results import STANDARD, Runs
 
 
@@ -24,7 +25,8 @@ def test_measures_and_their_means():
 def test_seeds_without_errors_do_not_count_in_the_placeholders_share():
     run = result(curves={"placeholder_share": [[2, 50, np.nan], [4, 70, 98]]})
     assert read.mean_placeholder_share(run) == 98 and read.mean_placeholder_share(run, 0) == 3
-    assert read.placeholder_shares([run]) == {"rope at 10, step 1000": 98}
+    (shares,) = read.placeholder_shares([run]).items()
+    assert shares[0] == "rope at 10, step 1000" and shares[1].mean() == 98
 
 
 def growing(*ends, steps=(0, 100, 1000), **parameters):
@@ -39,6 +41,15 @@ def test_shares_of_a_gain_by_encoding_and_control():
     triples = read.gain_triples(Runs((plain, right, other), {}))
     assert read.shares_of_gain(triples) == {"rope, drop_random": 0.25}
     assert read.runs_of(triples | {"again": triples["rope, drop_random"]}) == [plain, right, other]
+
+
+def test_triples_of_greater_lengths_are_whole_or_missing():
+    made = [growing(end, end, profile="full", length=length, intervention=name) for length, end, name in (
+        (20, 1, "none"), (20, 99, "drop_right_of_capital"), (20, 2, "drop_random"), (30, 1, "none"))]
+    nothing = Runs((), {"length": 10})
+    found = read.blocking_triples(Sources(nothing, Runs(tuple(made), {"length": 10}), nothing))
+    assert found == {"rope, drop_random, L = 20": tuple(made[:3]), "rope, drop_random, L = 30": None,
+                     "rope, drop_random, L = 40": None}
 
 
 def test_runs_that_are_too_short_or_forgot_forward_count_as_not_recorded():
@@ -59,7 +70,10 @@ def test_what_a_graft_gains_is_counted_from_the_untouched_answer():
 def test_agreement_with_the_own_and_with_another_share():
     run = result({"broken_agreement": [90, 100], "broken_agreement_other": [60, 80]})
     assert read.agreement(run) == 95 and read.agreement(run, "_other") == 70
-    assert read.agreements([run]) == {"none, 0 reversed, own": 95, "none, 0 reversed, other": 70}
+    assert {name: each.mean() for name, each in read.agreements([run]).items()} == {
+        "none, 0 reversed, own": 95, "none, 0 reversed, other": 70}
+    (advantage,) = read.agreement_advantages([run]).values()
+    assert advantage.mean() == 25 and len(advantage) == 2
 
 
 def window():
@@ -115,13 +129,14 @@ def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
     assert read.line_through(run, "sgd", "adamw") == pytest.approx((-1.5, -1))
     assert read.share_lowering_loss(run, "sgd") == 50
     assert read.share_lowering_loss(run, "adamw") == pytest.approx(100 / 3)
-
-
-def test_ranks_over_runs_ignore_the_scale():
-    runs = [result({"cosine": [value, value + 2], "opposite": [-value] * 2, "reverse_accuracy": [value**3] * 2})
-            for value in (3, 1, 2, 7)]
-    assert read.rank_correlation(runs, "cosine") == pytest.approx(1)
-    assert read.rank_correlation(runs, "opposite") == pytest.approx(-1)
+    made = run | {"seeds": [0, 1], "curves": run["curves"] | {
+        name.replace("sgd", "forward"): curve for name, curve in run["curves"].items() if "sgd" in name}}
+    lines = read.lines_through(made)
+    assert lines["adamw, slope"].tolist() == pytest.approx([1.5, 1.5])
+    second = {"curves": {name: curve[1:] for name, curve in made["curves"].items()}}
+    own = read.line_through(second, "forward", "forward")
+    assert (lines["forward, slope"][1], lines["forward, correlation"][1]) == pytest.approx(tuple(own))
+    assert read.shares_lowering_loss(made)["forward"].tolist() == pytest.approx([200 / 3, 100 / 3])
 
 
 def trained():
@@ -135,6 +150,9 @@ def test_falls_and_rises_are_counted_from_the_start():
     assert read.drop_from_start(trained(), "reverse_accuracy", 1) == 20
     assert read.peak_over_start(trained(), "reverse_accuracy") == 0
     assert read.peak_over_start(trained(), "forward_accuracy") == 100
+    assert read.drops_from_start(trained(), "reverse_accuracy").tolist() == [40, -15]
+    assert read.peaks_over_start(trained(), "reverse_accuracy").tolist() == [0, 0]  # the mean is highest at the start
+    assert read.peaks_over_start(trained(), "forward_accuracy").tolist() == [100, 100]
 
 
 def test_moves_count_from_where_forward_is_learned():

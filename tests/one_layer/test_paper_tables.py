@@ -107,7 +107,7 @@ def test_errors_are_those_of_the_seeds_that_err():
 
 def test_open_contrasts_are_in_bold():
     rows = table(RECORD.effect_table())
-    assert rows["RoPE, $L=10$: reverse → forward"] == ["3, 3", "+59.0", "16.2", "100 %", "**0.1**"]
+    assert rows["RoPE, $L=10$: reverse → forward"] == ["3, 3", "+59.0 (55.0 to 62.7)", "16.2", "100 %", "**0.1**"]
 
 
 def test_gaps_between_encodings_have_intervals_over_seeds():

@@ -143,3 +143,29 @@ def test_a_column_of_other_seeds_can_be_reached():
     assert [len(each["raw_reverse"]) for each in half.values()] == [2, 2]
     assert column[10] == pytest.approx(np.mean([curves[10]["standard_reverse"][seed][-1] for seed in (1, 3)]))
     assert stopping.no_rule_reaches(curves, {10: 300.0, 20: 0.0}) and not stopping.no_rule_reaches(curves, column)
+
+
+def test_misses_are_those_of_the_points_with_an_interval_that_holds_them():
+    curves, wanted = read(members=6), {10: 300.0, 20: 300.0}
+    short = stopping.shortfall_from_column(curves, wanted)
+    every = stopping.hindsight_miss(curves, wanted)
+    assert every.points == pytest.approx(min(short.values()))
+    assert every.interval[0] < every.points < every.interval[1]
+    one = stopping.hindsight_miss(curves, wanted, ["raw"])
+    assert one.points == pytest.approx(short["raw"]) and one.points >= every.points
+    told = stopping.told_distances(curves, wanted)
+    assert stopping.one_step_miss(curves, wanted).points == pytest.approx(min(told.values()))
+    name = next(iter(told))
+    assert stopping.one_step_miss(curves, wanted, [name]).points == pytest.approx(told[name])
+
+
+def test_a_column_that_can_be_reached_is_missed_by_nothing_and_without_forward_there_is_no_miss():
+    curves = read(members=4)
+    column = stopping.half_and_column(curves)[1]
+    assert stopping.hindsight_miss(curves, column).interval[0] == 0
+    assert str(stopping.Miss(1.2, (0.0, 3.6))) == "1 (0 to 4)"
+    never = {size: {**each, "raw_forward": [[0.0] * len(each["steps"])] * 4} for size, each in curves.items()}
+    assert np.isnan(stopping.one_step_miss(never, column, ["raw"]).points)
+    table = stopping.misses_table(never, column).splitlines()
+    assert len(table) == 2 + len(PROTOCOLS) and sum("forward not learned" in line for line in table) == 1
+    assert set(stopping.ITERATIVE) == {"iterative", "iterative_edge"}

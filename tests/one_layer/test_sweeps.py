@@ -65,6 +65,8 @@ def test_the_columns_of_the_two_tables_name_what_is_missing():
     missing = [name for name, run in found.needs(2).items() if run is None]
     assert missing == [f"changed settings, {place}" for place in ("RoPE, L = 20", "learned, L = 10", "learned, L = 20")]
     assert found.misses({("rope", 10): 43.1}) == {"standard": pytest.approx(28.1), "width 128": pytest.approx(16.9)}
+    for name, (low, high) in found.miss_intervals({("rope", 10): 43.1}).items():
+        assert low < found.misses({("rope", 10): 43.1})[name] < high
     assert found.other_seeds([("rope", 10)]) == {("rope", 10): 60}
     assert "2 settings, RoPE, L = 10, 3 seeds" in found.scope(1) and "runs of 100 steps" in found.scope(1)
 
