@@ -10,7 +10,8 @@ In the order of the paper:
 * ``bounds`` (App. B): the trace bound, Cantelli's, unequal distances; laws of their weights in ``dirichlet``, proofs
   for every real distance in ``certificates``, steps of proofs in ``bound_proofs``
 * ``gradients`` (App. C.1) and ``parameter_gradients`` (App. C.2, Prop. C.1): the full gradient in effective coordinates
-  and in the original matrices; steps of proofs in ``gradient_proofs``
+  and in the original matrices; steps of proofs in ``gradient_proofs``; unembeddings that are not isotropic in
+  ``random_unembedding``
 * ``flows`` (App. C.3): gradient flow with learned attention, Props C.2 and C.3; steps of proofs in ``flow_proofs``
 
 Beyond the paper: ``tightness`` of Thm 4.3, ``premises`` (how far given keys are from Assumption 4.2), ``assumptions``

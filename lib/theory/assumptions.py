@@ -75,6 +75,20 @@ def fast_plane_covariance(
     return routing.key_covariance(queries, kappa, np.where(np.arange(queries.shape[1] // 2) == 0, ratio, 1.0))
 
 
+def every_query_reaches_its_mean(
+    queries: Float[np.ndarray, "queries dim"], ratio: float, distance: float, *, own_weights: bool = True
+) -> bool:
+    """Whether Corr(s_f, s_r | q) >= sum_i w_i cos(2 Delta theta_i) for `fast_plane_covariance`, kappa 0 and 1/2.
+
+    :param own_weights: w_i is proportional to |q_i|^2 tau_i^2; else to |q_i|^2, as for equal traces
+    """
+    traces = np.where(np.arange(queries.shape[1] // 2) == 0, ratio if own_weights else 1.0, 1.0)
+    bound = routing.query_bound(queries * np.repeat(traces**0.5, 2), distance)
+    values = (routing.rope_score_correlation(queries, fast_plane_covariance(queries, ratio, kappa), distance, distance)
+              for kappa in (0.0, 0.5))
+    return all((value >= bound - 1e-9).all() for value in values)
+
+
 # Proposition 4.5: a correlation is not a route ----------------------------------------------------------------
 
 

@@ -323,3 +323,16 @@ def second_fact_is_hurt(vocab: int, shared: bool = True) -> bool:
     before, after = storage @ mass_r, descend(storage, mass_f, 0, 0.1, column=2)[-1] @ mass_r
     fall = (after[1] - after[0]) - (before[1] - before[0])
     return bool(np.isclose(fall, -0.1 * 0.6 * 0.3) and loss(after, 1) > loss(before, 1))
+
+
+def literal_step_hurts(vocab: int, same_target: bool = False) -> bool:
+    """Whether a step of size 0.1 on p(B | A), all of W moving from W = 0, raises the loss of p(A | B).
+
+    Each prompt shows the other's target and the mask; A is token 0 and B token 1.
+
+    :param same_target: the first prompt asks for A too
+    """
+    storage, mass_f, mass_r = np.zeros((vocab, vocab + 1)), *np.zeros((2, vocab + 1))
+    mass_f[[0, vocab]], mass_r[[1, vocab]] = (0.6, 0.4), (0.3, 0.7)
+    after = descend(storage, mass_f, int(not same_target), 0.1)[-1]
+    return bool(loss(after @ mass_r, 0) > loss(storage @ mass_r, 0) + 1e-6)

@@ -165,3 +165,28 @@ def two_facts_oppose(same_target: bool = False) -> bool:
     total = general_inner_product(TARGET if same_target else OTHER).subs(sp.KroneckerDelta(TARGET, OTHER), 0)
     claimed = sp.Sum(p[TOKEN] * r[TOKEN], (TOKEN, 1, _N)) - p[OTHER] - r[TARGET]
     return bool(sp.expand(total - claimed) == 0)
+
+
+def uniform_errors_product(same_target: bool) -> sp.Expr:
+    """<p_f - e_A, p_r - e_A'> at uniform predictions, A' another target or A itself, for any n."""
+    uniform = lambda asked: 1 / _N - sp.KroneckerDelta(TOKEN, asked)
+    product = uniform(TARGET) * uniform(TARGET if same_target else OTHER)
+    return sp.expand(sum_over_vocabulary(product).doit().subs(sp.KroneckerDelta(TARGET, OTHER), 0))
+
+
+def second_answer_pushes_back(against: sp.Expr | int = _N - 1) -> bool:
+    """Whether one target's inner product is minus ``against`` times two targets', at uniform predictions, for any n."""
+    return symbolic.vanishes(uniform_errors_product(True) + against * uniform_errors_product(False))
+
+
+def literal_alignment_at_zero(same_target: bool = False, shown: int = 3) -> bool:
+    """Whether <grad_W l(B | A), grad_W l(A | B)> is -<a_f, a_r>/n at W = 0, hence negative, for any n and masses.
+
+    Each prompt shows the other's target and ``shown`` tokens that both show, the mask among them.
+
+    :param same_target: both prompts ask for one token
+    """
+    a_f, a_r = (sp.symbols(f"{name}_0:{shown}", positive=True) for name in ("f", "r"))
+    masses = sp.Add(*(f * r for f, r in zip(a_f, a_r, strict=True)))  # <a_f, a_r>: the evidence is not shared
+    inner = uniform_errors_product(same_target) * masses
+    return symbolic.vanishes(inner + masses / _N) and bool(inner.is_negative)

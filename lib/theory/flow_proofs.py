@@ -16,7 +16,15 @@ from scipy.special import expit
 
 from lib.encodings import rope_frequencies
 from lib.theory import flows, routing, symbolic
-from lib.theory.dynamics_proofs import OTHER, TARGET, TOKEN, step_raises_any_margin, sum_over_vocabulary
+from lib.theory.dynamics_proofs import (
+    ALPHA_F,
+    OTHER,
+    TARGET,
+    TOKEN,
+    general_gradient,
+    step_raises_any_margin,
+    sum_over_vocabulary,
+)
 from lib.theory.validation import Count, Number
 
 _N = sp.Symbol("n", integer=True, positive=True)
@@ -24,6 +32,25 @@ _E, _C, _KAPPA = sp.symbols("E C kappa", positive=True)
 _HALF = sp.Rational(1, 2)
 
 # Margins and scores -------------------------------------------------------------------------------------------
+
+
+def loss_pays_for_the_path(planes: int, gated: bool = True) -> bool:
+    """Whether dl/dt = -|d theta/dt|^2 under the speeds of `c3-margins`, query and key learned, three tokens.
+
+    :param gated: the softmax gate 1 - alpha in the speed of the score
+    """
+    alpha, *w = sp.symbols("alpha w_0:3", real=True)
+    q, k = (sp.Matrix(sp.symbols(f"{name}_0:{2 * planes}", real=True)) for name in "qk")
+    turn = routing.block_rotation(sp.symbols(f"phi_0:{planes}", real=True))
+    p = symbolic.softmax([alpha * x for x in w])
+    force = alpha * (1 - alpha) ** int(gated) * sum(p[v] * (w[0] - w[v]) for v in (1, 2))  # beta
+    to_column = [-alpha * (p[v] - int(v == 0)) for v in range(3)]
+    to_query, to_key = force * turn * k, force * turn.T * q
+    loss, score = symbolic.cross_entropy([alpha * x for x in w], 0), (q.T * turn * k)[0]
+    score_speed = sum(sp.diff(score, x) * v for x, v in zip([*q, *k], [*to_query, *to_key], strict=True))
+    fall = sum(sp.diff(loss, x) * v for x, v in zip(w, to_column, strict=True))
+    fall += sp.diff(loss, alpha) * alpha * (1 - alpha) * score_speed
+    return symbolic.vanishes(fall + sum(v**2 for v in (*to_column, *to_query, *to_key)))
 
 
 def margins_and_route_are_pushed(same_target: bool = True) -> bool:
@@ -140,6 +167,28 @@ def matrix_is_conserved(dim: int, query_learned: bool = True) -> bool:
     return all(sp.expand(sum(sp.diff(f, x) * speed[x] for x in speed)) == 0 for f in conserved)
 
 
+def any_start_keeps_the_route(gated: bool = True) -> bool:
+    """The steps of `n7-any-start`, vocabulary, column and start symbolic.
+
+    The first integral; e^s + s rises with s from minus infinity, so it bounds s below; and d(m_v - m_u)/dt =
+    alpha (p(v) - p(u)) has the sign of -(m_v - m_u), as p(v)/p(u) = exp(-alpha (m_v - m_u)).
+
+    :param gated: as in `energy_is_conserved`
+    """
+    s, rest = sp.Symbol("s", real=True), sp.IndexedBase("rest")
+    energy = sp.exp(s) + s
+    bounds_below = bool(sp.diff(energy, s).is_positive) and sp.limit(energy, s, -sp.oo) == -sp.oo
+    derivative, p = (part.subs({rest[token]: 0 for token in (TARGET, OTHER, TOKEN)})
+                     for part in general_gradient(ALPHA_F, TARGET))
+    margin_speed = derivative - derivative.subs(TOKEN, TARGET)  # W_v moves by minus the derivative
+    w, hits = sp.IndexedBase("w"), {sp.KroneckerDelta(TARGET, token): 0 for token in (OTHER, TOKEN)}
+    gap_speed = (margin_speed - margin_speed.subs(TOKEN, OTHER)).subs(hits)
+    ratio = p / p.subs(TOKEN, OTHER)
+    narrows = (sp.simplify(gap_speed - ALPHA_F * (p - p.subs(TOKEN, OTHER))) == 0
+               and sp.simplify(ratio * sp.exp(ALPHA_F * (w[OTHER] - w[TOKEN]))) == 1)  # m_v - m_u = w_u - w_v
+    return energy_is_conserved(gated) and bounds_below and narrows
+
+
 def route_recovers_from_any_start(vocab: int, q_norm2: Number, seed: Count, learned: Iterable[str] = ("key",)) -> bool:
     """Whether s_f falls and recovers, margins end large and m_v - m_u never widens, from two columns against A."""
     rng = np.random.default_rng(seed)
@@ -200,14 +249,27 @@ def learned_key_rate(vocab: int, q_norm2: Number, shift: float = 0.0) -> bool:
     return True
 
 
-#: margin m, the time of the flow where both errors are functions of it
-MARGIN = sp.Symbol("m", positive=True)
+def exponents_have_ratio(inverted: bool = False) -> bool:
+    """Whether log(1 - p_r) / log(1 - p_f) tends to alpha_r / alpha_f as m grows, routing fixed, for any n and weights.
+
+    ``1 - p = (n - 1) e^(-y) / (1 + (n - 1) e^(-y))`` with ``y = alpha m``: minus its logarithm over y tends to 1.
+
+    :param inverted: expects alpha_f / alpha_r
+    """
+    n, m, alpha_f, alpha_r = sp.symbols("n m alpha_f alpha_r", positive=True)
+    y = sp.Symbol("y", positive=True)
+    per_y = sp.limit(sp.log((n - 1) / (sp.exp(y) + n - 1)) / y, y, sp.oo)
+    found = per_y * alpha_r * m / (per_y * alpha_f * m)
+    return bool(per_y == -1 and sp.simplify(found - (alpha_f / alpha_r if inverted else alpha_r / alpha_f)) == 0)
 
 
-def rates_differ(alpha_f: sp.Expr, alpha_r: sp.Expr) -> bool:
-    """Whether log(1 - p_r) / log(1 - p_f) does not tend to 1, for attention weights that depend on `MARGIN`; n = 5."""
-    log_miss = [sp.log(4 / (sp.exp(alpha * MARGIN) + 4)) for alpha in (alpha_r, alpha_f)]
-    return bool(sp.limit(log_miss[0] / log_miss[1], MARGIN, sp.oo) != 1)
+def rates_stay_apart(
+    learned: Sequence[str], biases: tuple[float, float], vocab: int, log_t_max: Number, seed: Count
+) -> bool:
+    """Whether log(1 - p_r) / log(1 - p_f) of the integrated ALiBi flow ends more than a tenth away from 1."""
+    path = alibi_flow(learned, biases, vocab, log_t_max, seed)
+    reverse, forward = (np.logaddexp(0, odds[-1]) for odds in (path.reverse_log_odds, path.forward_log_odds))
+    return bool(abs(reverse / forward - 1) > 0.1)
 
 
 # The threshold ------------------------------------------------------------------------------------------------

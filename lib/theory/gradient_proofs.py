@@ -67,6 +67,27 @@ def error_norm_leaves_different_tokens(*, factor: int = 2) -> bool:
                                     lambda v, w: (1 - same(v, w)) * u[v] * u[w])
 
 
+def spread_errors_have_cosine(tokens: int, cosine: sp.Expr) -> bool:
+    """Whether errors have this cosine if each prompt spreads its wrong mass evenly over ``tokens`` own tokens."""
+    share = [sp.Rational(1, tokens)] * tokens
+    forward, reverse = sp.Matrix([-1, *share, *[0] * tokens]), sp.Matrix([-1, *[0] * tokens, *share])
+    return bool(forward.dot(reverse) / sp.sqrt(forward.dot(forward) * reverse.dot(reverse)) == cosine)
+
+
+def error_cosine_exceeds_half(wrong: int, *, all_positive: bool = True) -> bool:
+    """Whether 4 <eps_f, eps_r>^2 > |eps_f|^2 |eps_r|^2 for all predictions with so many wrong tokens.
+
+    :param all_positive: every token has a positive probability, as in a softmax; else each prompt's wrong mass is on
+        one token, not the same one
+    """
+    u, w = (sp.symbols(f"{name}0:{wrong}", positive=True) for name in "uw")
+    if not all_positive:
+        u, w = [u[0], *[0] * (wrong - 1)], [0, w[1], *[0] * (wrong - 2)]
+    forward, reverse = sp.Matrix([-sum(u), *u]), sp.Matrix([-sum(w), *w])
+    gap = sp.expand(4 * forward.dot(reverse) ** 2 - forward.dot(forward) * reverse.dot(reverse))
+    return bool(gap.is_positive)
+
+
 def errors_align(reverse_target: int) -> bool:
     """Whether <eps_f, eps_r> > 0 for any weights, for prompts of length 2 and 3; the forward target is 1."""
     pair = storage.storage_model((2, 3), 3, 1, "a"), storage.storage_model((3, 2, 0), 3, reverse_target, "b")
@@ -99,7 +120,8 @@ def cosine_is_a_weighted_mean(*, equal_weights: bool = False) -> bool:
 # The contrast -------------------------------------------------------------------------------------------------
 
 _A, _MASK, _REST = sp.symbols("a_B a_M a_0", positive=True)  # attention mass on evidence, mask and placeholder
-_SQUARE = _MASK**2 + _REST**2  # r^2
+FORWARD_OVERLAP = _SQUARE = _MASK**2 + _REST**2  # r^2, rho of a prompt with itself
+_A_R, _MASK_R, _REST_R = sp.symbols("b_B b_M b_0", positive=True)  # the same in a reverse prompt
 _ON_OTHERS, _ON_REST = sp.symbols("X Y", positive=True)  # an error on the other facts' targets, on the other tokens
 
 
@@ -135,25 +157,36 @@ def flow_keeps_its_law(other: int) -> bool:
     return all(holds(facts, n) for n in (3, 4, 5) for facts in range(2, n))
 
 
-def late_contrast_is_negative(least: int) -> bool:
-    """Whether no term speaks against a negative late contrast, for every N >= ``least``, n > N and masses.
+def reverse_contrast_is(overlap: sp.Expr = _MASK * _MASK_R + _REST * _REST_R) -> bool:
+    """Whether a reverse prompt's contrast is minus `gradients.reverse_contrast_parts` times x_r and y_r, over N.
 
-    Two cases, a_B up to 3/4 and from 1/2, as in the proof; in each all coefficients must be positive.
+    For all 2 <= N <= n from 2 to 5, with all masses of the forward and the reverse prompt free.
+
+    :param overlap: rho
     """
-    more, free, part, shared = sp.symbols("j k part r2", positive=True)
-    facts = least + more
-    n = facts + free
-    late = -facts * gradients.contrast_slope_formula(facts, n, _A, shared, _A**2 + n * shared, _A**2)
-    square = _A * (1 - _A) * ((n - 1) * _A**2 - (facts - 1) * n * shared) ** 2  # of the first case's inequality
-    low = _between(sp.expand(late - square), _A, 0, sp.Rational(3, 4))
-    high = _between(sp.expand(late.subs(shared, part * (1 - _A) ** 2)), _A, sp.Rational(1, 2), 1)
-    return all(c > 0 for case in (low, _between(high, part, 0, 1)) for c in sp.Poly(case).coeffs())
+    so_far, error = (_ON_OTHERS, _ON_REST), sp.symbols("x_r y_r", positive=True)
+
+    def holds(facts: int, n: int) -> bool:
+        found = gradients.reverse_contrast(facts, n, (_A, _MASK, _REST), (_A_R, _MASK_R, _REST_R), so_far, error)
+        parts = gradients.reverse_contrast_parts(facts, n, _A, _A_R, overlap, so_far)
+        return symbolic.vanishes(facts * found + parts[0] * error[0] + parts[1] * error[1])
+
+    return all(holds(facts, n) for n in (2, 3, 4, 5) for facts in range(2, n + 1))
 
 
-def _between(expression: sp.Expr, symbol: sp.Symbol, low: Any, high: Any) -> sp.Expr:
-    """Numerator at symbol = (low + high t) / (1 + t): t > 0 runs through all values between."""
-    t, powers = sp.Symbol(f"t_{symbol}", positive=True), sp.Poly(expression, symbol)
-    return sp.expand(sum(c * (low + high * t) ** i * (1 + t) ** (powers.degree() - i) for (i,), c in powers.terms()))
+def late_contrast_is_negative(least: int) -> bool:
+    """Whether Q of `gradients.reverse_contrast_parts` ends above 0 for every N >= ``least``, n and masses.
+
+    At Y = gamma X and the largest overlap, rho = (1 - a_r(B)) r, it is a positive multiple of
+    a_B^2 - a_B r + (N - 1) r^2, which has no zero.
+    """
+    facts, n, r = sp.symbols("N n r", positive=True)
+    gamma = _A**2 / (_A**2 + n * r**2)
+    late = gradients.reverse_contrast_parts(facts, n, _A, _A_R, (1 - _A_R) * r, (1, gamma))[1]
+    square = _A**2 - _A * r + (facts - 1) * r**2
+    multiple = (n - facts) * (1 - _A_R) * _A * n / (_A**2 + n * r**2)
+    under_the_root = sp.discriminant(square, _A).subs(facts, least + sp.Symbol("j", nonnegative=True))
+    return symbolic.vanishes(late - multiple * square) and bool(sp.expand(under_the_root).is_negative)
 
 
 # The original matrices ----------------------------------------------------------------------------------------

@@ -131,13 +131,34 @@ def fact_masses(facts: int, vocabulary: int, length: int) -> Float[np.ndarray, "
     return masses
 
 
+def trained_on_facts(
+    length: int, facts: int, vocabulary: int, step_size: float, steps: int
+) -> tuple[Float[np.ndarray, "steps vocab tokens"], Float[np.ndarray, "facts tokens"]]:
+    """W after each step on the mean loss of `fact_masses`' prompts, from W = 0, and those masses."""
+    masses = fact_masses(facts, vocabulary, length)
+    path = descend(np.zeros((vocabulary, masses.shape[1])), masses, np.arange(facts), step_size / facts, steps)
+    return path[1:], masses
+
+
 def contrast_path(
     length: int, facts: int, vocabulary: int, step_size: float, steps: int
 ) -> Float[np.ndarray, " steps"]:
     """h_B - h_bar of the first fact after each step on the mean loss, from W = 0, attention uniform."""
-    masses = fact_masses(facts, vocabulary, length)
-    path = descend(np.zeros((vocabulary, masses.shape[1])), masses, np.arange(facts), step_size / facts, steps)[1:]
+    path, masses = trained_on_facts(length, facts, vocabulary, step_size, steps)
     return np.array([score_contrast(storage, masses[0], 0, vocabulary) for storage in path])
+
+
+def last_reverse_contrasts(
+    prompts: int, length: int, facts: int, vocabulary: int, step_size: float, steps: int, seed: int
+) -> Float[np.ndarray, " prompts"]:
+    """h_B - h_bar of the first fact in reverse prompts that are not trained, after the last step of `contrast_path`.
+
+    Their masses on evidence, placeholder and mask are random, uniform on the simplex.
+    """
+    path, masses = trained_on_facts(length, facts, vocabulary, step_size, steps)
+    asked = np.zeros((prompts, masses.shape[1]))
+    asked[:, [vocabulary, -2, -1]] = np.random.default_rng(seed).dirichlet(np.ones(3), prompts)
+    return np.array([score_contrast(path[-1], mass, 0, vocabulary) for mass in asked])
 
 
 def error_cosines(
@@ -198,3 +219,38 @@ def contrast_slope_formula(
     free = vocabulary - facts
     square = ((facts - 1) * other + free * rest) ** 2 + (facts - 1) * other**2 + free * rest**2
     return -(evidence_mass * (1 - evidence_mass) * square - shared_square * free * vocabulary * rest**2) / facts
+
+
+def reverse_contrast(
+    facts: int, vocabulary: int, masses: Sequence[Any], reverse_masses: Sequence[Any], so_far: Sequence[Any],
+    error: Sequence[Any],
+) -> Any:
+    """h_B - h_bar of the first of ``facts`` facts in a prompt that is not trained, from the definitions.
+
+    Masses are those on the evidence and then on each shared token. Errors of the trained prompts so far and of this
+    prompt now are given by what they put on each other fact's target and on each token that is no fact's target.
+
+    :param masses: of every trained prompt; ``reverse_masses``: of this one
+    :param so_far: X and Y of the storage; ``error``: x_r and y_r
+    """
+    storage = error_masses_storage(facts, vocabulary, masses[0], masses[1:], *so_far)[2]
+    wrong, seen, _ = error_masses_storage(facts, vocabulary, reverse_masses[0], reverse_masses[1:], *error)
+    pull = wrong.T * storage
+    return sp.expand(pull[0] - (pull * seen)[0])
+
+
+def reverse_contrast_parts(
+    facts: Any, vocabulary: Any, evidence_mass: Any, reverse_evidence_mass: Any, overlap: Any, so_far: Sequence[Any]
+) -> tuple[Any, Any]:
+    """P and Q in N (h_B - h_bar) = -(P x_r + Q y_r), the closed form of `reverse_contrast`.
+
+    With E = (N - 1) X + (n - N) Y, P = (N - 1) a_B (1 - a_r(B)) (E + X) and
+    Q = (n - N) [a_B (1 - a_r(B)) (E + Y) - n rho Y].
+
+    :param overlap: rho, the inner product of both prompts' masses on the shared tokens
+    """
+    on_others, on_rest = so_far
+    every = (facts - 1) * on_others + (vocabulary - facts) * on_rest
+    evidence = evidence_mass * (1 - reverse_evidence_mass)
+    return ((facts - 1) * evidence * (every + on_others),
+            (vocabulary - facts) * (evidence * (every + on_rest) - vocabulary * overlap * on_rest))

@@ -45,3 +45,10 @@ def test_fast_plane_has_the_larger_trace():
     covariance = assumptions.fast_plane_covariance(RNG.normal(size=(3, 6)), 10.0, -0.5)
     traces = [np.trace(covariance[1, 2 * i : 2 * i + 2, 2 * i : 2 * i + 2]) for i in range(3)]
     assert traces == pytest.approx([10, 1, 1])
+
+
+def test_with_unequal_traces_a_query_reaches_the_mean_with_its_own_weights_alone():
+    queries = np.random.default_rng(2).normal(size=(50, 8))
+    assert assumptions.every_query_reaches_its_mean(queries, 30.0, 2.0)
+    assert not assumptions.every_query_reaches_its_mean(queries, 30.0, 2.0, own_weights=False)
+    assert assumptions.every_query_reaches_its_mean(queries, 1.0, 2.0, own_weights=False)

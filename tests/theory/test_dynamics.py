@@ -232,3 +232,17 @@ def test_error_messages_say_what_is_right():
                                ("p_f", [1.5, -0.5, 0], "negative"), ("eta", [1.0], "one number")):
         with pytest.raises(ValueError, match=right):
             dynamics.step_gain(**{**GOOD, name: value})
+
+
+def test_two_targets_oppose_by_one_over_n_at_uniform_predictions():
+    pair = [dynamics.column_gradient(1.0, np.full(5, 0.2), target) for target in (0, 0, 1)]
+    assert pair[0] @ pair[1] == pytest.approx(1 - 1 / 5) and pair[0] @ pair[2] == pytest.approx(-1 / 5)
+
+
+@pytest.mark.parametrize("vocab", [2, 7])
+def test_the_literal_reading_hurts_by_the_masses_in_common(vocab):
+    """A step of size 0.1 from W = 0 moves the logits of p(A | B) by -0.1 <a_f, a_r> (1/n - e_B)."""
+    logits = -0.1 * 0.4 * 0.7 * (1 / vocab - np.eye(vocab)[1])
+    change = float(dynamics.loss(logits, 0) - math.log(vocab))
+    assert change > 0 and dynamics.literal_step_hurts(vocab)
+    assert not dynamics.literal_step_hurts(vocab, same_target=True)

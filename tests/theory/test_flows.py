@@ -389,3 +389,15 @@ def test_mask_flow_starts_where_it_is_told_and_refuses_the_rest():
     for attention in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match="attention must lie in"):
             flows.mask_flow(attention, 3, 1.0, np.linspace(0, 1, 3))
+
+
+@pytest.mark.parametrize("learned", [(), ("key",), ("query", "key")])
+def test_the_path_is_as_short_as_the_loss_allows(learned):
+    """|theta(t) - theta(0)|^2 <= t loss(0): no flow leaves every ball in a bounded time."""
+    flow, column = rope(learned=learned), np.array([-1.0, 2.0, 0.5])
+    path = flow.run(column, QUERY, KEY, np.linspace(0.1, 12, 30))
+    moved = (((path.column - column) ** 2).sum(1) + ((path.query - QUERY) ** 2).sum(1)
+             + ((path.key - KEY) ** 2).sum(1))
+    time = np.expm1(path.log_time)
+    assert (moved <= time * flow_loss(flow, column, QUERY, KEY)).all()
+    assert (moved > 0).all()

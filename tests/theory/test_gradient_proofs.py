@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from lib.theory import gradient_proofs
+from lib.theory import gradient_proofs, gradients
 
 
 def test_worst_spectrum_has_the_stated_eigenvalues():
@@ -37,3 +37,23 @@ def test_factored_step_in_numbers():
         mixture = (e_b + e_m) / 2  # W_V = 1, attention 1/2 each
         stepped = (u - 0.1 * np.array([-0.5, 0.5]) * mixture) * e_b  # W_V and W_E do not move while U = 0
         assert gradient_proofs.factored_step_lowers_the_entry(mask_value) == (stepped[0] < 0)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_evenly_spread_disjoint_errors(tokens):
+    assert gradient_proofs.spread_errors_have_cosine(tokens, sp.Rational(tokens, tokens + 1))
+    assert not gradient_proofs.spread_errors_have_cosine(tokens, sp.Rational(tokens + 1, tokens + 2))
+
+
+def test_a_softmax_never_attains_one_half():
+    rng = np.random.default_rng(3)
+    sharp = np.exp(rng.normal(size=(2, 500, 6)) * 3)
+    forward, reverse = sharp / sharp.sum(-1, keepdims=True)
+    assert gradients.error_cosines(forward, reverse).min() > 0.5
+    assert gradient_proofs.error_cosine_exceeds_half(5)
+
+
+def test_late_contrast_needs_two_facts():
+    assert gradient_proofs.late_contrast_is_negative(3)
+    a, r = 0.2, 0.6  # one fact: a^2 - a r is negative where the shared tokens' masses outweigh the evidence's
+    assert a**2 - a * r < 0 < a**2 - a * r + r**2

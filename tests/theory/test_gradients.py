@@ -168,3 +168,34 @@ def test_contrast_path_starts_along_the_slope():
     path = gradients.contrast_path(length=5, facts=2, vocabulary=4, step_size=1e-6, steps=2)
     slope = float(gradients.contrast_slope_formula(2, 4, 1 / 5, (1 + 3**2) / 25))
     assert path == pytest.approx([1e-6 * slope, 2e-6 * slope], rel=1e-4)
+
+
+def test_reverse_contrast_against_training():
+    """In a prompt that is not trained, with the sums of the errors that training went through."""
+    facts, vocabulary, length, eta, steps = 3, 7, 8, 0.4, 50
+    path, masses = gradients.trained_on_facts(length, facts, vocabulary, eta, steps)
+    asked = np.zeros(masses.shape[1])
+    asked[[vocabulary, -2, -1]] = reverse = np.array([0.3, 0.5, 0.2])
+    before = np.concatenate([np.zeros_like(path[:1]), path[:-1]])
+    chances = lambda w, mass: np.exp(w @ mass) / np.exp(w @ mass).sum(-1, keepdims=True)
+    so_far = eta * chances(before, masses[0])[:, [1, -1]].sum(0)
+    error = chances(path[-1], asked)[[1, -1]]
+    shared = (length - 2) / length, 1 / length
+    measured = gradients.score_contrast(path[-1], asked, 0, vocabulary)
+    exact = gradients.reverse_contrast(facts, vocabulary, (1 / length, *shared), [*reverse], [*so_far], [*error])
+    parts = gradients.reverse_contrast_parts(facts, vocabulary, 1 / length, 0.3, reverse[1:] @ shared, [*so_far])
+    assert float(exact) == pytest.approx(measured, abs=1e-9)
+    assert -(parts @ error) / facts == pytest.approx(measured, abs=1e-9)
+
+
+def test_a_reverse_prompt_that_attends_to_the_evidence_alone_has_no_contrast():
+    storage = gradients.trained_on_facts(6, 2, 5, 1.0, 30)[0][-1]
+    assert gradients.score_contrast(storage, np.eye(storage.shape[1])[5], 0, 5) == pytest.approx(0, abs=1e-12)
+
+
+def test_last_reverse_contrasts_are_those_of_random_prompts():
+    found = gradients.last_reverse_contrasts(3, 6, 2, 5, 1.0, 40, seed=7)
+    storage = gradients.trained_on_facts(6, 2, 5, 1.0, 40)[0][-1]
+    masses = np.zeros((3, storage.shape[1]))
+    masses[:, [5, -2, -1]] = np.random.default_rng(7).dirichlet(np.ones(3), 3)
+    assert found == pytest.approx([gradients.score_contrast(storage, mass, 0, 5) for mass in masses])
