@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from lib.one_layer import objectives, tables, task
-from lib.one_layer.model import ModelConfig, Transformer, initialise
+from lib.one_layer.model import HEAD_SCALE, ModelConfig, Transformer, initialise
 from lib.one_layer.objectives import MaskedBatch
 from lib.one_layer.unique import UniqueBatch, unique_rows, unique_rows_by_step
 
@@ -48,9 +48,14 @@ class Ensemble:
         }
 
     @classmethod
-    def from_seeds(cls, settings: ModelConfig, seeds: Sequence[int]) -> Ensemble:
-        """Fresh weights, one member a seed."""
-        return cls.from_models([initialise(Transformer(settings), seed) for seed in seeds])
+    def from_seeds(cls, settings: ModelConfig, seeds: Sequence[int],
+                   unembedding: float | Sequence[float] = HEAD_SCALE) -> Ensemble:
+        """Fresh weights, one member a seed.
+
+        :param unembedding: standard deviation of its start, of all members or of each
+        """
+        scales = [unembedding] * len(seeds) if isinstance(unembedding, (int, float)) else unembedding
+        return cls.from_models([initialise(Transformer(settings), *each) for each in zip(seeds, scales, strict=True)])
 
     @classmethod
     def from_models(cls, models: Sequence[Transformer]) -> Ensemble:

@@ -151,6 +151,12 @@ def iterative_accuracy(
 # Along a run ----------------------------------------------------------------------------------------------------
 
 
+def protocol_measures(averaged: Ensemble, raw: Ensemble) -> dict[str, list[float]]:
+    """`protocol_accuracies` by ``PROTOCOL_forward`` and ``PROTOCOL_reverse``."""
+    return {f"{name}_{way}": [*each] for name, ways in protocol_accuracies(averaged, raw).items()
+            for way, each in ways.items()}
+
+
 @torch.no_grad()
 def training_loss(ensemble: Ensemble, objective: str, batch: int = 400) -> list[float]:
     """The loss on one fixed batch of fresh sequences, nats a sequence, one value a member."""
@@ -173,8 +179,7 @@ def evaluate_snapshots(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     settings = ModelConfig(**{name: parameters[name] for name in shape}, causal=causal)
     curves: dict[str, Any] = {"steps": []}
     for snapshot in snapshots.read_snapshots(folder, settings, {**parameters, "seeds": run["seeds"]}):
-        values = {f"{name}_{way}": each for name, ways in protocol_accuracies(snapshot.averaged, snapshot.raw).items()
-                  for way, each in ways.items()}
+        values = protocol_measures(snapshot.averaged, snapshot.raw)
         values["loss"] = training_loss(snapshot.averaged, parameters["objective"])
         values |= prediction.features(snapshot.averaged)
         rounded = {name: [round(value, 4) for value in each] for name, each in values.items()}

@@ -4,7 +4,8 @@
         --steps 1500 --seeds 0 1 2 --out results/one_layer/rope.json
 
 All seeds train together as one ensemble. The run keeps a checkpoint beside its output, continues from it after an
-interruption to the identical result, and removes it at the end. Two options change what is made:
+interruption to the identical result, and removes it at the end. Two options change what is made, ``--measure`` what is
+recorded and ``--vary`` how many settings train:
 
 ``--measure interventions`` takes the reverse answers of masked models apart, for results/beyond:
 
@@ -20,6 +21,11 @@ interruption to the identical result, and removes it at the end. Two options cha
 
 Steps and gradients are those of the weights in training; everything else is measured on their moving average.
 
+``--measure answers`` records how forward and reverse questions are answered and nothing else, which is much faster;
+``--measure protocols`` that, and the accuracy under every evaluation protocol (`lib.one_layer.evaluation`) at every
+measured point; ``--measure limit`` that, and at the end (and where attention stops training, ``--attention-steps``)
+what the training questions say the answers will come to (`lib.one_layer.frozen_attention`; ``RULE_reverse`` and so on).
+
 ``--vary learning_rate=0.0003,0.003 ema=0`` trains several settings side by side, as one ensemble: ``rope.json`` and,
 with one setting changed at a time, ``rope_learning_rate_0.0003.json`` and so on, each what a run of its own would
 record but for rounding and for what dropout draws. On a GPU, where one small model leaves most of the device idle, that
@@ -30,6 +36,7 @@ refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.one_layer import attribution, loss_change, metrics, patching
+from lib.one_layer import attribution, evaluation, frozen_attention, loss_change, metrics, patching
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.metrics import Measured
 from lib.one_layer.model import ModelConfig
@@ -61,6 +68,8 @@ FIRST_MEASURED = 30  # the first measured step after the start
 POINTS, INTERVENTION_POINTS = 12, 16  # measurements along training, log-spaced, the one before it not counted
 WATCHED = 2  # training steps from each of them on whose effect is predicted, for interventions
 PROFILES = ("quick", "full")
+#: what can be measured along training, and the name that the experiment is recorded under
+EXPERIMENTS = {"signatures": "one_layer", "answers": "supervision", "protocols": "recipes", "limit": "late_training"}
 #: what may differ between configurations that train side by side
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig) if field.name not in SHARED_FIELDS)
 
@@ -69,10 +78,10 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig) if fie
 class ExperimentOptions:
     """What the command can be told."""
 
-    model: ModelConfig = option(ModelConfig(), omit=("causal", "mlp", "norm"))
+    model: ModelConfig = option(ModelConfig(), omit=("causal",))
     training: TrainingConfig = option(TrainingConfig())
     seeds: tuple[int, ...] = (0, 1, 2)  # one model a seed
-    measure: Literal["signatures", "interventions"] = "signatures"  # what is recorded: the paper's, or all that blocks
+    measure: Literal["signatures", "interventions", "answers", "protocols", "limit"] = "signatures"  # what is recorded
     vary: tuple[str, ...] = ()  # NAME=VALUE,VALUE ...: settings to change one at a time
     points: int | None = None  # measurements along training; 12 where not said, with interventions 16
     snapshots: Path | None = None  # folder for the weights at each measurement
@@ -81,8 +90,8 @@ class ExperimentOptions:
     out: Path = option()  # the JSON file to write
 
     def __post_init__(self) -> None:
-        if self.vary and self.measure != "signatures":
-            raise ValueError("vary: trains side by side, which interventions do not")
+        if self.vary and self.measure == "interventions":
+            raise ValueError("vary: trains side by side, which --measure interventions does not")
         if self.vary and self.snapshots is not None:
             raise ValueError("snapshots keeps the weights of one run, and --vary makes several")
         device_named(self.device)
@@ -103,7 +112,7 @@ def run_experiment(asked: ExperimentOptions) -> None:
             interventions_experiment(settings, asked.training, seeds, asked.out, profile, points, asked.snapshots)
         else:
             recipes = variations(asked.training, asked.vary, asked.out)
-            side_by_side(settings, recipes, seeds, profile, points, asked.snapshots)
+            side_by_side(settings, recipes, seeds, profile, points, asked.snapshots, asked.measure)
 
 
 def measured_steps(steps: int, points: int) -> list[int]:
@@ -138,7 +147,7 @@ def experiment(
 
 def side_by_side(
     settings: ModelConfig, recipes: Mapping[Path, TrainingConfig], seeds: Sequence[int], profile: str = "quick",
-    points: int | None = None, snapshot_folder: Path | None = None,
+    points: int | None = None, snapshot_folder: Path | None = None, measure: str = "signatures",
 ) -> list[Result]:
     """Train all recipes as one ensemble and record each in its file; resumes from the checkpoint of an interrupted run.
 
@@ -147,31 +156,66 @@ def side_by_side(
     :param recipes: by file; the first names the checkpoint
     :param points: how many measurements along training, the one before it not counted; `POINTS` where not said
     :param snapshot_folder: for the weights at each of them, see `lib.one_layer.snapshots`
+    :param measure: one of `EXPERIMENTS`
     :return: the results, in that order
     :raises ValueError: for recipes that do not go together, see `Trainer`
     :raises lib.record.training_state.CheckpointError: if the checkpoint belongs to another run or is damaged
     """
     points = POINTS if points is None else points
     parameters = {out: validated_parameters(settings, recipe, profile, points) for out, recipe in recipes.items()}
-    identity = {"points": points, "snapshots": snapshot_folder}
-    with recording(parameters, experiment="one_layer", seeds=seeds, identity=identity, defaults=STANDARD,
+    identity: dict[str, Any] = {"points": points, "snapshots": snapshot_folder}
+    identity |= {} if measure == "signatures" else {"measure": measure}
+    with recording(parameters, experiment=EXPERIMENTS[measure], seeds=seeds, identity=identity, defaults=STANDARD,
                    device=torch.get_default_device()) as going:
         trainer = Trainer(settings, tuple(recipes.values()), seeds)
         start = trainer.averaged()
-        measured_at = measured_steps(trainer.recipe.steps, points)
-        curves = train_ensemble(trainer, going.checkpoint, measured_at, snapshot_folder)
+        measured_at = sorted({*measured_steps(trainer.recipe.steps, points), trainer.recipe.attention_steps})
+        curves = train_ensemble(trainer, going.checkpoint, measured_at, snapshot_folder,
+                                measure=functools.partial(measures(measure), trainer))
         end, results = trainer.averaged(), []
         for index, out in enumerate(recipes):
             own = trainer.members(index)
             before, after = (Ensemble(settings, ensemble.parameters[own]) for ensemble in (start, end))
-            results.append(going.save(*signatures(select_members(curves, own), before, after), out=out))
+            found = signatures if measure == "signatures" else last_values
+            results.append(going.save(*found(select_members(curves, own), before, after), out=out))
     return results
+
+
+def measures(measure: str) -> Callable[[Trainer, Ensemble], Measured]:
+    """What is measured along training, of the trainer and its averaged models."""
+    if measure == "protocols":
+        return _answers_and_protocols
+    if measure == "limit":
+        return _answers_and_limit
+    simple = {"signatures": metrics.evaluate, "answers": metrics.answers}[measure]
+    return lambda trainer, models: simple(models)
+
+
+def _answers_and_protocols(trainer: Trainer, models: Ensemble) -> Measured:
+    found = evaluation.protocol_measures(models, Ensemble(models.settings, trainer.ensemble.parameters))
+    return metrics.answers(models) | {name: [*values] for name, values in found.items()}
+
+
+def _answers_and_limit(trainer: Trainer, models: Ensemble) -> Measured:
+    found, names = metrics.answers(models), frozen_attention.NAMES
+    if trainer.steps_taken not in (trainer.recipe.steps, trainer.recipe.attention_steps or trainer.recipe.steps):
+        return found | {name: [None] * len(models) for name in names}
+    predicted: Measured = {name: [] for name in names}
+    for index, recipe in enumerate(trainer.recipes):
+        own = Ensemble(models.settings, models.parameters[trainer.members(index)])
+        for name, values in frozen_attention.predictions(own, recipe).items():
+            predicted[name] += values
+    return found | predicted
+
+
+def last_values(curves: Curves, start: Ensemble, end: Ensemble) -> tuple[Measured, Curves]:
+    """Metrics of a finished run: the last point of every curve, which is of the trained models."""
+    return {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}, curves
 
 
 def signatures(curves: Curves, start: Ensemble, end: Ensemble) -> tuple[Measured, Curves]:
     """Metrics and curves of a finished run: what was measured along it, and of the untrained and trained models."""
-    settings, more = end.settings, {}
-    final = {name: [run_of[-1] for run_of in runs] for name, runs in curves.items() if name != "steps"}
+    settings, more, (final, _) = end.settings, {}, last_values(curves, start, end)
     if not settings.causal:
         more["score_correlation_by_distance"] = metrics.score_correlations(end).tolist()
         more["score_correlation_by_distance_at_start"] = metrics.score_correlations(start).tolist()

@@ -40,7 +40,9 @@ PARAMETER_GROUPS = {
 
 def queries(settings: ModelConfig) -> tuple[Queries, Queries]:
     """The forward and reverse questions that suit the model."""
-    return (task.paired_causal_queries if settings.causal else task.paired_queries)(settings.length)
+    if settings.causal:
+        return task.paired_causal_queries(settings.length)
+    return task.paired_queries(settings.length, settings.facts, settings.fillers)
 
 
 def query_logits(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "members queries clean"]:
@@ -75,18 +77,33 @@ def attention_on_evidence(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "
 
 
 @torch.no_grad()
+def answers(ensemble: Ensemble) -> Measured:
+    """How each member answers, forward and in reverse: accuracies and shares in percent, attention on the evidence."""
+    settings, measured = ensemble.settings, Measured()
+    fillers = torch.as_tensor(task.filler_tokens(settings.facts, settings.fillers))
+    for name, asked in zip(task.DIRECTIONS, queries(settings), strict=True):
+        logits = query_logits(ensemble, asked)
+        graded = accuracy_and_probability(logits, asked, settings.facts)
+        measured |= {f"{name}_{key}": value for key, value in graded.items()}
+        if name == "reverse":
+            measured["placeholder_share"] = placeholder_share(logits, asked, fillers)
+        if not settings.causal and settings.depth == 1:
+            measured[f"{name}_attention"] = attention_on_evidence(ensemble, asked).mean(1).tolist()
+    return measured
+
+
+@torch.no_grad()
 def evaluate(ensemble: Ensemble) -> Measured:
-    """Every scalar measure of each member; accuracies and shares in percent."""
+    """Every scalar measure of each member: `answers`, and the signatures.
+
+    :raises ValueError: where not all letters are in facts: the signatures are correlations over 26
+    """
+    if ensemble.settings.facts < task.LETTERS:
+        raise ValueError(f"facts={ensemble.settings.facts}: signatures are measured over {task.LETTERS} facts; "
+                         "take `--measure answers`")
     masked = not ensemble.settings.causal
     one_layer = masked and ensemble.settings.depth == 1
-    measured: Measured = {}
-    for name, asked in zip(task.DIRECTIONS, queries(ensemble.settings), strict=True):
-        logits = query_logits(ensemble, asked)
-        measured |= {f"{name}_{key}": value for key, value in accuracy_and_probability(logits, asked).items()}
-        if name == "reverse":
-            measured["placeholder_share"] = placeholder_share(logits, asked)
-        if one_layer:
-            measured[f"{name}_attention"] = attention_on_evidence(ensemble, asked).mean(1).tolist()
+    measured = answers(ensemble)
     measured |= {name: values.tolist() for name, values in gradient_cosines(ensemble).items()}
     if masked:
         scores = evidence_scores(ensemble)
@@ -98,12 +115,12 @@ def evaluate(ensemble: Ensemble) -> Measured:
 
 
 def accuracy_and_probability(
-    logits: Float[Tensor, "members queries clean"], asked: Queries
+    logits: Float[Tensor, "members queries clean"], asked: Queries, facts: int = task.LETTERS
 ) -> dict[str, list[float | None]]:
-    """Accuracy, accuracy among letters of the target's case, probability of the target and of another letter."""
-    case = (asked.target // task.LETTERS * task.LETTERS)[:, None] + torch.arange(task.LETTERS)
+    """Accuracy, accuracy among the facts' letters of the target's case, probability of the target and of another."""
+    case = (asked.target // task.LETTERS * task.LETTERS)[:, None] + torch.arange(facts)
     restricted = logits.gather(2, case.expand(len(logits), -1, -1)).argmax(2)
-    wrong = torch.where(asked.target % task.LETTERS == task.LETTERS - 1, asked.target - 1, asked.target + 1)
+    wrong = torch.where(asked.target % task.LETTERS == facts - 1, asked.target - 1, asked.target + 1)
     both = torch.stack([asked.target, wrong], dim=-1).expand(len(logits), -1, -1)
     probability, other = logits.softmax(-1).gather(2, both).mean(1).T
     return {
@@ -114,12 +131,16 @@ def accuracy_and_probability(
     }
 
 
-def placeholder_share(logits: Float[Tensor, "members queries clean"], asked: Queries) -> list[float | None]:
-    """Percentage of a member's errors that are the placeholder; None where it makes no error."""
+def placeholder_share(
+    logits: Float[Tensor, "members queries clean"], asked: Queries,
+    fillers: Int[Tensor, " fillers"] | None = None,
+) -> list[float | None]:
+    """Percentage of a member's errors that are the placeholder, or one of several; None where it makes no error."""
+    fillers = torch.tensor([task.PLACEHOLDER]) if fillers is None else fillers
     said = logits.argmax(2)
     wrong = said != asked.target
     return [
-        float((one[errors] == task.PLACEHOLDER).float().mean() * 100) if errors.any() else None
+        float(torch.isin(one[errors], fillers).float().mean() * 100) if errors.any() else None
         for one, errors in zip(said, wrong, strict=True)
     ]
 

@@ -48,10 +48,12 @@ class ModelConfig:
     heads: int = 1  # of attention, each width / heads wide
     depth: int = 1  # blocks
     causal: bool = False
-    mlp: bool = True
-    norm: bool = True
+    mlp: bool = True  # whether blocks hold one
+    norm: bool = True  # whether what blocks and unembedding see is normalised
     dropout: float = 0.0  # on what attention and MLP add to the residual stream
     values: str = option("natural", choices=VALUES)  # whether position enters the values, see `VALUES`
+    facts: int = task.LETTERS  # pairs of letters that sequences are made of
+    fillers: int = 1  # kinds of placeholder, see `lib.one_layer.task.filler_tokens`
 
     def __post_init__(self) -> None:
         task.check_length(self.length)
@@ -63,6 +65,9 @@ class ModelConfig:
             raise ValueError(f"dropout must lie in [0, 1), not {self.dropout!r}")
         encoding(self.encoding, self.positions, self.width, self.heads)  # refuses what it cannot serve
         self._check_values()
+        task.filler_tokens(self.facts, self.fillers)
+        if self.causal and (self.facts, self.fillers) != (task.LETTERS, 1):
+            raise ValueError("facts, fillers: a causal model has all letters and one placeholder")
 
     def _check_values(self) -> None:
         if self.values not in VALUES:
@@ -285,11 +290,13 @@ class Transformer(nn.Module):
         return block.attention.split(block.attention.query(block.norm1(self.embed(masks))))[0]
 
 
-def initialise(model: Transformer, seed: int) -> Transformer:
+def initialise(model: Transformer, seed: int, unembedding: float = HEAD_SCALE) -> Transformer:
     """Fill the weights from ``seed``: uniform within one over the root of the fan-in, the unembedding small.
 
     RADD starts the unembedding at zero; here that start is a plateau which some seeds take thousands of steps to
     leave, so it is normal with standard deviation `HEAD_SCALE` instead. Drawn on the CPU: the same weights everywhere.
+
+    :param unembedding: its standard deviation
     """
     rng = torch.Generator("cpu").manual_seed(seed)
     width = model.settings.width
@@ -298,7 +305,7 @@ def initialise(model: Transformer, seed: int) -> Transformer:
             if name == "head.bias" or (name == "position" and not model.settings.absolute):
                 weight.zero_()
             elif name == "head.weight":
-                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0, HEAD_SCALE, generator=rng))
+                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0, unembedding, generator=rng))
             elif "norm" in name:
                 weight.fill_(1.0)
             else:

@@ -81,14 +81,16 @@ def read(text: str) -> Int[Tensor, " length"]:
 
 
 def sequences(
-    count: int, length: int, rng: Rng, reversed_share: float = 0.0
+    count: int, length: int, rng: Rng, reversed_share: float = 0.0, facts: int = LETTERS, fillers: int = 1
 ) -> Int[np.ndarray, "count length"]:
     """Training sequences: letter and pair of positions uniform; the lowercase letter comes first.
 
     :param reversed_share: expected share (0 to 1) of sequences in the other order; the paper has none
+    :param facts: how many pairs there are, the first of the alphabet
+    :param fillers: kinds of placeholder, see `filler_tokens`
     """
     check_length(length)
-    letter = rng.integers(LETTERS, size=count)
+    letter = rng.integers(facts, size=count)
     # the pair of positions by its rank among length * (length - 1) / 2, so that all are equally likely
     first, second = _pairs(length)
     rank = rng.integers(len(first), size=count)
@@ -97,9 +99,24 @@ def sequences(
         swap = rng.random(count) < reversed_share
         first, second = np.where(swap, second, first), np.where(swap, first, second)
     tokens = np.full(count * length, PLACEHOLDER, dtype=np.int64)
+    if fillers > 1:
+        tokens[:] = filler_tokens(facts, fillers)[rng.integers(fillers, size=count * length)]
     start = np.arange(0, count * length, length)
     tokens[start + first], tokens[start + second] = letter, letter + LETTERS
     return tokens.reshape(count, length)
+
+
+def filler_tokens(facts: int = LETTERS, fillers: int = 1) -> Int[np.ndarray, " fillers"]:
+    """What may stand where no letter of the pair does: `PLACEHOLDER`, then letters and capitals that are in no fact.
+
+    :raises ValueError: for fewer than one, or more than the letters that the facts leave
+    """
+    for name, value, most in (("facts", facts, LETTERS), ("fillers", fillers, 1 + 2 * (LETTERS - facts))):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
+            raise ValueError(f"{name} must be an integer from 1 to {most}, not {value!r}: there are {LETTERS} letters, "
+                             f"{facts!r} of them in facts, and the others serve as fillers")
+    unused = np.arange(facts, LETTERS)
+    return np.array([PLACEHOLDER, *np.stack([unused, unused + LETTERS], 1).ravel()])[:fillers]
 
 
 @functools.lru_cache
@@ -144,18 +161,25 @@ class Queries:
         return Queries(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
-def paired_queries(length: int) -> tuple[Queries, Queries]:
+def paired_queries(length: int, facts: int = LETTERS, fillers: int = 1) -> tuple[Queries, Queries]:
     """Every forward query of a masked model and, row by row, its mirror image, the reverse query.
 
-    :return: forward and reverse, each with 26 * length * (length - 1) / 2 rows, letter by letter
+    :param fillers: kinds of placeholder; where there are several, which of them stands where is drawn once
+    :return: forward and reverse, each with facts * length * (length - 1) / 2 rows, letter by letter
     """
     check_length(length)
     left, right = torch.triu_indices(length, length, 1)
-    letter = torch.arange(LETTERS).repeat_interleave(len(left))
-    left, right = left.repeat(LETTERS), right.repeat(LETTERS)
+    letter = torch.arange(facts).repeat_interleave(len(left))
+    left, right = left.repeat(facts), right.repeat(facts)
     forward = _ask(length, left, right, target=letter, evidence=letter + LETTERS, letter=letter)
     last = length - 1
     reverse = _ask(length, last - left, last - right, target=letter, evidence=letter + LETTERS, letter=letter)
+    if fillers > 1:
+        draw = np.random.default_rng(0).integers(fillers, size=forward.tokens.shape)
+        drawn = torch.as_tensor(filler_tokens(facts, fillers)[draw])
+        for queries, shown in ((forward, drawn), (reverse, drawn.flip(1))):
+            places = queries.tokens == PLACEHOLDER
+            queries.tokens[places] = shown[places]
     return forward, reverse
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +25,14 @@ from tqdm import tqdm
 from lib.one_layer import interventions, metrics, objectives, snapshots, task
 from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.interventions import INTERVENTIONS
-from lib.one_layer.model import ModelConfig
+from lib.one_layer.model import HEAD_SCALE, ModelConfig
 from lib.one_layer.objectives import MASKING_SAMPLERS, OBJECTIVES
 from lib.record.options import at_least, check_seeds, option, within
 from lib.record.training_state import Checkpoint
 
 BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # AdamW's
 SHARED = 2**63  # the key of draws that all seeds share
+TRAINING_SET = 2**63  # the step, which no training reaches, whose numbers draw a training set
 _FRESH_STATE = np.random.Philox(key=0).state  # before the first draw
 AHEAD = 16  # steps whose batches are drawn at a time: numpy is slow on few numbers
 Curves = dict[str, Any]  # ``steps``, and name -> [member][point]
@@ -46,7 +48,10 @@ class TrainingConfig:
     objective: str = option("masked_diffusion", choices=OBJECTIVES)  # what a batch asks for
     draws: str = option("stratified", choices=MASKING_SAMPLERS)  # how masks are drawn, see `lib.one_layer.objectives`
     intervention: str = option("none", choices=INTERVENTIONS)  # see `lib.one_layer.interventions`
+    right_weight: float = 1.0  # of the loss on placeholders to the right of a visible capital
     reversed_share: float = 0.0  # expected share of training sequences in the other order
+    training_set: int = 0  # sequences that training draws from, again and again; 0 draws fresh ones
+    attention_steps: int = 0  # steps in which attention trains; later embedding, query and key stay; 0 is all
     steps: int = 1500  # training steps
     batch: int = 120  # sequences a step
     learning_rate: float = 1e-3  # AdamW's
@@ -54,13 +59,14 @@ class TrainingConfig:
     clip: float = 1.0  # largest gradient norm of a member
     weight_decay: float = 0.0  # of matrices alone
     ema: float = 0.99  # decay of the moving average of the weights, which is what gets measured
+    unembedding: float = HEAD_SCALE  # standard deviation of its start; RADD's is 0
 
     def __post_init__(self) -> None:
         objectives.check_objective(self.objective, self.draws)
-        interventions.check_intervention(self.intervention, self.objective)
-        at_least(self, steps=1, batch=1, warmup=1)
+        interventions.check_intervention(self.intervention, self.objective, self.right_weight)
+        at_least(self, steps=1, batch=1, warmup=1, training_set=0, attention_steps=0)
         within(self, reversed_share="[0, 1]", learning_rate="(0, inf)", clip="(0, inf]", ema="[0, 1)",
-               weight_decay="[0, inf)")
+               weight_decay="[0, inf)", right_weight="[0, inf)", unembedding="[0, inf)")
 
 
 SHARED_FIELDS = ("steps", "batch")  # of configurations that train side by side
@@ -81,21 +87,28 @@ class Trainer:
         self._check(settings)
         check_seeds(seeds)
         self.settings, self.seeds, self.steps_taken = settings, tuple(seeds), 0
-        self.ensemble = Ensemble.from_seeds(settings, [*seeds] * len(self.recipes))
+        starts = [recipe.unembedding for recipe in self.recipes for _ in seeds]
+        self.ensemble = Ensemble.from_seeds(settings, [*seeds] * len(self.recipes), starts)
         self.first, self.second = (torch.zeros_like(self.ensemble.parameters) for _ in range(2))
         self.average = self.ensemble.parameters.clone()
         matrix = [len(shape) > 1 for _, columns, shape in self.ensemble.parameter_slices()
                   for _ in range(columns.start, columns.stop)]
         self._matrices = torch.tensor(matrix).float()  # 1 where weights decay
+        self._attention = torch.cat([torch.arange(columns.start, columns.stop)
+                                     for name, columns, _ in self.ensemble.parameter_slices() if attends(name)])
         self._count = torch.zeros(())
         self._generators = [step_generator(SHARED, step) for step in range(AHEAD)]  # used again and again
         self._prefetched: dict[int, list[Any]] = {}
+        self._training_sets: dict[tuple[Any, ...], np.ndarray] = {}
         self._own = [*zip(*(tensor.split(len(seeds)) for tensor in self.tensors().values()), strict=True)]
 
     def _check(self, settings: ModelConfig) -> None:
         for recipe in self.recipes:
             if settings.causal != (recipe.objective == "autoregressive"):
                 raise ValueError(f"objective {recipe.objective!r} does not fit causal={settings.causal}")
+            if settings.fillers > 1 and (recipe.intervention, recipe.right_weight) != ("none", 1):
+                raise ValueError(f"intervention {recipe.intervention!r}, right_weight {recipe.right_weight}: "
+                                 f"they know one placeholder, not fillers={settings.fillers}")
             for field in SHARED_FIELDS:
                 if getattr(recipe, field) != getattr(self.recipe, field):
                     raise ValueError(f"{field}: what trains side by side shares it, but one recipe has "
@@ -160,10 +173,23 @@ class Trainer:
         uniforms = objectives.stratified_uniforms(size, self._rng(SHARED, first, count), count)
         for recipe, seed in itertools.product(self.recipes, self.seeds):
             rng = self._rng(seed, first, count)
-            tokens = task.sequences(count * size, self.settings.length, rng, recipe.reversed_share)
-            batches.append(interventions.make_intervened_batch(
-                recipe.intervention, recipe.objective, tokens, rng, uniforms, recipe.draws))
+            tokens = self._sequences(recipe, seed, rng, count * size)
+            asked = interventions.make_intervened_batch(
+                recipe.intervention, recipe.objective, tokens, rng, uniforms, recipe.draws)
+            batches.append(interventions.weigh_right_of_capital(asked, recipe.right_weight))
         return batches
+
+    def _sequences(self, recipe: TrainingConfig, seed: int, rng: task.Rng, count: int) -> np.ndarray:
+        """Fresh sequences, or some of the seed's training set."""
+        settings = self.settings
+        draw = functools.partial(task.sequences, length=settings.length, reversed_share=recipe.reversed_share,
+                                 facts=settings.facts, fillers=settings.fillers)
+        if not recipe.training_set:
+            return draw(count, rng=rng)
+        key = seed, recipe.training_set, recipe.reversed_share
+        if key not in self._training_sets:
+            self._training_sets[key] = draw(recipe.training_set, rng=step_generator(seed, TRAINING_SET))
+        return self._training_sets[key][rng.integers(recipe.training_set, size=count)]
 
     def _rng(self, seed: int, first: int, count: int) -> task.Rng:
         """The random numbers of several steps; generators that gave earlier ones are set anew."""
@@ -180,6 +206,10 @@ class Trainer:
         """Clipping, AdamW and the moving average, recipe by recipe."""
         for recipe, slope, (weights, first, second, average) in zip(self.recipes, gradients, self._own, strict=True):
             rate, to_average = self._rates(recipe)
+            # attention that no longer trains: as if its gradient and moments were zero
+            if 0 < recipe.attention_steps <= self.steps_taken:
+                for part in (slope, first, second):
+                    part[:, self._attention] = 0
             # clip each member's gradient
             slope.renorm_(2, 0, recipe.clip)
             # decay, then torch.optim.AdamW's own single pass, without its bookkeeping
@@ -190,6 +220,11 @@ class Trainer:
                 beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=ADAM_EPSILON, amsgrad=False, maximize=False)
             # moving average
             average.lerp_(weights, to_average)
+
+
+def attends(name: str) -> bool:
+    """Whether attention weights depend on a parameter (at depth 1)."""
+    return name in ("embedding", "position") or any(f".{part}." in name for part in ("query", "key", "norm1"))
 
 
 def step_generator(seed: int, step: int, reuse: np.random.Generator | None = None) -> np.random.Generator:

@@ -11,6 +11,7 @@ separable, and to the minimiser of the loss where they are not (Soudry et al. 20
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
@@ -153,7 +154,7 @@ class _Local:
         direction = conditioned(residual)
         size = start = float((residual * direction).sum())
         for _ in range(rounds):
-            if size <= 1e-6 * min(1.0, start) * start or size == 0:
+            if size <= min(0.01, start) * start:
                 break
             product = self.curvature(features @ direction.T).T @ features + self.ridge * direction
             along = size / float((direction * product).sum())
@@ -205,63 +206,115 @@ def _cross_entropy(prompts: Prompts, ridge: float) -> Callable[[Tensor], _Local]
 
 
 def _ridge_path(prompts: Prompts, last: float, factor: float = 10.0) -> Tensor:
-    """Minimiser at the penalty ``last``, each minimisation started from the one before it."""
+    """Minimiser at the penalty ``last``, or at the first one that separates the prompts; each starts from the one before."""
     storage = torch.zeros(prompts.classes, prompts.features.shape[1], dtype=torch.float64)
     ridge = max(last, 0.1)
     while True:
-        storage = _minimise(_cross_entropy(prompts, ridge), prompts.features, storage, tolerance=1e-4 * ridge)
+        storage = _minimise(_cross_entropy(prompts, ridge), prompts.features, storage, tolerance=0.01 * ridge)
+        if prompts.smallest_margin(storage) > 0:  # separable: what follows needs no later point of the path
+            return storage
         if ridge <= last:
             return _minimise(_cross_entropy(prompts, last), prompts.features, storage, tolerance=1e-16)
         ridge = max(last, ridge / factor)
 
 
-def _augmented(prompts: Prompts, multipliers: Tensor, stiffness: float) -> Callable[[Tensor], _Local]:
-    """``|W|^2 / 2`` plus the augmented Lagrangian of the constraints that every margin be at least 1."""
-    competitors = prompts.competitors()
-
-    def local(storage: Tensor) -> _Local:
-        short = multipliers + stiffness * (1 - prompts.leads(prompts.logits(storage)))
-        active = (short > 0) & competitors
-        short = torch.where(active, short, 0.0)
-        value = float(short.square().sum()) / (2 * stiffness) + float(storage.square().sum()) / 2
-
-        def to_logits(pull: Tensor) -> Tensor:  # transpose of `Prompts.leads`
-            return pull.scatter_add(1, prompts.targets[:, None], -pull.sum(1, keepdim=True))
-
-        def curvature(change: Tensor) -> Tensor:
-            return to_logits(-stiffness * active * prompts.leads(change))
-
-        diagonal = to_logits(-stiffness * active.double()).abs()
-        return _Local(value, to_logits(short).T @ prompts.features + storage, curvature, diagonal, 1.0)
-
-    return local
+# Maximum margin ------------------------------------------------------------------------------------------------
 
 
-def _maximum_margin(prompts: Prompts, start: Tensor, tolerance: float = 1e-9) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class _Constraints:
+    """Margins that have to be at least 1: of the target of a prompt over one other class, for some pairs of them."""
+
+    prompts: Prompts
+    rows: Int[Tensor, " pairs"]
+    rivals: Int[Tensor, " pairs"]
+
+    @functools.cached_property
+    def gram(self) -> Float[Tensor, "pairs pairs"]:
+        """Inner products of the margins' gradients in W, ``(e_target - e_rival) phi^T``."""
+        features, targets = self.prompts.features[self.rows], self.prompts.targets[self.rows]
+        shared = _equal(targets, targets) - _equal(targets, self.rivals)
+        return (features @ features.T) * (shared - _equal(self.rivals, targets) + _equal(self.rivals, self.rivals))
+
+    def storage(self, multipliers: Float[Tensor, " pairs"]) -> Float[Tensor, "classes features"]:
+        """W as the sum of the margins' gradients, each times its multiplier."""
+        pulled = multipliers[:, None] * self.prompts.features[self.rows]
+        storage = torch.zeros(self.prompts.classes, pulled.shape[1], dtype=torch.float64)
+        storage.index_add_(0, self.prompts.targets[self.rows], pulled)
+        return storage.index_add_(0, self.rivals, -pulled)
+
+    def solve(self, start: Float[Tensor, " pairs"], tolerance: float) -> Float[Tensor, " pairs"]:
+        """Multipliers of the W of smallest norm that meets these constraints, by the method of multipliers."""
+        multipliers, stiffness = start, 1e4 / float(self.gram.diagonal().mean())
+        for _ in range(60):
+            updated = self._proximal(multipliers, stiffness)
+            moved, multipliers = float((updated - multipliers).abs().max()) / stiffness, updated
+            if moved < tolerance:
+                break
+        return multipliers
+
+    def _proximal(self, multipliers: Float[Tensor, " pairs"], stiffness: float) -> Float[Tensor, " pairs"]:
+        """One outer step: the dual with a quadratic that holds it near ``multipliers``, by semi-smooth Newton steps.
+
+        The primal it solves, over ``pull`` with W = storage(pull), is
+        ``|W|^2 / 2 + |max(0, multipliers + stiffness (1 - margins))|^2 / (2 stiffness)``.
+        """
+
+        def short(margins: Tensor) -> Tensor:
+            return (multipliers + stiffness * (1 - margins)).clamp(min=0)
+
+        def value(pull: Tensor, margins: Tensor) -> float:
+            return float(pull @ margins / 2 + short(margins).square().sum() / (2 * stiffness))
+
+        pull, margins = multipliers, self.gram @ multipliers
+        for _ in range(100):
+            active = short(margins) > 0
+            target = self._least_norm(active, multipliers / stiffness + 1, stiffness)
+            step, moved, length = target - pull, self.gram @ target - margins, 1.0
+            if bool(((short(margins + moved) > 0) == active).all()):  # the step is exact
+                margins = margins + moved
+                break
+            while value(pull + length * step, margins + length * moved) >= value(pull, margins) and length > 1e-6:
+                length /= 2
+            pull, margins = pull + length * step, margins + length * moved
+        return short(margins)
+
+    def _least_norm(
+        self, active: Bool[Tensor, " pairs"], wanted: Float[Tensor, " pairs"], stiffness: float
+    ) -> Float[Tensor, " pairs"]:
+        """Multipliers that give the active margins the wanted values, up to ``1 / stiffness``; 0 elsewhere."""
+        system = self.gram[active][:, active]
+        system.diagonal().add_(1 / stiffness)
+        solution = torch.zeros_like(wanted)
+        factor = torch.linalg.cholesky(system)
+        solution[active] = torch.cholesky_solve(wanted[active][:, None], factor)[:, 0]
+        return solution
+
+
+def _equal(one: Int[Tensor, " left"], other: Int[Tensor, " right"]) -> Float[Tensor, "left right"]:
+    return (one[:, None] == other).double()
+
+
+def _maximum_margin(
+    prompts: Prompts, start: Float[Tensor, "classes features"], tolerance: float = 1e-10, added: int = 500
+) -> Float[Tensor, "classes features"]:
     """W of smallest norm with every margin at least 1; ``start`` separates the prompts.
 
-    Few prompts decide it, so it is solved for those, and prompts whose margin falls short are added until none does.
+    Few constraints decide it: it is solved for those, and the ones that fall short most are added until none does.
     """
-    storage = start / prompts.smallest_margin(start)
-    close = prompts.row_margins(storage) < 2
+    classes = prompts.classes
+    leads = prompts.leads(prompts.logits(start)).masked_fill(~prompts.competitors(), torch.inf).flatten()
+    held = leads.topk(min(added, len(leads) - len(prompts.targets)), largest=False).indices
+    multipliers = torch.zeros(len(held), dtype=torch.float64)
     while True:
-        storage = _multipliers(prompts.subset(close), storage, tolerance)
-        short = prompts.row_margins(storage) < 1 - 10 * tolerance
-        if not bool((short & ~close).any()):
+        constraints = _Constraints(prompts, held // classes, held % classes)
+        multipliers = constraints.solve(multipliers, tolerance)
+        storage = constraints.storage(multipliers)
+        leads = prompts.leads(prompts.logits(storage)).masked_fill(~prompts.competitors(), torch.inf).flatten()
+        worst = leads.topk(min(added, len(leads) - len(prompts.targets)), largest=False)
+        short = worst.indices[(worst.values < 1 - 1e-7) & ~torch.isin(worst.indices, held)]
+        if not len(short):
             return storage
-        close |= short
-
-
-def _multipliers(prompts: Prompts, storage: Tensor, tolerance: float) -> Tensor:
-    """W of smallest norm with every margin at least 1, by the method of multipliers."""
-    multipliers = torch.zeros(len(prompts.targets), prompts.classes, dtype=torch.float64)
-    stiffness = float(storage.square().sum())
-    for _ in range(100):
-        storage = _minimise(_augmented(prompts, multipliers, stiffness), prompts.features, storage,
-                            tolerance=1e-20 * stiffness)
-        shortfall = 1 - prompts.leads(prompts.logits(storage))
-        updated = torch.where(prompts.competitors(), (multipliers + stiffness * shortfall).clamp(min=0), 0.0)
-        moved, multipliers = float((updated - multipliers).abs().max()) / stiffness, updated
-        if moved < tolerance:
-            break
-    return storage
+        used = multipliers > 0
+        held = torch.cat([held[used], short])
+        multipliers = torch.cat([multipliers[used], torch.zeros(len(short), dtype=torch.float64)])

@@ -187,7 +187,8 @@ def test_each_way_is_asked_its_own_queries(moved):
 
 def test_the_placeholders_share_is_of_reverse_errors(moved, monkeypatch):
     seen, share = [], metrics.placeholder_share
-    monkeypatch.setattr(metrics, "placeholder_share", lambda said, asked: seen.append(asked) or share(said, asked))
+    watched = lambda said, asked, *kinds: seen.append(asked) or share(said, asked, *kinds)
+    monkeypatch.setattr(metrics, "placeholder_share", watched)
     metrics.evaluate(moved[0])
     assert len(seen) == 1 and torch.equal(seen[0].tokens, task.paired_queries(4)[1].tokens)
 

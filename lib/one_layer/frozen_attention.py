@@ -1,0 +1,269 @@
+"""What training would come to if attention stayed as it is: the limit theorem's prediction for a trained model.
+
+With attention held fixed the logits of a model without MLP and norms are W phi, where phi is what attention reads: the
+weight on each token, where values hold positions the weight on each position, and where the stream holds the mask's own
+position that as well. The training loss is then convex in W, and where it takes W decides every answer
+(`lib.theory.late_training`). Three rules follow, none of which has a parameter or is shown a reverse query:
+
+* *limit*: W minimises the whole training loss, over all questions with their weights;
+* *separator*: W is the maximum-margin separator of those questions alone to which the data leave one answer;
+* *window*: the same in one feature, fact by fact: the attention weight on the capital. The questions are those that
+  hide the letter: to the capital's left with no other mask there (the letter), and to its right (the placeholder).
+
+For a model with an MLP the same features are taken from its attention, and the rules are no theorem but a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional
+
+from lib.one_layer import interventions, metrics, objectives, prediction, tables, task
+from lib.one_layer.ensemble import Ensemble
+from lib.one_layer.metrics import Measured
+from lib.one_layer.model import ModelConfig, Transformer
+from lib.one_layer.task import LETTERS, MASK, Queries
+from lib.one_layer.training import TrainingConfig
+from lib.theory import late_training
+
+QUESTIONS = 8_000  # of training that are sampled, about
+PENALTY = 1e-6  # last one of the path to the limit; at 1e-8 predicted accuracies move by less than half a point
+RULES = ("limit", "separator", "window")
+#: what `predictions` finds
+NAMES = ("answered_forward", "answered_reverse", "additive_reverse",
+         *(f"{rule}_{what}" for rule in RULES for what in ("forward", "reverse", "agreement", "auc")),
+         *(f"side_{part}" for part in ("evidence", "rest", "residual", "all")))
+
+
+class Questions(NamedTuple):
+    """Training questions: what is shown, where is asked, the right answer, and its weight in the loss."""
+
+    tokens: Int[Tensor, "questions length"]
+    position: Int[Tensor, " questions"]
+    target: Int[Tensor, " questions"]
+    weight: Float[Tensor, " questions"]
+
+    def where(self, chosen: Bool[Tensor, " questions"]) -> Questions:
+        """Those of the questions that are chosen."""
+        return Questions(*(part[chosen] for part in self))
+
+
+def training_questions(settings: ModelConfig, recipe: TrainingConfig, count: int = QUESTIONS) -> Questions:
+    """A sample of what training asks, about ``count`` questions; the same for every model of these settings.
+
+    :raises ValueError: for a causal model, and for a finite training set, of which a sample would be another
+    """
+    if settings.causal or recipe.training_set:
+        raise ValueError("the limit is that of masked models trained on fresh sequences: "
+                         f"causal={settings.causal}, training_set={recipe.training_set}")
+    rng, size = np.random.default_rng(0), max(1, 2 * count // (settings.length + 1))
+    tokens = task.sequences(size, settings.length, rng, recipe.reversed_share, settings.facts, settings.fillers)
+    asked = interventions.make_intervened_batch(
+        recipe.intervention, recipe.objective, tokens, rng, objectives.stratified_uniforms(size, rng), recipe.draws)
+    asked = interventions.weigh_right_of_capital(asked, recipe.right_weight)
+    sequence, position = np.divmod(asked.rows, settings.length)
+    found = Questions(*map(torch.as_tensor, (asked.tokens[sequence], position, asked.targets, asked.weights)))
+    return found.where(found.weight > 0)
+
+
+def left_one_answer(asked: Questions) -> Bool[Tensor, " questions"]:
+    """Whether forward-only data leave one answer, given what is shown.
+
+    They do where the pair is in sight; on the placeholders' side of a visible letter; and at the only mask on the
+    other side, which hides its partner.
+    """
+    place = torch.arange(asked.tokens.shape[1])
+    on_left, on_right = place < asked.position[:, None], place > asked.position[:, None]
+    small, capital, masks = (asked.tokens < LETTERS), (asked.tokens // LETTERS == 1), asked.tokens == MASK
+    sees_small, sees_capital = small.any(1), capital.any(1)
+    outside = (sees_capital & (capital & on_left).any(1)) | (sees_small & (small & on_right).any(1))
+    # masks on the same side of the visible letter as the asked one: left of a capital, right of a lowercase letter
+    left_of_capital = (masks & (capital.flip(1).cumsum(1).flip(1) > 0)).sum(1)
+    right_of_small = (masks & (small.cumsum(1) > 0)).sum(1)
+    only = (sees_capital & (left_of_capital == 1)) | (sees_small & (right_of_small == 1))
+    return (sees_small & sees_capital) | ((sees_small | sees_capital) & (outside | only))
+
+
+@torch.no_grad()
+def attention_features(
+    model: Transformer, tokens: Int[Tensor, "questions length"], position: Int[Tensor, " questions"]
+) -> Float[Tensor, "questions features"]:
+    """phi: attention weight on each token, head by head; then, where they matter, on each position, and the mask's own.
+
+    :raises ValueError: for models that have no such table (`lib.one_layer.tables`)
+    """
+    settings = model.settings
+    if settings.depth > 1 or settings.causal:
+        raise ValueError("attention features: masked models of depth 1")
+    scores = tables.make_tables(model).scores
+    alpha = tables.look_up_scores(scores, tokens, position, settings.absolute).softmax(-1)
+    entries = tokens.expand(len(alpha), -1, -1)
+    parts = [torch.zeros(*alpha.shape[:2], task.TOKENS).scatter_add(2, entries, alpha)]
+    if settings.values == "laden" or (settings.absolute and settings.values == "natural"):  # position in the values
+        parts.append(alpha)
+    if settings.absolute:  # and in the mask's own stream
+        parts.append(functional.one_hot(position, settings.length)[None].float())
+    return torch.cat([part.transpose(0, 1).flatten(1) for part in parts], 1).double()
+
+
+# The rules ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predicted_leads(model: Transformer, asked: Questions, queries: Queries) -> dict[str, Float[Tensor, " queries"]]:
+    """How far each rule has the target ahead of its best competitor; positive where it predicts a right answer."""
+    features = attention_features(model, asked.tokens, asked.position)
+    shown = attention_features(model, queries.tokens, queries.position)
+    certain = left_one_answer(asked)
+    found = {}
+    for rule, some in (("limit", torch.ones_like(certain)), ("separator", certain)):
+        if not some.any():
+            continue
+        storage = late_training.separator(features[some], asked.target[some], task.CLEAN, weights=asked.weight[some],
+                                          penalty=PENALTY)
+        found[rule] = lead(shown @ storage.T, queries.target)
+    found["window"] = window_leads(model, asked, queries)
+    return found
+
+
+def lead(logits: Float[Tensor, "queries classes"], target: Int[Tensor, " queries"]) -> Float[Tensor, " queries"]:
+    """Target's logit less the largest other one."""
+    others = logits.scatter(1, target[:, None], -torch.inf)
+    return logits.gather(1, target[:, None])[:, 0] - others.max(1).values
+
+
+def window_leads(model: Transformer, asked: Questions, queries: Queries) -> Float[Tensor, " queries"]:
+    """The separator in the attention weight on the capital alone, fact by fact; 1 where nothing opposes the letter."""
+    on_capital = lambda tokens, position, letter: attention_features(model, tokens, position).gather(
+        1, letter[:, None] + LETTERS)[:, 0]
+    capital = (asked.tokens // LETTERS == 1)
+    opposing = ~(asked.tokens < LETTERS).any(1) & capital.any(1) & left_one_answer(asked)
+    some = asked.where(opposing)
+    letter = some.tokens.where(capital[opposing], 0).sum(1) - LETTERS
+    weight, own = on_capital(some.tokens, some.position, letter), on_capital(
+        queries.tokens, queries.position, queries.letter)
+    found = torch.ones(len(queries), dtype=torch.float64)
+    for fact in letter.unique():
+        mine, here = letter == fact, queries.letter == fact
+        answers = (some.target[mine] == task.PLACEHOLDER).long()
+        if answers.min() == answers.max():
+            found[here] = 1.0 - 2.0 * answers[0]
+            continue
+        pair = lambda mass: torch.stack([mass, 1 - mass], 1)
+        line = late_training.separator(pair(weight[mine]), answers, 2, weights=some.weight[mine])
+        found[here] = late_training.margins(line, pair(own[here]), 0, 1)
+    return found
+
+
+# What is recorded -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predictions(ensemble: Ensemble, recipe: TrainingConfig) -> Measured:
+    """What each rule predicts for each member, beside what the member answers.
+
+    ``RULE_forward`` and ``RULE_reverse``: predicted accuracies; ``RULE_agreement``: share of reverse queries whose
+    outcome, right or wrong, is as predicted; ``RULE_auc``: how well its leads rank the right answers above the wrong
+    ones (None where all outcomes are alike); ``additive_reverse`` is the additive rule's
+    (`lib.one_layer.prediction`). All in percent but the AUC. ``answered_reverse`` is the measured accuracy;
+    ``side_PART`` is the AUC of `side_by_feature`.
+    """
+    asked = training_questions(ensemble.settings, recipe)
+    each = [_member_predictions(model, asked) | _side(model) for model in ensemble.members()]
+    found: Measured = {name: [one.get(name) for one in each] for name in NAMES}
+    if ensemble.settings.length > 2 and ensemble.settings.facts == LETTERS:
+        found["additive_reverse"] = list(prediction.features(ensemble)["additive_share"])
+    return found
+
+
+def _side(model: Transformer) -> dict[str, float | None]:
+    return {f"side_{part}": found for part, found in side_by_feature(model).items()}
+
+
+def _member_predictions(model: Transformer, asked: Questions) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for way, queries in zip(task.DIRECTIONS, metrics.queries(model.settings), strict=True):
+        rows = torch.arange(len(queries)) * model.settings.length + queries.position
+        right = model(queries.tokens, rows=rows).logits.argmax(1) == queries.target
+        found[f"answered_{way}"] = _percent(right)
+        for rule, leads in predicted_leads(model, asked, queries).items():
+            found[f"{rule}_{way}"] = _percent(leads > 0)
+            if way == "reverse":
+                found[f"{rule}_agreement"] = _percent((leads > 0) == right)
+                found[f"{rule}_auc"] = area_under_curve(leads, right)
+    return found
+
+
+def area_under_curve(score: Float[Tensor, " items"], positive: Bool[Tensor, " items"]) -> float | None:
+    """Chance that a positive item scores above a negative one, ties half; None where there are not both."""
+    if positive.all() or not positive.any():
+        return None
+    ranks = torch.as_tensor(rankdata(score.numpy()))
+    count = int(positive.sum())
+    above = float(ranks[positive].sum()) - count * (count + 1) / 2
+    return above / (count * (len(positive) - count))
+
+
+def _percent(right: Bool[Tensor, " some"]) -> float:
+    return float(right.double().mean() * 100)
+
+
+def side_by_feature(model: Transformer) -> Mapping[str, float | None]:
+    """How well the side that is asked can be told from parts of what a query reads: the AUC of a probe.
+
+    Probes are logistic in the part and its squares, fitted on the first half of the facts and tested on the other:
+    ``evidence``, the attention weight on the evidence; ``rest``, all other features, scaled to a total of 1, so that
+    the evidence's weight is not among them; ``residual``, the mask's own position in the stream; ``all``, together.
+    """
+    forward, reverse = metrics.queries(model.settings)
+    parts: dict[str, list[Tensor]] = {}
+    for queries in (forward, reverse):
+        for name, part in _parts(model, queries).items():
+            parts.setdefault(name, []).append(part)
+    first = torch.cat([forward.letter, reverse.letter]) < model.settings.facts // 2
+    side = torch.arange(2).repeat_interleave(len(forward))
+    return {name: _probe(torch.cat(each), side, first) for name, each in parts.items()}
+
+
+def _parts(model: Transformer, queries: Queries) -> dict[str, Tensor]:
+    features = attention_features(model, queries.tokens, queries.position)
+    at, own = queries.letter + LETTERS, model.settings.length if model.settings.absolute else 0
+    rows = torch.arange(len(queries))
+    evidence = features[rows, at][:, None]
+    rest = features[:, : features.shape[1] - own].clone()
+    rest[rows, at] = 0
+    # which capital it is says nothing of the side
+    rest = torch.cat([rest[:, task.PLACEHOLDER : task.TOKENS], rest[:, task.TOKENS :]], 1)
+    rest = rest / rest.sum(1, keepdim=True)
+    residual = features[:, features.shape[1] - own :] if own else torch.zeros(len(rows), 1, dtype=torch.float64)
+    return {"evidence": evidence, "rest": rest, "residual": residual, "all": torch.cat([evidence, rest, residual], 1)}
+
+
+def _probe(part: Float[Tensor, "items features"], side: Int[Tensor, " items"], first: Bool[Tensor, " items"]) -> float:
+    """AUC, on the items that are not first, of a logistic probe fitted on the first."""
+    centred = (part - part[first].mean(0)) / part[first].std(0).clamp_min(1e-9)
+    inputs = torch.cat([torch.ones(len(part), 1, dtype=torch.float64), centred, centred.square()], 1)
+    weight = _logistic(inputs[first], 1 - side[first].double())
+    found = area_under_curve(inputs[~first] @ weight, side[~first] == 0)
+    return 0.5 if found is None else found
+
+
+def _logistic(inputs: Float[Tensor, "items features"], answer: Float[Tensor, " items"], ridge: float = 1e-4) -> Tensor:
+    """Weights of a logistic regression with a small ridge, by Newton's method."""
+    weight = torch.zeros(inputs.shape[1], dtype=torch.float64)
+    for _ in range(50):
+        chance = (inputs @ weight).sigmoid()
+        slope = inputs.T @ (chance - answer) / len(inputs) + ridge * weight
+        curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(inputs)
+        step = torch.linalg.solve(curvature + ridge * torch.eye(len(weight), dtype=torch.float64), slope)
+        weight = weight - step
+        if float(step.norm()) < 1e-8:
+            break
+    return weight
