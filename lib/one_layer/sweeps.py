@@ -116,6 +116,20 @@ class Sweeps(NamedTuple):
               "–" if sweep.moves is None else f"{sweep.moves:.0f}"] for place, sweep in self.places.items()])
 
 
+def apart(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> dict[str, float]:
+    """How far the means of the settings, and of further runs, lie apart in reverse accuracy, and how far the seeds of
+    one of them do on average; points."""
+    cells = [each["reverse"] for each in sweep.rows.values()] + list(more)
+    return {"means of the settings": float(np.ptp([cell.mean() for cell in cells])),
+            "seeds of one setting": float(np.mean([np.ptp(cell) for cell in cells]))}
+
+
+def settings_move_less_than_seeds(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> bool:
+    """The first measure of how much the recipe matters: the settings' means lie no further apart than the seeds do."""
+    settings, seeds = apart(sweep, *more).values()
+    return settings <= seeds
+
+
 def called(place: Place) -> str:
     """A place in words."""
     return f"{'RoPE' if place[0] == 'rope' else place[0]}, L = {place[1]}"

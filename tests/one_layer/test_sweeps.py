@@ -71,6 +71,16 @@ def test_the_columns_of_the_two_tables_name_what_is_missing():
     assert "2 settings, RoPE, L = 10, 3 seeds" in found.scope(1) and "runs of 100 steps" in found.scope(1)
 
 
+def test_settings_move_less_or_more_than_seeds():
+    (sweep,) = sweeps.complete_sweeps([SWEPT, WIDE]).places.values()
+    found = sweeps.apart(sweep)
+    assert found == {"means of the settings": pytest.approx(45), "seeds of one setting": pytest.approx(15)}
+    assert not sweeps.settings_move_less_than_seeds(sweep)
+    spread = np.array([0.0, 100.0])
+    assert sweeps.apart(sweep, spread)["seeds of one setting"] > 40
+    assert sweeps.settings_move_less_than_seeds(sweep, spread, spread)
+
+
 def test_tables_of_sweeps():
     found = sweeps.complete_sweeps([SWEPT, WIDE])
     accuracies = found.accuracy_table().splitlines()
