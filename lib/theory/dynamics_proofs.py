@@ -13,7 +13,7 @@ import sympy as sp
 from sympy.concrete.delta import deltasummation
 
 from lib.theory import symbolic
-from lib.theory.storage import gradients_align, storage_model
+from lib.theory.storage import general_storage, gradients_align, storage_model
 
 ALPHA_F, ALPHA_R, ETA = sp.symbols("alpha_f alpha_r eta", positive=True)
 #: tokens: the target A, another target A', any token v
@@ -121,6 +121,15 @@ def theorem_4_6_in_general(same_target: bool = True) -> bool:
     p, r = sp.IndexedBase("p_f"), sp.IndexedBase("p_r")
     distractors = sp.Sum(p[TOKEN] * r[TOKEN], (TOKEN, 1, _N)) - p[TARGET] * r[TARGET]
     return sp.expand(general_inner_product(reverse_target) - (1 - p[TARGET]) * (1 - r[TARGET]) - distractors) == 0
+
+
+def storage_alignment_in_general(same_target: bool = True) -> bool:
+    """Whether dl/dW_{v,b} is mass(b) (p(v) - 1[v = A]) in every column b, and the errors' product is Theorem 4.6's.
+
+    For any n, length, sequence and tokens. <grad l_f, grad l_r> is then <eps_f, eps_r> <a_f, a_r>.
+    """
+    model = general_storage()
+    return model.derivative_is(model.mass) and theorem_4_6_in_general(same_target)
 
 
 def first_order_term(same_target: bool = True) -> bool:

@@ -68,3 +68,11 @@ def test_sampled_interval_holds_the_share_and_narrows():
     errors = unembedding.one_hot_errors(vocabulary=4)
     wide, narrow = (unembedding.sampled_interval(errors, 4, draws, 3) for draws in (200, 5000))
     assert narrow[0] < 0.15625 < narrow[1] and narrow[1] - narrow[0] < (wide[1] - wide[0]) / 3
+
+
+def test_a_random_unembedding_is_isotropic_to_a_factor_of_three_from_fourteen_times_the_vocabulary():
+    rng, vocabulary = np.random.default_rng(4), 150
+    spreads = [unembedding.eigenvalue_spread(rng.normal(size=(vocabulary, share * vocabulary))) for share in (10, 18)]
+    assert spreads[0] > 3 > spreads[1]
+    root = np.sqrt(1 / (7 + 4 * np.sqrt(3)))  # sqrt(n / d_v)
+    assert ((1 + root) / (1 - root)) ** 2 == pytest.approx(3)
