@@ -143,9 +143,7 @@ class _Local:
 
     def newton_step(self, features: Float[Tensor, "prompts features"], rounds: int = 200) -> Tensor:
         """Solution of Hessian times step = -gradient, by conjugate gradients preconditioned class by class."""
-        blocks = torch.stack([(features * weight[:, None]).T @ features for weight in self.diagonal.T])
-        blocks += self.ridge * torch.eye(features.shape[1], dtype=torch.float64)
-        factors = torch.linalg.cholesky(blocks)
+        factors = torch.linalg.cholesky(torch.stack([self._block(features, weight) for weight in self.diagonal.T]))
 
         def conditioned(residual: Tensor) -> Tensor:
             return torch.cholesky_solve(residual[:, :, None], factors)[:, :, 0]
@@ -163,6 +161,12 @@ class _Local:
             before, size = size, float((residual * scaled).sum())
             direction = scaled + size / before * direction
         return step
+
+    def _block(self, features: Float[Tensor, "prompts features"], weight: Float[Tensor, " prompts"]) -> Tensor:
+        """The Hessian in one class's row of W; prompts of vanishing weight are left out."""
+        heavy = weight > 1e-6 * weight.max()
+        shown = features[heavy]
+        return (shown * weight[heavy, None]).T @ shown + self.ridge * torch.eye(features.shape[1], dtype=torch.float64)
 
 
 def _minimise(
@@ -206,16 +210,14 @@ def _cross_entropy(prompts: Prompts, ridge: float) -> Callable[[Tensor], _Local]
 
 
 def _ridge_path(prompts: Prompts, last: float, factor: float = 10.0) -> Tensor:
-    """Minimiser at the penalty ``last``, or at the first one that separates the prompts; each starts from the one before."""
+    """Minimiser at the penalty ``last``, or near the first one of the path that separates the prompts."""
     storage = torch.zeros(prompts.classes, prompts.features.shape[1], dtype=torch.float64)
-    ridge = max(last, 0.1)
-    while True:
-        storage = _minimise(_cross_entropy(prompts, ridge), prompts.features, storage, tolerance=0.01 * ridge)
-        if prompts.smallest_margin(storage) > 0:  # separable: what follows needs no later point of the path
-            return storage
-        if ridge <= last:
-            return _minimise(_cross_entropy(prompts, last), prompts.features, storage, tolerance=1e-16)
+    ridge = max(1.0, factor * last)
+    while ridge > last and prompts.smallest_margin(storage) <= 0:
         ridge = max(last, ridge / factor)
+        tolerance = 1e-3 if ridge > last else 1e-13  # of the loss, in nats
+        storage = _minimise(_cross_entropy(prompts, ridge), prompts.features, storage, tolerance)
+    return storage - storage.mean(0)  # a shift common to all classes is in no logit difference, and costs
 
 
 # Maximum margin ------------------------------------------------------------------------------------------------
@@ -245,12 +247,15 @@ class _Constraints:
 
     def solve(self, start: Float[Tensor, " pairs"], tolerance: float) -> Float[Tensor, " pairs"]:
         """Multipliers of the W of smallest norm that meets these constraints, by the method of multipliers."""
-        multipliers, stiffness = start, 1e4 / float(self.gram.diagonal().mean())
-        for _ in range(60):
+        multipliers, stiffness, before = start, 1e4 / float(self.gram.diagonal().mean()), torch.inf
+        for _ in range(100):
             updated = self._proximal(multipliers, stiffness)
             moved, multipliers = float((updated - multipliers).abs().max()) / stiffness, updated
             if moved < tolerance:
                 break
+            if moved > before / 4:  # slow, as where constraints nearly depend on each other
+                stiffness *= 4
+            before = moved
         return multipliers
 
     def _proximal(self, multipliers: Float[Tensor, " pairs"], stiffness: float) -> Float[Tensor, " pairs"]:
