@@ -35,6 +35,12 @@ def own_weight_decides_everywhere(runs: Iterable[RecordedRun]) -> bool:
     return min(agreement(run) for run in runs) > 85
 
 
+def agreement_by_run(runs: Iterable[RecordedRun]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Percent of pairs that agree, each seed's own, by length, intervention and reversed share."""
+    words = "L = {length}, {intervention}, {reversed_share:g} reversed"
+    return {words.format(**run["parameters"]): metric(run, "broken_agreement") for run in runs}
+
+
 def moves_in_all(runs: Iterable[RecordedRun], name: str) -> bool:
     """Whether in every run, once forward is learned, a curve differs by 20 points between seeds or in time."""
     return min(max(late_range(run, name)) for run in runs) >= 20

@@ -18,6 +18,7 @@ from lib.one_layer.intervention_results import (
     Triple,
     WithReverseErrors,
     agreement,
+    agreement_advantages,
     agreements,
     at_quartiles,
     at_weight,
@@ -33,6 +34,7 @@ from lib.one_layer.intervention_results import (
     patched_accuracy,
     peak_over_start,
     share_lowering_loss,
+    weight_advantage,
 )
 from lib.one_layer.intervention_runs import BLOCKING, ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.results import (
@@ -223,6 +225,17 @@ def two_together_help(run: RecordedRun) -> bool:
             and bool(min(patched_accuracy(run, sites).mean() for sites in TWO_SITES) >= best + 10))
 
 
+def less_attention_on_average(run: RecordedRun) -> bool:
+    """The same of the mean over seeds: the whole interval of the difference lies above .01."""
+    return above_with_interval(metric(run, "forward_attention") - metric(run, "reverse_attention"), 0.01)
+
+
+def weight_restores_more(run: RecordedRun, patch: str) -> bool:
+    """Whether a patch gains more than 30 points over the query's own weight on the evidence, the rest of the row at
+    random, with the whole interval over seeds."""
+    return above_with_interval(weight_advantage(run, patch), 30.0)
+
+
 def less_attention_in_reverse(run: RecordedRun) -> bool:
     """Whether in every seed reverse queries give the evidence less attention than forward ones, by more than .01."""
     return bool((metric(run, "forward_attention") > metric(run, "reverse_attention") + 0.01).all())
@@ -237,6 +250,12 @@ def own_weight_decides(runs: Iterable[RecordedRun]) -> bool:
     """Whether forward queries with the evidence's attention weight of their paired reverse query are right or wrong as
     that one is, in 85 percent of the pairs and 2 points more often than with the weight of another fact's."""
     return all(agreement(run) > max(85, agreement(run, "_other") + 2) for run in runs)
+
+
+def own_weight_says_more(runs: Iterable[RecordedRun]) -> bool:
+    """Whether in every run the weight of the paired reverse query agrees in more pairs than that of another fact's, by
+    more than half a point with the whole interval over seeds."""
+    return all(above_with_interval(each, 0.5) for each in agreement_advantages(runs).values())
 
 
 def lost_in(run: RecordedRun, part: str) -> bool:
@@ -261,6 +280,13 @@ def loses_reverse_component(run: RecordedRun, third: str) -> bool:
     return bool(np.abs(training).max() < 0.2 and forward.min() > 0.3)
 
 
+def loses_on_average(run: RecordedRun, third: str) -> bool:
+    """The same of means over seeds: the whole interval of the training gradient's cosine is within .2 of zero, and that
+    of the forward queries' gradient above .3."""
+    low, high = bootstrap_interval(cosine(run, "training", third))
+    return low > -0.2 and high < 0.2 and above_with_interval(cosine(run, "forward", third), 0.3)
+
+
 def opposes_more_than_the_rest(run: RecordedRun, part: str) -> bool:
     """Whether in every seed this part of the training gradient has a negative cosine, below that of the rest."""
     return bool((cosine(run, part) < np.minimum(0, cosine(run, "rest"))).all())
@@ -282,6 +308,12 @@ def above_mismatched(run: RecordedRun, name: str) -> bool:
     layers = range(1, run["parameters"]["depth"] + 1)
     return all(bool((layered(run, name, layer) > np.maximum(0, layered(run, f"{name}_mismatched", layer))).all())
                for layer in layers)
+
+
+def above_mismatched_on_average(run: RecordedRun, name: str) -> bool:
+    """The same of means over seeds: in every layer the whole interval of the difference lies above zero."""
+    return all(above_with_interval(layered(run, name, layer) - layered(run, f"{name}_mismatched", layer), 0.0)
+               for layer in range(1, run["parameters"]["depth"] + 1))
 
 
 def ends_below_start(runs: Iterable[RecordedRun], names: Sequence[str]) -> bool:

@@ -9,8 +9,9 @@ hold of all this.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -29,7 +30,7 @@ from lib.one_layer.results import (
     last_step,
     wrong_as_placeholder,
 )
-from lib.record.report import Values
+from lib.record.report import Values, resampled_interval
 
 SIGNATURES = ("score_correlation", "gradient_cosine")
 #: part of a margin over the placeholder -> the recorded parts that it sums
@@ -44,17 +45,6 @@ TWO_SITES = ("row_values_forward", "row_residual_forward", "values_residual_forw
 
 
 # Measures ---------------------------------------------------------------------------------------------------------
-
-
-def by_seed(run: RecordedRun, **values: Values) -> dict[str, float]:
-    """Each value under its name and its seed."""
-    return {f"{name}, seed {seed}": float(value) for name, own in values.items()
-            for seed, value in zip(run["seeds"], own, strict=True)}
-
-
-def by_way(run: RecordedRun, values: Callable[[str], Values]) -> dict[str, float]:
-    """Values of forward and of reverse queries, by direction and seed."""
-    return by_seed(run, forward=values("forward"), reverse=values("reverse"))
 
 
 def metric(run: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
@@ -147,6 +137,19 @@ def shares_of_gain(triples: Mapping[str, Triple], step: int | None = None) -> di
     :param step: near which it is read; None for the last step of all three
     """
     return {name: results.share_of_gain("reverse_accuracy", *triple, step=step) for name, triple in triples.items()}
+
+
+def share_of_gain_intervals(triples: Mapping[str, Triple]) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of `shares_of_gain` at the last step of all three runs: each run's seeds are resampled."""
+    share = lambda plain, changed, other: (other.mean() - plain.mean()) / (changed.mean() - plain.mean())
+    return {name: resampled_interval(share, *at_common_step("reverse_accuracy", *triple))
+            for name, triple in triples.items()}
+
+
+def weight_advantage(run: RecordedRun, patch: str = "mass_forward") -> Float[np.ndarray, " seeds"]:
+    """Points of reverse accuracy that a patch gains over the query's own weight on the evidence, the rest of the row at
+    random."""
+    return patched_accuracy(run, patch) - patched_accuracy(run, "mass_reverse")
 
 
 # Patches ---------------------------------------------------------------------------------------------------------
@@ -297,16 +300,23 @@ class Line(NamedTuple):
 
 def line_through(run: RecordedRun, predicted: str, realised: str) -> Line:
     """The line of the changes that one kind of step realised on those predicted for a kind of step."""
-    expected, found = changes(run, predicted, "predicted"), changes(run, realised, "realised")
+    return _line(changes(run, predicted, "predicted"), changes(run, realised, "realised"))
+
+
+def _line(expected: Float[np.ndarray, " watched"], found: Float[np.ndarray, " watched"]) -> Line:
     return Line(float(expected @ found / (expected @ expected)), float(np.corrcoef(expected, found)[0, 1]))
 
 
-def lines_through(run: RecordedRun) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """Slope and correlation of realised on predicted changes, by kind of step, each seed's own."""
-    lines = {step: [line_through(_of_seed(run, place), step, step) for place in range(len(run["seeds"]))]
-             for step in sorted(STEPS)}
-    return {f"{step}, {words}": np.array([getattr(line, words) for line in own])
-            for step, own in lines.items() for words in Line._fields}
+def told_lines(run: RecordedRun) -> dict[str, dict[str, Any]]:
+    """What `claims.verify` is told of `line_through` of every kind of step: slope and correlation over all seeds, and
+    their intervals over resampled seeds."""
+    told: dict[str, dict[str, Any]] = {"ours": {}, "interval": {}}
+    for step, words in itertools.product(sorted(STEPS), Line._fields):
+        both = np.stack([run["curves"][f"first_order_{step}_{kind}"] for kind in ("predicted", "realised")], axis=1)
+        of = lambda drawn, words=words: getattr(_line(drawn[:, 0].ravel(), drawn[:, 1].ravel()), words)
+        told["ours"][f"{step}, {words}"] = of(both)
+        told["interval"][f"{step}, {words}"] = resampled_interval(of, both) if len(both) > 1 else None
+    return told
 
 
 def _of_seed(run: RecordedRun, place: int) -> RecordedRun:
@@ -425,17 +435,6 @@ def answers_and_correlations(runs: NamedRuns) -> dict[str, Float[np.ndarray, " s
     """Score correlation and reverse accuracy (percent) of each run."""
     return {f"{name}, {words}": metric(run, key) for name, run in runs.items() if run is not None
             for words, key in (("correlation", "score_correlation"), ("reverse", "reverse_accuracy"))}
-
-
-def reverse_at_common_step(runs: Mapping[str, RecordedRun]) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """Reverse accuracy of each run at the last step of all, by name."""
-    return dict(zip(runs, at_common_step("reverse_accuracy", *runs.values()), strict=True))
-
-
-def reverse_by_seed(runs: Mapping[str, RecordedRun]) -> dict[str, float]:
-    """`reverse_at_common_step`, by name and seed."""
-    return {key: value for name, values in reverse_at_common_step(runs).items()
-            for key, value in by_seed(runs[name], **{name: values}).items()}
 
 
 def at_step_of(last: RecordedRun, runs: NamedRuns) -> dict[str, Float[np.ndarray, " seeds"]]:

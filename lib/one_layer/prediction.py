@@ -288,7 +288,7 @@ def learned_cells(results: Sequence[Mapping[str, Any]], learned: float = 90.0) -
 
 # Against constants ------------------------------------------------------------------------------------------------
 
-ZERO, MEAN, SEEDS = "predict zero", "predict the mean of all other models", "predict the mean of the other seeds"
+ZERO, MEAN, SEEDS = "predicting zero", "predicting the mean of all other models", "predicting the mean of other seeds"
 EXCHANGED = "the additive rule's predictions, exchanged among the cells"  # the control
 #: which cells -> lowest and highest reverse accuracy, percent
 RANGES = {"all cells": (0.0, 100.0), "between 5 and 95 %": (5.0, 95.0)}
@@ -381,7 +381,7 @@ def comparison_table(found: Comparison) -> str:
 
 def comparison_by_kind_table(found: Comparison) -> str:
     """The additive rule's error and by how much it errs less than each constant, a row an encoding and length."""
-    return markdown(["encoding and length", "cells", "additive rule: error", *(f"less than: {name}" for name in (
+    return markdown(["encoding and length", "cells", "additive rule: error", *(f"less than {name} by" for name in (
                         ZERO, MEAN, SEEDS))],
                     [[kind, str(len(part.reverse)), str(part.error(ADDITIVE)),
                       *(str(part.advantage(ADDITIVE, name)) for name in (ZERO, MEAN, SEEDS))]
@@ -390,7 +390,7 @@ def comparison_by_kind_table(found: Comparison) -> str:
 
 def kind_of(cell: Mapping[str, Any]) -> str:
     """Encoding and length of a cell, in words."""
-    return f"{cell['encoding'].replace('_', ' ')}, $L={cell['length']}$"
+    return f"{cell['encoding'].replace('_', ' ')}, L = {cell['length']}"
 
 
 # In tables --------------------------------------------------------------------------------------------------------

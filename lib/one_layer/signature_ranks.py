@@ -84,6 +84,11 @@ class Rank(NamedTuple):
     p: float  # two-sided, of permutations
     kinds: int
 
+    @property
+    def positive(self) -> bool:
+        """Whether it is above zero with a p below .05."""
+        return self.correlation > 0 and self.p < 0.05
+
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.correlation:.2f} ({low:.2f} to {high:.2f}), p = {self.p:.2g}"

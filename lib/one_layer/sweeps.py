@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,12 +116,22 @@ class Sweeps(NamedTuple):
               "–" if sweep.moves is None else f"{sweep.moves:.0f}"] for place, sweep in self.places.items()])
 
 
+#: how far apart, in points: the means of settings, and the seeds of one setting on average
+APART: dict[str, Callable[..., float]] = {
+    "means of the settings": lambda *cells: float(np.ptp([cell.mean() for cell in cells])),
+    "seeds of one setting": lambda *cells: float(np.mean([np.ptp(cell) for cell in cells]))}
+
+
 def apart(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> dict[str, float]:
-    """How far the means of the settings, and of further runs, lie apart in reverse accuracy, and how far the seeds of
-    one of them do on average; points."""
+    """`APART`, in reverse accuracy, of the settings of a place and of further runs."""
     cells = [each["reverse"] for each in sweep.rows.values()] + list(more)
-    return {"means of the settings": float(np.ptp([cell.mean() for cell in cells])),
-            "seeds of one setting": float(np.mean([np.ptp(cell) for cell in cells]))}
+    return {name: of(*cells) for name, of in APART.items()}
+
+
+def apart_intervals(sweep: SettingSweep) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of `apart`: the seeds of each setting are resampled."""
+    cells = [each["reverse"] for each in sweep.rows.values()]
+    return {name: report.resampled_interval(of, *cells) for name, of in APART.items()}
 
 
 def settings_move_less_than_seeds(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> bool:

@@ -81,3 +81,10 @@ def test_shares_of_the_gain_are_read_at_the_runs_own_ends():
     plain, changed, other = (run(curves={"reverse_accuracy": [[0, 0, end]] * 2}, steps=steps)
                              for end, steps in ((20, 100), (100, 100), (40, 30)))
     assert first.shares_of_gain_at_ends({"x": (plain, changed, other)}) == {"x": 0.25}
+
+
+def test_agreement_is_named_by_run():
+    made = run({"broken_agreement": [90, 100]})
+    made["parameters"] |= {"length": 20, "intervention": "none", "reversed_share": 0.01}
+    (found,) = first.agreement_by_run([made]).items()
+    assert found[0] == "L = 20, none, 0.01 reversed" and found[1].tolist() == [90, 100]

@@ -199,3 +199,26 @@ def test_this_build_lies_in_the_range_of_the_record_and_not_of_the_other_interve
     off = pairs | {"rope, none": (run(41, 1000), pairs["rope, none"][1])}
     assert must.in_recorded_range(off, 21.0) and not must.in_recorded_range(off, 20.0)
     assert must.in_recorded_range(pairs, 15.0) and not must.in_recorded_range(pairs, 15.0, exchange=True)
+
+
+def test_means_with_intervals_allow_single_seeds():
+    late = lambda *training: result(curves={"first_order_cosine_training": [[0, 0, value] for value in training],
+                                            "first_order_cosine_forward": [[1, 1, 0.6]] * len(training)})
+    few_out = late(*[0.0] * 9, 0.3)
+    assert must.loses_on_average(few_out, "last") and not must.loses_reverse_component(few_out, "last")
+    assert not must.loses_on_average(late(0.1, 0.3, 0.2), "last")
+    layers = lambda *over: result({"cosine_layer_1": list(over),
+                                   "cosine_mismatched_layer_1": [0.0] * len(over)}, depth=1)
+    assert must.above_mismatched_on_average(layers(*[0.2] * 9, -0.1), "cosine")
+    assert not must.above_mismatched(layers(*[0.2] * 9, -0.1), "cosine")
+    assert not must.above_mismatched_on_average(layers(0.2, -0.2, 0.1), "cosine")
+
+
+def test_weights_are_compared_seed_by_seed():
+    run = result({"graft_mass_forward_accuracy": [99, 100], "graft_mass_reverse_accuracy": [10, 60],
+                  "graft_itself_accuracy": [5, 70], "broken_agreement": [90, 100], "broken_agreement_other": [88, 60],
+                  "forward_attention": [0.5, 0.6], "reverse_attention": [0.4, 0.58]})
+    assert must.weight_restores_more(run, "mass_forward") and not must.weight_restores_more(run, "itself")
+    assert must.own_weight_says_more([run]) and must.less_attention_on_average(run)
+    equal = result({**run["metrics"], "broken_agreement": [88, 100], "reverse_attention": [0.4, 0.595]})
+    assert not must.own_weight_says_more([run, equal]) and not must.less_attention_on_average(equal)

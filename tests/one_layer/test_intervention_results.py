@@ -17,8 +17,6 @@ def test_measures_and_their_means():
     run = result({"reverse_accuracy": [10, 30], "forward_accuracy": [99, 100]})
     assert read.metric(run, "reverse_accuracy").tolist() == [10, 30]
     assert list(read.metrics(run, "reverse_accuracy", "forward_accuracy")) == ["reverse_accuracy", "forward_accuracy"]
-    assert read.by_seed(run, reverse=read.metric(run, "reverse_accuracy")) == {
-        "reverse, seed 0": 10, "reverse, seed 1": 30}
     assert read.below([run], 20.1) == [run] and read.below([run], 20.0) == []
 
 
@@ -40,6 +38,7 @@ def test_shares_of_a_gain_by_encoding_and_control():
         (20, "none"), (100, "drop_right_of_capital"), (40, "drop_random")))
     triples = read.gain_triples(Runs((plain, right, other), {}))
     assert read.shares_of_gain(triples) == {"rope, drop_random": 0.25}
+    assert read.share_of_gain_intervals(triples) == {"rope, drop_random": (0.25, 0.25)}
     assert read.runs_of(triples | {"again": triples["rope, drop_random"]}) == [plain, right, other]
 
 
@@ -131,11 +130,13 @@ def test_realised_changes_lie_on_a_line_through_the_predicted_ones():
     assert read.share_lowering_loss(run, "adamw") == pytest.approx(100 / 3)
     made = run | {"seeds": [0, 1], "curves": run["curves"] | {
         name.replace("sgd", "forward"): curve for name, curve in run["curves"].items() if "sgd" in name}}
-    lines = read.lines_through(made)
-    assert lines["adamw, slope"].tolist() == pytest.approx([1.5, 1.5])
-    second = {"curves": {name: curve[1:] for name, curve in made["curves"].items()}}
-    own = read.line_through(second, "forward", "forward")
-    assert (lines["forward, slope"][1], lines["forward, correlation"][1]) == pytest.approx(tuple(own))
+    told = read.told_lines(made)
+    assert told["ours"]["adamw, slope"] == pytest.approx(1.5)
+    assert told["interval"]["adamw, slope"] == pytest.approx((1.5, 1.5))
+    both = read.line_through(made, "forward", "forward")
+    assert (told["ours"]["forward, slope"], told["ours"]["forward, correlation"]) == pytest.approx(tuple(both))
+    low, high = told["interval"]["forward, correlation"]
+    assert low <= both.correlation <= high and low < high - 0.01
     assert read.shares_lowering_loss(made)["forward"].tolist() == pytest.approx([200 / 3, 100 / 3])
 
 

@@ -170,7 +170,7 @@ def test_tables_of_rules_and_cells():
     lines = prediction.error_table(tested).splitlines()
     assert lines[0] == "| mean absolute error (points) | left out: one seed | between 5 and 95 %, one seed left out |"
     assert lines[3] == "| additive rule, no parameter | 2.0 | 2.0 |"
-    assert prediction.cell_table(cells).splitlines()[-1] == "| rope, $L=10$ | 2 | 21 | 19 | +1.0 | +2.0 |"
+    assert prediction.cell_table(cells).splitlines()[-1] == "| rope, L = 10 | 2 | 21 | 19 | +1.0 | +2.0 |"
     assert len(prediction.error_table({}).splitlines()) == 2 + 1 + len(prediction.PREDICTION_RULES)
     assert tested["seed", prediction.ADDITIVE].scope == "21 cells; left out in turn: 0, 1"
 
@@ -210,8 +210,8 @@ def test_a_rule_is_held_against_constants_with_intervals_over_seeds():
     assert len(hard.reverse) == 10 and hard.error(prediction.ADDITIVE) == (2, pytest.approx((2, 2)))
     low, high = hard.advantage(prediction.ADDITIVE, prediction.SEEDS).interval
     assert low < hard.advantage(prediction.ADDITIVE, prediction.SEEDS).points < high
-    assert found.not_beaten(over=[prediction.ZERO]) == ["rope, $L=20$, predict zero"]
-    assert list(found.by_kind()) == ["rope, $L=10$", "rope, $L=20$"]
+    assert found.not_beaten(over=[prediction.ZERO]) == ["rope, L = 20, predicting zero"]
+    assert list(found.by_kind()) == ["rope, L = 10", "rope, L = 20"]
     told = hard.told(prediction.ADDITIVE, prediction.ZERO)
     assert told["ours"]["errs less by"] == pytest.approx(told["ours"][prediction.ZERO] - 2)
     assert set(told["interval"]) == set(told["ours"])
@@ -237,4 +237,4 @@ def test_tables_of_constants():
     lines = prediction.comparison_table(found).splitlines()
     assert len(lines) == 2 + len(found.off) and "all cells (24): error" in lines[0]
     by_kind = prediction.comparison_by_kind_table(found).splitlines()
-    assert by_kind[3].startswith("| rope, $L=20$ | 12 | 1.0 (1.0 to 1.0) |")
+    assert by_kind[3].startswith("| rope, L = 20 | 12 | 1.0 (1.0 to 1.0) |")

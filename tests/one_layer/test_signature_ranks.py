@@ -27,7 +27,9 @@ def test_ranks_over_kinds_and_over_seeds_are_told_apart():
     found = ranks.over_kinds(lawful(), "gradient_cosine")
     assert found.correlation == pytest.approx(1) and found.p == pytest.approx(2 / 5040, abs=1e-3) and found.kinds == 7
     assert found.interval == (pytest.approx(1), pytest.approx(1))
+    assert found.positive and not ranks.over_kinds(lawful(3), "gradient_cosine").positive  # three kinds show nothing
     within = ranks.within_kinds(lawful(), "gradient_cosine")
+    assert not within.positive
     assert within.correlation == pytest.approx(-1) and within.p < 0.01 and within.kinds == 7
     assert ranks.within_kind(lawful()["kind 3"], "gradient_cosine") == pytest.approx(-1)
 
