@@ -15,7 +15,6 @@ import importlib
 import itertools
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import torch
 
 from benchmarks import formulations
 from benchmarks.formulations import Framework, FullBatch, UniqueRows
+from benchmarks.radd import published_code, published_model
 from lib.one_layer import task
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.objectives import MaskedBatch
@@ -277,22 +277,12 @@ def radd(folder: Path, size: Size) -> Callable[[], Any]:
 
     :raises ImportError: if the checkout or what it needs is missing
     """
-    sys.path.insert(0, str(folder))
-    try:
-        from losses import get_loss_fn  # type: ignore[import-not-found]
-        from model import RADD  # type: ignore[import-not-found]
-        from model.ema import ExponentialMovingAverage  # type: ignore[import-not-found]
-        from noise_lib import LogLinearNoise  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(folder))
-    config, training = size.config, size.training
-    sizes = {"hidden_size": config.width, "n_heads": config.heads, "n_blocks": config.depth, "dropout": 0.0,
-             "use_checkpoint": False, "dtype": "float32"}
-    loss_fn = get_loss_fn(LogLinearNoise(), task.TOKENS, train=True, loss_type="t_DCE")
+    code, config, training = published_code(folder), size.config, size.training
+    loss_fn = code.get_loss_fn(code.LogLinearNoise(), task.TOKENS, train=True, loss_type="t_DCE")
 
     def one() -> Callable[[], None]:
-        model = RADD({"tokens": task.CLEAN, "model": sizes})
-        weights, average = list(model.parameters()), ExponentialMovingAverage(model.parameters(), 0.99)
+        model = published_model(code, config.width, config.depth, config.heads, dropout=0.0)
+        weights, average = list(model.parameters()), code.ExponentialMovingAverage(model.parameters(), 0.99)
         optimiser = torch.optim.AdamW(weights, training.learning_rate, weight_decay=0.0)
 
         def step() -> None:
