@@ -1,4 +1,4 @@
-"""The README keeps its word: its worked examples run, its commands and files are there."""
+"""The README keeps its word: its worked examples run, its commands and files are there, its numbers are recorded."""
 
 import re
 import subprocess
@@ -11,7 +11,11 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from lib import encodings
 from lib.language_models import random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES
-from lib.record import claims_file
+from lib.one_layer import intervention_results as read
+from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
+from lib.one_layer.intervention_runs import Sources
+from lib.one_layer.results import Runs
+from lib.record import claims_file, report
 from pipeline.chapters import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,3 +76,97 @@ def test_targets_and_folders_of_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for name in re.findall(r"^((?:lib|pipeline|results|benchmarks|tests)/\S*)\s{2,}", README, re.MULTILINE):
         assert (ROOT / name).exists(), name
+
+
+# The numbers at a glance --------------------------------------------------------------------------------------------
+
+
+def at_each_length(values):
+    """Means at the lengths of Table 1 as the README writes them."""
+    return ", ".join(f"{float(each.mean()):.0f}" for each in values)
+
+
+def decimals(value, digits=2):
+    """A number below one without its leading zero."""
+    return f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+@pytest.fixture(scope="module")
+def glance():
+    """The rows of the table by their first cell."""
+    table = README.split("## Results at a glance")[1].split("\n## ")[0]
+    cells = [line.strip("|").split("|", 1) for line in table.splitlines() if line.startswith("|")]
+    return {first.strip(" *"): second for first, second in cells}
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """The full runs of the one-layer chapters at our recipe."""
+    shared = {"length": 10, "width": 64, "batch": 120, "learning_rate": 0.001}
+    return Sources(Runs((), shared), *(Runs.of(results.recorded_runs(name), shared, "full")
+                                       for name in ("beyond", "one_layer")))
+
+
+def test_table_1_at_a_glance_is_what_is_recorded(glance):
+    record = paper_tables.PaperComparison(results.recorded_runs("one_layer"))
+    reverse = record.accuracies("RoPE", "reverse")
+    printed = paper_tables.TABLE_1["RoPE"]["reverse"]
+    runs = results.longest(results.recorded_runs("protocols"))
+    curves = {size: results.matching(runs, length=size, encoding="rope")[0]["curves"] for size in paper_tables.LENGTHS}
+    one, free = stopping.one_step_miss(curves, printed), stopping.hindsight_miss(curves, printed)
+    for words in (f"is {at_each_length(reverse.values())} % on average",
+                  f"{reverse['L = 10'].min():.0f} to {reverse['L = 10'].max():.0f} % in single seeds",
+                  f"(printed {', '.join(f'{value:.0f}' for value in printed.values())})",
+                  f"misses by {str(one).replace(' (', ' points (', 1)}", f"not excluded: {free}"):
+        assert words in glance["Table 1"], words
+    assert one.interval[0] > 10 > free.interval[0]
+
+
+def test_the_prediction_at_a_glance_is_what_is_recorded(glance):
+    runs = results.longest(results.recorded_runs("protocols"))
+    cells = [cell for cell in prediction.learned_cells(runs) if cell["encoding"] not in ("alibi", "none")]
+    every = prediction.Comparison.of(cells)
+    hard, text = every.inside((5.0, 95.0)), glance["Predicting reverse accuracy"]
+    points = lambda part: [f"{part.error(name).points:.1f}" for name in (
+        prediction.ZERO, prediction.MEAN, prediction.SEEDS)]
+    zero, mean, seeds = points(every)
+    rule = str(every.error(prediction.ADDITIVE)).replace(" (", " points (")
+    for words in (f"err by {rule} over {len(cells)} recorded cells",
+                  f"zero errs by {zero}, the mean of all other models by {mean}, the mean of other seeds by {seeds}",
+                  "{} against {}, {} and {}".format(hard.error(prediction.ADDITIVE), *points(hard))):
+        assert words in text, words
+
+
+def test_what_blocks_and_how_at_a_glance_is_what_is_recorded(glance, recorded):
+    triples = read.blocking_triples(recorded)
+    of = lambda name: report.signed(report.effect(*results.at_common_step(
+        "reverse_accuracy", triples[name][2], triples[name][1]))).removeprefix("+")
+    ten, *longer, last = [of(f"rope, drop_random{size}") for size in ("", ", L = 20", ", L = 30", ", L = 40")]
+    blocks = f"by {ten.replace(' (', ' points (')}, {', '.join(longer)} and {last} under RoPE"
+    assert blocks in glance["What blocks reverse recall"], blocks
+    assert f"and by {of('learned, drop_random')} under learned" in glance["What blocks reverse recall"]
+    runs = [recorded.either(encoding="rope", length=size) for size in paper_tables.LENGTHS]
+    forward, own, untouched = (at_each_length(read.patched_accuracy(run, patch) for run in runs)
+                               for patch in ("mass_forward", "mass_reverse", "itself"))
+    for words in (f"are right in {forward} %", f"own amount in {own} %", f"untouched in {untouched} %"):
+        assert words in glance["How a RoPE model knows the side"], words
+
+
+def test_the_signatures_at_a_glance_are_what_is_recorded(glance, recorded):
+    end, matched = signature_ranks.at_end(recorded.kinds()), signature_ranks.near_step(recorded)
+    cosine, score = (signature_ranks.over_kinds(signature_ranks.without(matched), name)
+                     for name in ("gradient_cosine", "score_correlation"))
+    at_step, at_end = (signature_ranks.within_kinds(each, "gradient_cosine") for each in (matched, end))
+    first = [decimals(signature_ranks.first_measure(end, name)) for name in ("gradient_cosine", "score_correlation")]
+    low, high = map(decimals, at_step.interval)
+    for words in (f"({decimals(cosine.correlation)}, p = {decimals(cosine.p, 3)})",
+                  f"({decimals(score.correlation)}, p = {decimals(score.p, 1)})",
+                  f"({decimals(at_step.correlation)}, interval {low} to {high})",
+                  f"({decimals(at_end.correlation)})", f"gave {first[0]} and {first[1]}"):
+        assert words in glance["The signatures"], words
+    assert cosine.kinds == 7 and len(end) == 9
+
+
+def test_rows_at_a_glance_are_claims(glance):
+    named = {name for text in glance.values() for name in re.findall(r"`([\w-]+)`", text.partition("Rows: ")[2])}
+    assert len(named) > 8 and named <= set(claims_file.known_claims())

@@ -1,6 +1,7 @@
 """What is recorded belongs to what is written: the recorded notebooks hold the chapters' present text."""
 
 import json
+import re
 
 import pytest
 
@@ -37,3 +38,14 @@ def test_a_recorded_run_names_the_commit_that_made_it(chapter):
     for result in provenance.results(chapter, provenance.RECORDED):
         assert result["provenance"]["seconds"] > 0
         assert not result["provenance"]["commit"].endswith("-dirty")
+
+
+def test_the_readme_says_which_of_the_rows_it_names_deviate():
+    ledger = provenance.read_json(provenance.RECORDED / "ledger.json")
+    status = {row["id"]: row["status"] for row in ledger["rows"]}
+    table = (chapters.ROOT / "README.md").read_text(encoding="utf-8").split("## Results at a glance")[1]
+    rows = " ".join(re.findall(r"Rows: ([^|]*)", table))
+    named = re.findall(r"`([\w-]+)`( deviates)?", rows)
+    assert len(named) > 8
+    wrong = [name for name, deviates in named if (status.get(name) == "deviates") is not bool(deviates)]
+    assert not wrong and set(dict(named)) <= set(status), "the README names rows otherwise than the recorded ledger"

@@ -184,13 +184,13 @@ def costs_accuracy(laden: RecordedRun, free: RecordedRun, among: str = "") -> bo
 
 def beginnings(found: Sources) -> RunPairs:
     """Each run of this build with the recorded one that it begins; none unless both encodings have both of these runs:
-    as usual, and without the blocking loss."""
+    by our recipe, and without the blocking loss."""
     pairs = with_recorded(found.build.runs, found.recorded, "encoding", "intervention")
     return pairs if {name for pair in exchanged() for name in pair} <= set(pairs) else {}
 
 
 def exchanged() -> list[tuple[str, str]]:
-    """Of each encoding, the names of the run as usual and of that without the blocking loss."""
+    """Of each encoding, the names of the run by our recipe and of that without the blocking loss."""
     return [(f"{encoding}, none", f"{encoding}, {BLOCKING}") for encoding in ENCODING_NAMES]
 
 
@@ -199,7 +199,7 @@ def in_recorded_range(pairs: RunPairs, slack: float, exchange: bool = False) -> 
 
     :param pairs: see `beginnings`
     :param slack: points
-    :param exchange: the control: runs as usual and without the blocking loss against each other's recorded run
+    :param exchange: the control: runs by our recipe and without the blocking loss against each other's recorded run
     """
     other = {one: two for pair in exchanged() for one, two in (pair, pair[::-1])} if exchange else {}
     return all(within_recorded_range(pairs, f"{way}_accuracy", slack, other) for way in ("forward", "reverse"))

@@ -107,7 +107,7 @@ Triple = tuple[RecordedRun, RecordedRun, RecordedRun]
 
 
 def gain_triples(runs: Runs) -> dict[str, Triple]:
-    """Runs as usual, without the blocking loss and under a control, by encoding and control."""
+    """Runs by our recipe, without the blocking loss and under a control, by encoding and control."""
     found = {f"{encoding}, {control}": runs.by_intervention(("none", BLOCKING, control), encoding=encoding)
              for encoding in ENCODING_NAMES for control in CONTROLS}
     return {name: (triple[0], triple[1], triple[2]) for name, triple in found.items() if triple}

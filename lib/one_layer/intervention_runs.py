@@ -17,7 +17,7 @@ RECORDED_LENGTHS = (10, 20, 30, 40)
 BLOCKING = "drop_right_of_capital"
 #: as much of the loss dropped elsewhere
 CONTROLS = ("drop_random", "drop_left_of_capital", "drop_left_of_letter")
-#: what sets a run apart from the standard recipe, by name
+#: what sets a run apart from our recipe, by name
 CASES: dict[str, dict[str, Any]] = {
     "RoPE": {"encoding": "rope"}, "direction-aware ALiBi": {"encoding": "alibi_directional"},
     "T5 bias": {"encoding": "t5"}, "learned absolute": {"encoding": "learned"},

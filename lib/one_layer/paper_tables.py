@@ -33,7 +33,7 @@ TABLE_2: dict[str, dict[str, dict[int, float]]] = {
 }
 LENGTHS, LENGTHS_2 = (10, 20, 30, 40), (10, 20)
 CELLS_2 = tuple(itertools.product(LENGTHS_2, TABLE_2))  # encodings in the order of their reverse accuracy
-#: what a recorded run of each model was given beside the standard recipe
+#: what a recorded run of each model was given beside our recipe
 KINDS: dict[str, dict[str, Any]] = {
     "RoPE": {"encoding": "rope"}, "ALiBi": {"encoding": "alibi"}, "learned absolute": {"encoding": "learned"},
     "autoregressive": {"encoding": "learned", "objective": "autoregressive"},

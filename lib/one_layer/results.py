@@ -4,7 +4,7 @@
     plain, changed = full.by_intervention(("none", "drop_random"), encoding="rope")
     before, after = at_common_step("reverse_accuracy", plain, changed)
 
-A run that differs from the standard recipe in anything unasked (width, rate, intervention, ...) is not found: a
+A run that differs from our recipe in anything unasked (width, rate, intervention, ...) is not found: a
 comparison must not mix settings. One that is not recorded is None, for the page to say so. Runs that trained for
 different numbers of steps are compared at the last step that all of them reached.
 """
@@ -33,7 +33,7 @@ for _name in ("causal", "steps"):
 
 
 def matching(results: Iterable[RecordedRun], **wanted: Any) -> list[RecordedRun]:
-    """Runs with these parameters and otherwise the standard recipe, the one with most steps first.
+    """Runs with these parameters and otherwise our recipe, the one with most steps first.
 
     :param wanted: parameters as recorded; ``None`` as a value allows any
     :raises ValueError: for a parameter that no run has

@@ -127,11 +127,12 @@ def within_kinds(readings: Readings, name: str) -> Rank:
     return _rank(float(np.mean([_spearman(each) for each in cells])), resampled, chance, len(cells))
 
 
-def _pairs(readings: Readings, name: str) -> list[Float[np.ndarray, "seeds 2"]]:
+def _pairs(readings: Readings, name: str) -> list[Float[np.ndarray, "_ 2"]]:
     return [np.column_stack([each.values[name], each.values["reverse_accuracy"]]) for each in readings.values()]
 
 
-def _resampled(cells: Sequence[Float[np.ndarray, "seeds 2"]]) -> list[Float[np.ndarray, "resamples seeds 2"]]:
+def _resampled(cells: Sequence[Float[np.ndarray, "_ 2"]]) -> list[Float[np.ndarray, "_ _ 2"]]:
+    """Seeds drawn with replacement in each cell, many times; cells have as many seeds as they have."""
     rng = np.random.default_rng(0)
     return [each[rng.integers(len(each), size=(RESAMPLES, len(each)))] for each in cells]
 

@@ -191,7 +191,7 @@ def _least_miss(measured: Sequence[Sequence[Any]], away: Callable[..., float], r
     """Of the protocols the least of the largest distance over lengths; resamples without any are left out."""
     column = [wanted[size] for size in read]
 
-    def least(*chosen: Int[np.ndarray, " seeds"]) -> float:
+    def least(*chosen: Int[np.ndarray, " _"]) -> float:
         worst = [np.max([away(each, some, value) for each, some, value in zip(own, chosen, column, strict=True)])
                  for own in measured]  # nan where a length has no step to stop at
         return np.nan if np.isnan(worst).all() else float(np.nanmin(worst))

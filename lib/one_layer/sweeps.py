@@ -1,4 +1,4 @@
-"""Recorded runs with one setting of the recipe changed, beside the standard recipe and the paper's reverse columns."""
+"""Recorded runs with one setting of the recipe changed, beside our recipe and the paper's reverse columns."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class SettingSweep(NamedTuple):
 
     rows: dict[str, dict[str, Float[np.ndarray, " seeds"]]]  # setting -> way -> accuracy a seed, at the last step
     last: int  # step, of the changed runs
-    others: float  # mean reverse accuracy there of the standard recipe's other seeds
+    others: float  # mean reverse accuracy there of our recipe's other seeds
     runs: dict[str, RecordedRun]  # by setting
-    moves: float | None  # points the standard recipe's mean moves along its run, once forward is at 90; None: never
+    moves: float | None  # points our recipe's mean moves along its run, once forward is at 90; None: never
 
 
 def setting_sweep(results: Sequence[RecordedRun], place: Place) -> SettingSweep | None:
@@ -47,10 +47,10 @@ def setting_sweep(results: Sequence[RecordedRun], place: Place) -> SettingSweep 
         return None
     same = [standard[-1]["seeds"].index(seed) for seed in next(iter(found.values()))["seeds"]]
     every = {way: runs.at_step(standard[-1], f"{way}_accuracy", last) for way in DIRECTIONS}
-    rows = {"standard": {way: every[way][same] for way in DIRECTIONS}}
+    rows = {"our recipe": {way: every[way][same] for way in DIRECTIONS}}
     rows |= {name: {way: runs.final(run, f"{way}_accuracy") for way in DIRECTIONS} for name, run in found.items()}
     others = float(np.delete(every["reverse"], same).mean())
-    return SettingSweep(rows, last, others, {"standard": standard[-1], **found}, _late_range(standard[0]))
+    return SettingSweep(rows, last, others, {"our recipe": standard[-1], **found}, _late_range(standard[0]))
 
 
 def _late_range(run: RecordedRun) -> float | None:
@@ -88,7 +88,7 @@ class Sweeps(NamedTuple):
         return {name: report.resampled_interval(largest, *cells(name)) for name in self.settings}
 
     def other_seeds(self, places: Iterable[Place]) -> dict[Place, float]:
-        """Mean reverse accuracy, percent, of the standard recipe's seeds that no changed run has."""
+        """Mean reverse accuracy, percent, of our recipe's seeds that no changed run has."""
         return {place: self.places[place].others for place in places}
 
     def scope(self, table: int) -> str:
@@ -110,7 +110,7 @@ class Sweeps(NamedTuple):
     def spread_table(self) -> str:
         """How far reverse accuracy moves with the seed, with the setting and along training, a row a place, points."""
         return report.markdown(
-            ["", "seeds of one setting apart (mean)", "means of the settings apart", "standard mean along its run"],
+            ["", "seeds of one setting apart (mean)", "means of the settings apart", "our recipe's mean along its run"],
             [[called(place), f"{np.mean([np.ptp(each['reverse']) for each in sweep.rows.values()]):.0f}",
               f"{np.ptp([each['reverse'].mean() for each in sweep.rows.values()]):.0f}",
               "–" if sweep.moves is None else f"{sweep.moves:.0f}"] for place, sweep in self.places.items()])
@@ -122,7 +122,7 @@ APART: dict[str, Callable[..., float]] = {
     "seeds of one setting": lambda *cells: float(np.mean([np.ptp(cell) for cell in cells]))}
 
 
-def apart(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> dict[str, float]:
+def apart(sweep: SettingSweep, *more: Float[np.ndarray, " _"]) -> dict[str, float]:
     """`APART`, in reverse accuracy, of the settings of a place and of further runs."""
     cells = [each["reverse"] for each in sweep.rows.values()] + list(more)
     return {name: of(*cells) for name, of in APART.items()}
@@ -134,7 +134,7 @@ def apart_intervals(sweep: SettingSweep) -> dict[str, tuple[float, float]]:
     return {name: report.resampled_interval(of, *cells) for name, of in APART.items()}
 
 
-def settings_move_less_than_seeds(sweep: SettingSweep, *more: Float[np.ndarray, " seeds"]) -> bool:
+def settings_move_less_than_seeds(sweep: SettingSweep, *more: Float[np.ndarray, " _"]) -> bool:
     """The first measure of how much the recipe matters: the settings' means lie no further apart than the seeds do."""
     settings, seeds = apart(sweep, *more).values()
     return settings <= seeds

@@ -20,7 +20,8 @@ def kind(signature, reverse, step=600):
 def lawful(kinds=7, seeds=5):
     """Kinds whose signature grows with reverse accuracy, while over the seeds of each it falls."""
     seed = np.arange(seeds)
-    return {f"kind {place}": kind(place - 0.1 * seed, 10 * place + seed) for place in range(kinds)}
+    made = {f"kind {place}": kind(place - 0.1 * seed, 10 * place + seed) for place in range(kinds)}
+    return made | {"kind 0": kind(-0.1 * np.arange(seeds + 3), np.arange(seeds + 3))}  # of more seeds than the others
 
 
 def test_ranks_over_kinds_and_over_seeds_are_told_apart():

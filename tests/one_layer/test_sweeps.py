@@ -20,8 +20,8 @@ WIDE = sweep_run([[0, 1, 50], [0, 2, 70]], steps=(0, 50, 100), width=128)
 
 def test_the_standard_recipe_is_read_at_the_changed_runs_last_step_for_the_same_seeds():
     found = sweeps.setting_sweep([SWEPT, WIDE], ("rope", 10))
-    assert found.last == 100 and list(found.rows) == ["standard", "width 128"]
-    assert found.rows["standard"]["reverse"].tolist() == [10, 20]
+    assert found.last == 100 and list(found.rows) == ["our recipe", "width 128"]
+    assert found.rows["our recipe"]["reverse"].tolist() == [10, 20]
     assert found.rows["width 128"]["reverse"].tolist() == [50, 70]
     assert found.others == 60  # the third seed, whom nothing was compared with
     assert found.moves == pytest.approx(160 / 3 - 30)  # between the two points at which forward is learned
@@ -31,7 +31,7 @@ def test_every_recorded_value_of_a_setting_has_a_row_and_nothing_else_has():
     others = [sweep_run([[0, 1, 50]] * 2, learning_rate=rate) for rate in (0.003, 0.0005)]
     neither = [sweep_run([[0, 1, 50]] * 2, learning_rate=0.003, width=128), sweep_run([[0, 1, 50]] * 2, depth=2)]
     found = sweeps.setting_sweep([SWEPT, WIDE, *others, *neither], ("rope", 10))
-    assert list(found.rows) == ["standard", "width 128", "learning rate 0.0005", "learning rate 0.003"]
+    assert list(found.rows) == ["our recipe", "width 128", "learning rate 0.0005", "learning rate 0.003"]
 
 
 def test_nothing_is_said_without_both():
@@ -51,7 +51,7 @@ def test_places_lack_no_setting_and_misses_are_the_largest():
     lacking = [sweep_run([[0, 1, 1]] * 2, ("rope", 30), width=128),
                sweep_run([[0, 1, 1]] * 3, ("rope", 30), seeds=(0, 1, 2))]
     found, names = sweeps.complete_sweeps([*there, *here, *lacking])
-    assert set(names) == {"standard", "width 128", "ema 0"} and list(found) == [("rope", 10), place]
+    assert set(names) == {"our recipe", "width 128", "ema 0"} and list(found) == [("rope", 10), place]
     assert sweeps.largest_distance(found, "ema 0", {("rope", 10): 40.0, place: 90.0}) == 10
     assert sweeps.largest_distance(found, "width 128", {("rope", 10): 40.0, place: 90.0}) == 70
     column = sweeps.REVERSE_COLUMN
@@ -61,10 +61,10 @@ def test_places_lack_no_setting_and_misses_are_the_largest():
 def test_the_columns_of_the_two_tables_name_what_is_missing():
     found = sweeps.complete_sweeps([SWEPT, WIDE])
     assert found.column(1) == found.column(2) == {("rope", 10): 43.1}
-    assert found.needs(1)["width 128, RoPE, L = 10"] is WIDE and found.needs(1)["standard, RoPE, L = 10"] is SWEPT
+    assert found.needs(1)["width 128, RoPE, L = 10"] is WIDE and found.needs(1)["our recipe, RoPE, L = 10"] is SWEPT
     missing = [name for name, run in found.needs(2).items() if run is None]
     assert missing == [f"changed settings, {place}" for place in ("RoPE, L = 20", "learned, L = 10", "learned, L = 20")]
-    assert found.misses({("rope", 10): 43.1}) == {"standard": pytest.approx(28.1), "width 128": pytest.approx(16.9)}
+    assert found.misses({("rope", 10): 43.1}) == {"our recipe": pytest.approx(28.1), "width 128": pytest.approx(16.9)}
     for name, (low, high) in found.miss_intervals({("rope", 10): 43.1}).items():
         assert low < found.misses({("rope", 10): 43.1})[name] < high
     assert found.other_seeds([("rope", 10)]) == {("rope", 10): 60}
