@@ -5,8 +5,11 @@ weight on each token, where values hold positions the weight on each position, a
 position that as well. The training loss is then convex in W, and where it takes W decides every answer
 (`lib.theory.late_training`). Three rules follow, none of which has a parameter or is shown a reverse query:
 
-* *limit*: W minimises the whole training loss, over all questions with their weights;
-* *separator*: W is the maximum-margin separator of those questions alone to which the data leave one answer;
+* *limit*: W minimises the whole training loss, over a sample of its questions with the answers that they had;
+* *expected*: the same with the chances of every answer in place of a sampled one (`answer_chances`). It is computed
+  from two samples of questions; a query is *decided* where both predict the same outcome;
+* *separator*: the same for those questions alone to which the data leave one answer: where they are separable this
+  goes to the maximum-margin separator as the penalty vanishes;
 * *window*: the same in one feature, fact by fact: the attention weight on the capital. The questions are those that
   hide the letter: to the capital's left with no other mask there (the letter), and to its right (the placeholder).
 
@@ -15,8 +18,9 @@ For a model with an MLP the same features are taken from its attention, and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,11 +38,12 @@ from lib.one_layer.training import TrainingConfig
 from lib.theory import late_training
 
 QUESTIONS = 8_000  # of training that are sampled, about
+EXPECTED_PENALTY, UNSEEN = 1e-7, 400  # of *expected*; questions that show no letter are that many, and differ little
 PENALTY = 1e-6  # last one of the path to the limit; at 1e-8 predicted accuracies move by less than half a point
-RULES = ("limit", "separator", "window")
+RULES = ("limit", "separator", "window", "expected")
 #: what `predictions` finds
-NAMES = ("answered_forward", "answered_reverse", "additive_reverse",
-         *(f"{rule}_{what}" for rule in RULES for what in ("forward", "reverse", "agreement", "auc")),
+NAMES = ("answered_forward", "answered_reverse", "additive_reverse", "expected_decided", "expected_decided_agreement",
+         *(f"{rule}_{what}" for rule in RULES for what in ("reverse", "agreement", "agreement_other", "auc")),
          *(f"side_{part}" for part in ("evidence", "rest", "residual", "all")))
 
 
@@ -50,12 +55,14 @@ class Questions(NamedTuple):
     target: Int[Tensor, " questions"]
     weight: Float[Tensor, " questions"]
 
-    def where(self, chosen: Bool[Tensor, " questions"]) -> Questions:
+    def where(self, chosen: Bool[Tensor, " questions"] | Int[Tensor, " some"]) -> Questions:
         """Those of the questions that are chosen."""
         return Questions(*(part[chosen] for part in self))
 
 
-def training_questions(settings: ModelConfig, recipe: TrainingConfig, count: int = QUESTIONS) -> Questions:
+def training_questions(
+    settings: ModelConfig, recipe: TrainingConfig, count: int = QUESTIONS, seed: int = 0
+) -> Questions:
     """A sample of what training asks, about ``count`` questions; the same for every model of these settings.
 
     :raises ValueError: for a causal model, and for a finite training set, of which a sample would be another
@@ -63,7 +70,7 @@ def training_questions(settings: ModelConfig, recipe: TrainingConfig, count: int
     if settings.causal or recipe.training_set:
         raise ValueError("the limit is that of masked models trained on fresh sequences: "
                          f"causal={settings.causal}, training_set={recipe.training_set}")
-    rng, size = np.random.default_rng(0), max(1, 2 * count // (settings.length + 1))
+    rng, size = np.random.default_rng(seed), max(1, 2 * count // (settings.length + 1))
     tokens = task.sequences(size, settings.length, rng, recipe.reversed_share, settings.facts, settings.fillers)
     asked = interventions.make_intervened_batch(
         recipe.intervention, recipe.objective, tokens, rng, objectives.stratified_uniforms(size, rng), recipe.draws)
@@ -71,6 +78,69 @@ def training_questions(settings: ModelConfig, recipe: TrainingConfig, count: int
     sequence, position = np.divmod(asked.rows, settings.length)
     found = Questions(*map(torch.as_tensor, (asked.tokens[sequence], position, asked.targets, asked.weights)))
     return found.where(found.weight > 0)
+
+
+def answer_chances(asked: Questions) -> Float[Tensor, "questions clean"]:
+    """Chance of every answer given what is shown, in forward-only data: letter and pair of positions are uniform.
+
+    Where one letter of the pair is in sight, its partner is at any of the masks on its other side with equal chance;
+    where none is, every pair of masks is as likely, and every letter.
+    """
+    place, rows = torch.arange(asked.tokens.shape[1]), torch.arange(len(asked.tokens))
+    found = torch.zeros(len(rows), task.CLEAN, dtype=torch.float64)
+    shown = {case: asked.tokens // LETTERS == case for case in (0, 1)}
+    sees, masks = {case: shown[case].any(1) for case in (0, 1)}, asked.tokens == MASK
+    for case, partner in ((1, 0), (0, LETTERS)):  # a capital has its letter to its left, a letter its capital right
+        at = shown[case].float().argmax(1)[:, None]
+        side = place < at if case else place > at
+        alone = sees[case] & ~sees[1 - case] & side[rows, asked.position]
+        fact = asked.tokens[rows, at[:, 0]] % LETTERS
+        found[rows[alone], fact[alone] + partner] = 1 / (masks & side).sum(1)[alone].double()
+    hidden = ~sees[0] & ~sees[1]
+    count, before = masks.sum(1).double(), (masks & (place < asked.position[:, None])).sum(1).double()
+    pairs = (count * (count - 1) / 2 * LETTERS)[:, None]
+    found[hidden, :LETTERS] = ((count - 1 - before)[:, None] / pairs)[hidden]
+    found[hidden, LETTERS : 2 * LETTERS] = (before[:, None] / pairs)[hidden]
+    found[:, task.PLACEHOLDER] = (1 - found.sum(1)).clamp(min=0)
+    return found
+
+
+def expected_answers(
+    settings: ModelConfig, recipe: TrainingConfig, seed: int, count: int = QUESTIONS
+) -> tuple[Questions, Float[Tensor, "questions clean"]]:
+    """A sample of questions before anything is dropped, and the weight in the loss of every answer to each.
+
+    :raises ValueError: for an intervention whose weights are not known, and for reversed sequences
+    """
+    whole = dataclasses.replace(recipe, intervention="none", right_weight=1.0)
+    asked = training_questions(settings, whole, count, seed)
+    hidden = ~(asked.tokens < task.PLACEHOLDER).any(1)
+    kept = torch.as_tensor(np.random.default_rng(seed).permutation(int(hidden.sum()))[:UNSEEN])
+    unseen, seen = asked.where(hidden), asked.where(~hidden)
+    scale = unseen.weight.sum() / unseen.weight[kept].sum()
+    few = unseen.where(kept)._replace(weight=unseen.weight[kept] * scale)
+    both = Questions(*map(torch.cat, zip(seen, few, strict=True)))
+    return both, answer_chances(both) * _kept_weight(both, recipe)
+
+
+def _kept_weight(asked: Questions, recipe: TrainingConfig) -> Float[Tensor, "questions clean"]:
+    """Weight of every answer to each question under the recipe's intervention."""
+    weight = asked.weight[:, None].expand(-1, task.CLEAN).clone()
+    capital, small = (asked.tokens // LETTERS == 1), (asked.tokens < LETTERS).any(1)
+    right = (capital.cumsum(1) > 0)[torch.arange(len(asked.tokens)), asked.position]
+    parts = {"none": right, "drop_right_of_capital": right, "drop_right_letter_hidden": right & ~small,
+             "drop_right_letter_shown": right & small}
+    if recipe.reversed_share or recipe.intervention not in (*parts, "drop_random"):
+        raise ValueError(f"intervention {recipe.intervention!r}, reversed_share {recipe.reversed_share}: the weights "
+                         f"of its answers are known for {', '.join(parts)} and drop_random on forward-only data")
+    if recipe.intervention in parts:
+        weight[parts[recipe.intervention]] *= recipe.right_weight if recipe.intervention == "none" else 0.0
+        return weight
+    for masks in (asked.tokens == MASK).sum(1).unique():  # as many of each number of masks, anywhere
+        alike = (asked.tokens == MASK).sum(1) == masks
+        chance = answer_chances(asked.where(alike))[:, task.PLACEHOLDER] * asked.weight[alike]
+        weight[alike, task.PLACEHOLDER] *= 1 - float(chance[right[alike]].sum() / chance.sum())
+    return weight
 
 
 def left_one_answer(asked: Questions) -> Bool[Tensor, " questions"]:
@@ -117,8 +187,13 @@ def attention_features(
 
 
 @torch.no_grad()
-def predicted_leads(model: Transformer, asked: Questions, queries: Queries) -> dict[str, Float[Tensor, " queries"]]:
-    """How far each rule has the target ahead of its best competitor; positive where it predicts a right answer."""
+def predicted_leads(
+    model: Transformer, asked: Questions, queries: Queries, samples: Sequence[tuple[Questions, Tensor]] = ()
+) -> dict[str, Float[Tensor, " queries"]]:
+    """How far each rule has the target ahead of its best competitor; positive where it predicts a right answer.
+
+    :param samples: of `expected_answers`; each gives one *expected*
+    """
     features = attention_features(model, asked.tokens, asked.position)
     shown = attention_features(model, queries.tokens, queries.position)
     certain = left_one_answer(asked)
@@ -126,10 +201,14 @@ def predicted_leads(model: Transformer, asked: Questions, queries: Queries) -> d
     for rule, some in (("limit", torch.ones_like(certain)), ("separator", certain)):
         if not some.any():
             continue
-        storage = late_training.separator(features[some], asked.target[some], task.CLEAN, weights=asked.weight[some],
-                                          penalty=PENALTY)
+        answers = asked.weight[some, None] * functional.one_hot(asked.target[some], task.CLEAN)
+        storage = late_training.loss_minimiser(features[some], answers, penalty=PENALTY)
         found[rule] = lead(shown @ storage.T, queries.target)
     found["window"] = window_leads(model, asked, queries)
+    for number, (sample, answers) in enumerate(samples):
+        features = attention_features(model, sample.tokens, sample.position)
+        storage = late_training.loss_minimiser(features, answers, penalty=EXPECTED_PENALTY)
+        found[f"expected {number}"] = lead(shown @ storage.T, queries.target)
     return found
 
 
@@ -157,7 +236,8 @@ def window_leads(model: Transformer, asked: Questions, queries: Queries) -> Floa
             found[here] = 1.0 - 2.0 * answers[0]
             continue
         pair = lambda mass: torch.stack([mass, 1 - mass], 1)
-        line = late_training.separator(pair(weight[mine]), answers, 2, weights=some.weight[mine])
+        weighed = functional.one_hot(answers, 2) * some.weight[mine, None]
+        line = late_training.loss_minimiser(pair(weight[mine]), weighed)
         found[here] = late_training.margins(line, pair(own[here]), 0, 1)
     return found
 
@@ -169,36 +249,60 @@ def window_leads(model: Transformer, asked: Questions, queries: Queries) -> Floa
 def predictions(ensemble: Ensemble, recipe: TrainingConfig) -> Measured:
     """What each rule predicts for each member, beside what the member answers.
 
-    ``RULE_forward`` and ``RULE_reverse``: predicted accuracies; ``RULE_agreement``: share of reverse queries whose
-    outcome, right or wrong, is as predicted; ``RULE_auc``: how well its leads rank the right answers above the wrong
-    ones (None where all outcomes are alike); ``additive_reverse`` is the additive rule's
-    (`lib.one_layer.prediction`). All in percent but the AUC. ``answered_reverse`` is the measured accuracy;
-    ``side_PART`` is the AUC of `side_by_feature`.
+    ``RULE_reverse``: predicted reverse accuracy; ``RULE_agreement``: share of reverse queries whose outcome, right or
+    wrong, is as predicted, and ``RULE_agreement_other`` as predicted for the next member; ``RULE_auc``: how well its
+    leads rank the right answers above the wrong ones (None where all outcomes are alike). ``expected_decided`` is the
+    share of reverse queries that are decided, ``expected_decided_agreement`` the agreement on these.
+    ``additive_reverse`` is the additive rule's accuracy (`lib.one_layer.prediction`), ``answered_reverse`` the measured
+    one. All in percent but the AUC; ``side_PART`` is the AUC of `side_by_feature`.
     """
     asked = training_questions(ensemble.settings, recipe)
-    each = [_member_predictions(model, asked) | _side(model) for model in ensemble.members()]
-    found: Measured = {name: [one.get(name) for one in each] for name in NAMES}
+    samples = [expected_answers(ensemble.settings, recipe, seed) for seed in (1, 2)]
+    members = ensemble.members()
+    found = {name: [None] * len(members) for name in NAMES} | {
+        f"side_{part}": list(each) for part, each in _by_name(map(side_by_feature, members)).items()}
+    forward, reverse = metrics.queries(ensemble.settings)
+    leads = [predicted_leads(model, asked, reverse, samples) for model in members]
+    right = [_answered(model, reverse) for model in members]
+    found["answered_forward"] = [_percent(_answered(model, forward)) for model in members]
+    found["answered_reverse"] = list(map(_percent, right))
+    for rule, each in _by_name(leads).items():
+        _add(found, rule.split()[0], each, right)
+    _add_decided(found, leads, right)
     if ensemble.settings.length > 2 and ensemble.settings.facts == LETTERS:
         found["additive_reverse"] = list(prediction.features(ensemble)["additive_share"])
     return found
 
 
-def _side(model: Transformer) -> dict[str, float | None]:
-    return {f"side_{part}": found for part, found in side_by_feature(model).items()}
+def _by_name(each: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    rows = list(each)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _member_predictions(model: Transformer, asked: Questions) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for way, queries in zip(task.DIRECTIONS, metrics.queries(model.settings), strict=True):
-        rows = torch.arange(len(queries)) * model.settings.length + queries.position
-        right = model(queries.tokens, rows=rows).logits.argmax(1) == queries.target
-        found[f"answered_{way}"] = _percent(right)
-        for rule, leads in predicted_leads(model, asked, queries).items():
-            found[f"{rule}_{way}"] = _percent(leads > 0)
-            if way == "reverse":
-                found[f"{rule}_agreement"] = _percent((leads > 0) == right)
-                found[f"{rule}_auc"] = area_under_curve(leads, right)
-    return found
+def _answered(model: Transformer, queries: Queries) -> Bool[Tensor, " queries"]:
+    rows = torch.arange(len(queries)) * model.settings.length + queries.position
+    return model(queries.tokens, rows=rows).logits.argmax(1) == queries.target
+
+
+def _add(found: Measured, rule: str, leads: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+    """What is recorded of one rule; of several predictions (samples) of it, the mean."""
+    agreement = lambda one, other: _percent((one > 0) == other)
+    values = {"reverse": [_percent(lead > 0) for lead in leads], "agreement": list(map(agreement, leads, right)),
+              "agreement_other": list(map(agreement, [*leads[1:], leads[0]], right)),
+              "auc": list(map(area_under_curve, leads, right))}
+    for name, each in values.items():
+        before = found[f"{rule}_{name}"]
+        found[f"{rule}_{name}"] = [new if old is None or new is None else (old + new) / 2
+                                   for old, new in zip(before, each, strict=True)]
+
+
+def _add_decided(found: Measured, leads: Sequence[Mapping[str, Tensor]], right: Sequence[Tensor]) -> None:
+    for index, (lead, outcome) in enumerate(zip(leads, right, strict=True)):
+        first, second = (lead[f"expected {number}"] > 0 for number in (0, 1))
+        decided = first == second
+        found["expected_decided"][index] = _percent(decided)
+        if decided.any():
+            found["expected_decided_agreement"][index] = _percent((first == outcome)[decided])
 
 
 def area_under_curve(score: Float[Tensor, " items"], positive: Bool[Tensor, " items"]) -> float | None:
@@ -211,7 +315,7 @@ def area_under_curve(score: Float[Tensor, " items"], positive: Bool[Tensor, " it
     return above / (count * (len(positive) - count))
 
 
-def _percent(right: Bool[Tensor, " some"]) -> float:
+def _percent(right: Bool[Tensor, " some"]) -> float | None:
     return float(right.double().mean() * 100)
 
 

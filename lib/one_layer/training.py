@@ -56,6 +56,7 @@ class TrainingConfig:
     batch: int = 120  # sequences a step
     learning_rate: float = 1e-3  # AdamW's
     warmup: int = 100  # steps over which the rate rises; constant afterwards
+    decay: int = 0  # last steps, over which the rate falls to zero in a line
     clip: float = 1.0  # largest gradient norm of a member
     weight_decay: float = 0.0  # of matrices alone
     ema: float = 0.99  # decay of the moving average of the weights, which is what gets measured
@@ -64,7 +65,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         objectives.check_objective(self.objective, self.draws)
         interventions.check_intervention(self.intervention, self.objective, self.right_weight)
-        at_least(self, steps=1, batch=1, warmup=1, training_set=0, attention_steps=0)
+        at_least(self, steps=1, batch=1, warmup=1, training_set=0, attention_steps=0, decay=0)
         within(self, reversed_share="[0, 1]", learning_rate="(0, inf)", clip="(0, inf]", ema="[0, 1)",
                weight_decay="[0, inf)", right_weight="[0, inf)", unembedding="[0, inf)")
 
@@ -199,7 +200,9 @@ class Trainer:
     def _rates(self, recipe: TrainingConfig) -> tuple[float, float]:
         """The step's learning rate, and the part of the way that the average goes to the weights."""
         count = self.steps_taken + 1  # the average catches up quickly at first, as RADD's does
-        return recipe.learning_rate * min(1.0, count / recipe.warmup), 1 - min(recipe.ema, count / (9 + count))
+        rise = min(1.0, count / recipe.warmup)
+        fall = min(1.0, (recipe.steps - self.steps_taken) / recipe.decay) if recipe.decay else 1.0
+        return recipe.learning_rate * rise * fall, 1 - min(recipe.ema, count / (9 + count))
 
     @torch.inference_mode()
     def _adamw(self, gradients: Sequence[Float[Tensor, "members parameters"]]) -> None:
