@@ -5,14 +5,15 @@ solver looks for numbers that satisfy the assumptions and not the conclusion. If
 statement holds for every real number; if it finds some, they are a counterexample, which is evaluated again in exact
 fractions. Statements are sympy relations between polynomials, of a fixed number of symbols.
 
-A time limit is an error, never an answer; the solver's random choices have fixed seeds.
+A time limit is an error, never an answer, and the solver's random choices have fixed seeds. It decides inequalities
+between few unknowns by cutting space into cells; for many unknowns tied by equations its general search is faster.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy as sp
@@ -30,10 +31,15 @@ class Undecided(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """For all real values of the symbols: if every assumption holds, so does the conclusion."""
+    """For all real values of the symbols: if every assumption holds, so does the conclusion.
 
-    conclusion: Any  # a sympy relation between polynomials, or And, Or, Not of such
+    :param conclusion: a sympy relation between polynomials, or And, Or, Not of such
+    :param by_search: decide it by the solver's general search, not by cells
+    """
+
+    conclusion: Any
     assumptions: tuple[Any, ...] = ()
+    by_search: bool = False
 
     @property
     def symbols(self) -> list[sp.Symbol]:
@@ -54,33 +60,33 @@ def holds(statement: Statement) -> bool:
 def counterexample(statement: Statement, seconds: float = SECONDS) -> dict[sp.Symbol, sp.Rational] | None:
     """Numbers that refute the statement, checked exactly; None where the solver proves that there are none.
 
-    :param seconds: time limit of each of the two questions, whether any numbers satisfy the assumptions, and whether
-        some of them violate the conclusion
+    :param seconds: time limit of each of two questions: whether any numbers satisfy the assumptions, and whether some
+        of them violate the conclusion
     :raises Undecided: if the time is up, or if the numbers found do not refute the statement
     :raises ValueError: for assumptions that no numbers satisfy: the statement would be empty
     """
     unknowns = {symbol: z3.Real(symbol.name) for symbol in statement.symbols}
-    solver = z3.SolverFor("QF_NRA")
-    solver.set("timeout", max(1, math.floor(1000 * seconds)))
-    solver.set("random_seed", 0)
-    solver.add(*(translated(relation, unknowns) for relation in statement.assumptions))
-    if not _satisfiable(solver):
+    assumed = [translated(relation, unknowns) for relation in statement.assumptions]
+    if _model(assumed, seconds, statement.by_search) is None:
         raise ValueError("no numbers satisfy the assumptions: the statement says nothing")
-    solver.add(z3.Not(translated(statement.conclusion, unknowns)))
-    if not _satisfiable(solver):
+    model = _model([*assumed, z3.Not(translated(statement.conclusion, unknowns))], seconds, statement.by_search)
+    if model is None:
         return None
-    found = {symbol: _rational(solver.model().eval(unknown, model_completion=True))
-             for symbol, unknown in unknowns.items()}
+    found = {symbol: _rational(model.eval(unknown, model_completion=True)) for symbol, unknown in unknowns.items()}
     if not statement.refuted_by(found):
         raise Undecided(f"the solver's numbers {found} do not refute the statement")
     return found
 
 
-def _satisfiable(solver: z3.Solver) -> bool:
+def _model(relations: Sequence[Any], seconds: float, by_search: bool) -> Any:
+    """Numbers that satisfy all relations, or None if there are none."""
+    solver = z3.Tactic("smt").solver() if by_search else z3.SolverFor("QF_NRA")
+    solver.set(timeout=max(1, math.floor(1000 * seconds)), random_seed=0)
+    solver.add(*relations)
     answer = solver.check()
     if answer == z3.unknown:
         raise Undecided(f"the solver gave no answer: {solver.reason_unknown()}")
-    return bool(answer == z3.sat)
+    return solver.model() if answer == z3.sat else None
 
 
 def _rational(value: Any) -> sp.Rational:
