@@ -4,10 +4,11 @@ Effective coordinates: a prompt is a vector of *features* ``phi``, for example t
 logits are ``W phi``. Gradient descent on the cross-entropy then converges in direction to the multiclass
 maximum-margin separator where the prompts are separable, and to the predictions of least loss where they are not.
 
-The small model has N facts. The prompts of fact i have attention alpha on its evidence B_i and 1 - alpha on tokens that
-all prompts share: the *forward* prompt (P_+) has alpha_plus and the target A_i, the *placeholder* prompt (P_-) has
-alpha_minus and the target 0. `Separator` is its maximum-margin separator in closed form, `reverse_limit_with_placeholder`
-the limit of the reverse probability, `solve_flow` what happens before. By symmetry all are functions of three numbers:
+The small model has N facts. A prompt of fact i has attention alpha on its evidence B_i and 1 - alpha on tokens that
+all prompts share. Its *forward* prompt (P_+) has alpha_plus and the target A_i, its *placeholder* prompt (P_-) has
+alpha_minus and the target 0. `Separator` is its maximum-margin separator in closed form,
+`reverse_limit_with_placeholder` the limit of the reverse probability, `solve_flow` what happens before.
+By symmetry all are functions of three numbers:
 
     u = W[A_i, B_i] - W[A_j, B_i]      the letter against another letter, on the evidence
     x = W[A_i, B_i] - W[0, B_i]        the letter against the placeholder, on the evidence
@@ -72,7 +73,9 @@ class Task:
         """(alpha_plus + alpha_minus) / 2, the limit of the threshold."""
         return (self.alpha_plus + self.alpha_minus) / 2
 
-    def prompts(self) -> tuple[Float[np.ndarray, "prompts tokens"], Int[np.ndarray, " prompts"], Float[np.ndarray, " prompts"]]:
+    def prompts(
+        self,
+    ) -> tuple[Float[np.ndarray, "prompts tokens"], Int[np.ndarray, " prompts"], Float[np.ndarray, " prompts"]]:
         """Features, targets and weights: forward prompts, then placeholder prompts.
 
         Tokens are the N evidence tokens and the rest; classes the N letters and, last, the placeholder.
@@ -85,7 +88,7 @@ class Task:
 
 def fact_features(alpha: Number, facts: Count) -> Float[np.ndarray, "facts tokens"]:
     """Features of one prompt a fact: ``alpha`` on its evidence, the rest on the last token."""
-    return np.hstack([alpha * np.eye(facts), np.full((facts, 1), 1 - alpha)])
+    return np.hstack([alpha * np.eye(int(facts)), np.full((facts, 1), 1 - alpha)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +164,14 @@ def reverse_limit_with_placeholder(
     """Limit of the reverse probability of the letter under forward-only training, and the threshold on its attention.
 
     Attention held fixed, gradient descent with a small step on the cross-entropy of forward prompts (attention
-    ``alpha_plus`` on the evidence, target the letter) and placeholder prompts (``alpha_minus``, target the placeholder).
+    ``alpha_plus`` on the evidence, target the letter) and placeholder prompts (``alpha_minus``, target placeholder).
 
     * ``alpha_plus != alpha_minus``: the threshold is their midpoint. The limit is 1 where ``alpha_reverse`` lies on the
       side of ``alpha_plus``, 0 on the other side. Exactly on the midpoint it is ``1 / (1 + exp(kappa / 2))`` with
       kappa from `Separator.lag`: between 0 and 1, and dependent on ``facts`` and ``forward_share``.
-    * ``alpha_plus == alpha_minus < 1``: the threshold is that attention. There the limit is ``forward_share``; above it
-      1 (from a start that treats all facts alike), below it 0.
-    * Both 1: the shared tokens are never trained, so the limit depends on the start. For a start at 0 it is the logistic
+    * ``alpha_plus == alpha_minus < 1``: the threshold is that attention. There the limit is ``forward_share``, above
+      it 1 (from a start that treats all facts alike), below it 0.
+    * Both 1: the shared tokens are never trained, so the limit depends on the start. From W = 0 it is the logistic
       function of ``alpha_reverse`` times the log odds of ``forward_share``, and there is no threshold: nan.
     * ``alpha_minus`` None, no placeholder prompts: the limit is 1 at every attention, and there is no threshold: nan.
 

@@ -101,7 +101,6 @@ def test_margins_take_one_class_or_one_a_prompt():
 
 @pytest.mark.parametrize(("change", "named"), [
     ({"classes": 1}, "classes"), ({"targets": torch.tensor([0, 3])}, "targets"),
-   
     ({"weights": torch.tensor([1.0, 0.0])}, "weights"),
     ({"penalty": 0.0}, "penalty"), ({"features": torch.tensor([[1.0, torch.nan], [0.0, 1.0]])}, "features"),
 ])
