@@ -20,13 +20,13 @@ export PYTHONUTF8 := 1
 BUILD := $(VENV)/bin/python -m pipeline.build
 # targets that take no settings refuse them
 ifneq ($(strip $(SET)$(NAME)),)
-UNUSED := $(filter test test-processor lint bench clean,$(MAKECMDGOALS))
+UNUSED := $(filter test test-processor mutants lint bench clean,$(MAKECMDGOALS))
 ifneq ($(UNUSED),)
 $(error make $(UNUSED) takes neither SET nor NAME)
 endif
 endif
 
-.PHONY: book chapter experiments pages record test test-processor lint bench clean
+.PHONY: book chapter experiments pages record test test-processor mutants lint bench clean
 
 book: $(VENV)/ready            ## execute what changed, compute the ledger, render the pages
 	@$(BUILD) book
@@ -43,12 +43,18 @@ pages: $(VENV)/ready           ## render the recorded chapters, executing nothin
 record: $(VENV)/ready          ## promote the last build's notebooks and results into the repository
 	@$(BUILD) record
 
-test: $(VENV)/ready lint       ## pytest, then nbval over the recorded chapters
-	@pytest -n 2 --dist loadfile
+# SEED=n repeats the order in which a run of the tests printed it
+test: SEED := $(or $(SEED),$(shell date +%s))
+test: $(VENV)/ready lint       ## pytest in random order, then nbval over the recorded chapters
+	@echo "tests in random order, SEED=$(SEED)"
+	@pytest -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
 	@pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
 
 test-processor: $(VENV)/ready  ## the recorded chapters again, on vector instructions other than this processor's
 	@python -m pipeline.processor
+
+mutants: $(VENV)/ready         ## small errors put into lib/theory, one at a time: do the tests notice?
+	@python -m pipeline.mutants --out results/mutants/theory.json
 
 lint: $(VENV)/ready
 	@ruff check

@@ -258,6 +258,7 @@ BAD_COMMANDS = {
     "record SET=one.length=2": "takes no SET: what is recorded has the chapters' own parameters",
     "test SET=one.length=2": "make test takes neither SET nor NAME",
     "test-processor NAME=one": "make test-processor takes neither SET nor NAME",
+    "mutants NAME=one": "make mutants takes neither SET nor NAME",
     "lint SET=x": "make lint takes neither SET nor NAME",
     "bench NAME=x": "make bench takes neither SET nor NAME",
     "clean NAME=one": "make clean takes neither SET nor NAME",

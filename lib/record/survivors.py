@@ -1,0 +1,93 @@
+"""The mutation test as a reader sees it: the score by module, and each survivor with the reason why no test sees it.
+
+`pipeline.mutants` puts small errors into `lib.theory`, one at a time, and records which of them the tests notice.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.record import provenance, verdicts
+
+RECORDED = Path("mutants") / "theory.json"  # below the folder of results
+#: how a mutant can end: a test failed, the tests took too long, or all of them passed
+FATES = ("killed", "timeout", "survived")
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def recorded() -> provenance.Result:
+    """The recorded run.
+
+    :raises FileNotFoundError: if there is none
+    """
+    return provenance.load(provenance.RECORDED / RECORDED)
+
+
+def totals(counts: Counts) -> dict[str, int]:
+    """Sums over the modules."""
+    return {name: sum(each[name] for each in counts.values()) for name in ("generated", *FATES)}
+
+
+def score(counts: Mapping[str, int]) -> float:
+    """Percent of the mutants that are killed, those that ran out of time among them.
+
+    :param counts: how many mutants ended in each way
+    :raises ValueError: if no mutant was run
+    """
+    killed, timeout, survived = (counts[fate] for fate in FATES)
+    if not killed + timeout + survived:
+        raise ValueError("no mutant was run")
+    return 100 * (killed + timeout) / (killed + timeout + survived)
+
+
+def lines(counts: Counts) -> list[str]:
+    """The score of each module and of all together, for a terminal."""
+    shown = [f"{'module':22}{'generated':>10}{'run':>6}{'killed':>8}{'timeout':>9}{'survived':>10}{'score':>8}"]
+    for name, each in [*counts.items(), ("all", totals(counts))]:
+        run = sum(each[fate] for fate in FATES)
+        if run:
+            shown.append(f"{name:22}{each['generated']:10}{run:6}{each['killed']:8}{each['timeout']:9}"
+                         f"{each['survived']:10}{score(each):7.1f}%")
+    return shown
+
+
+def in_words(survivor: Mapping[str, Any]) -> str:
+    """One survivor in a terminal: where it stands, what differs, and why it survives."""
+    place = f"{survivor['module']}.{survivor['function']}, line {survivor['line']}"
+    return f"{place}\n  - {survivor['before']}\n  + {survivor['after']}\n  {survivor['why'] or 'not explained'}"
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The score by module, as an HTML table whose last line has the sums."""
+    counts = result["curves"]["modules"]
+    head = ("Module", "Mutants", "Run", "A test fails", "A test takes too long", "All tests pass", "Killed")
+    rows = []
+    for name, each in [*counts.items(), ("all", totals(counts))]:
+        run = sum(each[fate] for fate in FATES)
+        if run:
+            numbers = (each["generated"], run, *(each[fate] or "·" for fate in FATES), f"{score(each):.1f} %")
+            rows.append(f"<tr><td>{html.escape(name)}</td>{_cells('td', numbers)}</tr>")
+    return (f'<div class="ledger-scroll"><table class="ledger-counts"><tr>{_cells("th", head)}</tr>'
+            f"{''.join(rows)}</table></div>")
+
+
+def _cells(tag: str, values: Iterable[Any]) -> str:
+    return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
+
+
+def explanations(result: Mapping[str, Any]) -> str:
+    """The survivors, by the reason why they survive, as HTML: the reason, and each line before and after."""
+    reasons: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for survivor in result["curves"]["survivors"]:
+        reasons.setdefault((survivor["module"], survivor["why"]), []).append(survivor)
+    return "".join(_reason(module, why, alike) for (module, why), alike in sorted(reasons.items()))
+
+
+def _reason(module: str, why: str, alike: list[Mapping[str, Any]]) -> str:
+    changes = "\n\n".join(f"# {each['function']}\n- {each['before']}\n+ {each['after']}" for each in alike)
+    mutants = f"{len(alike)} mutants" if len(alike) > 1 else "1 mutant"
+    return (f"<details><summary><code>{html.escape(module)}</code>, {mutants}: {verdicts.code(why or 'not explained')}"
+            f"</summary><pre>{html.escape(changes)}</pre></details>")
