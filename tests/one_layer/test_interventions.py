@@ -29,6 +29,8 @@ def described(asked):
 
 
 CUT = {
+    "drop_right_letter_hidden": lambda text, at: CUT["drop_right_of_capital"](text, at) and text.upper() == text,
+    "drop_right_letter_shown": lambda text, at: CUT["drop_right_of_capital"](text, at) and text.upper() != text,
     "drop_right_of_capital": lambda text, at: any(character.isupper() for character in text[:at]),
     "drop_left_of_capital": lambda text, at: any(character.isupper() for character in text[at:]),
     "drop_left_of_letter": lambda text, at: any(character.islower() for character in text[at:]),
@@ -45,7 +47,7 @@ def test_exactly_the_named_questions_weigh_nothing(name, draws):
         gone = answer == "0" and CUT[name](text, at)
         assert weight == (0 if gone else before[3])
         cut += gone
-    assert cut > COUNT / 10
+    assert cut > COUNT / (20 if name.startswith("drop_right_letter") else 10)
 
 
 def test_right_of_a_visible_capital_forward_data_has_placeholders_alone():
@@ -151,3 +153,38 @@ def test_strangers_are_any_other_letter_and_one_mask_is_anywhere():
     assert set((shown[small] - tokens[small]) % task.LETTERS) == set(range(1, task.LETTERS))
     count = np.bincount(batch("one_mask", count=2000)[1].rows % LENGTH, minlength=LENGTH)
     assert count == pytest.approx(np.full(LENGTH, 2000 / LENGTH), rel=0.25)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dropped_elsewhere_spares_what_stands_right_of_a_capital(seed):
+    (_, plain), (_, right), (_, other) = (
+        batch(name, seed) for name in ("none", "drop_right_of_capital", "drop_random_elsewhere"))
+    gone, chance = (asked.weights == 0 for asked in (right, other))
+    assert not (gone & chance).any() and (plain.targets[chance] == task.PLACEHOLDER).all()
+    for weight in np.unique(plain.weights):  # as many of each weight, or all there are
+        alike = plain.weights == weight
+        left = alike & (plain.targets == task.PLACEHOLDER) & ~gone
+        assert chance[alike].sum() == min(gone[alike].sum(), left.sum())
+
+
+def test_the_weight_of_the_blocking_questions_scales_them_alone():
+    _, plain = batch("none")
+    _, right = batch("drop_right_of_capital")
+    half = interventions.weigh_right_of_capital(plain, 0.5)
+    blocking = right.weights == 0
+    assert (half.weights[blocking] == plain.weights[blocking] / 2).all()
+    assert (half.weights[~blocking] == plain.weights[~blocking]).all()
+    assert (interventions.weigh_right_of_capital(plain, 0.0).weights == right.weights).all()
+    with pytest.raises(ValueError, match="right_weight 0.5"):
+        TrainingConfig(right_weight=0.5, intervention="drop_random")
+    with pytest.raises(ValueError, match="right_weight"):
+        TrainingConfig(right_weight=-1.0)
+
+
+def test_with_letters_only_no_placeholder_is_asked_for():
+    tokens, asked = batch("letters_only")
+    assert not (asked.targets == task.PLACEHOLDER).any()
+    hidden = (asked.tokens == task.MASK).sum(1)
+    assert set(hidden) == {1, 2} and (hidden == 2).mean() == pytest.approx(0.5, abs=0.01)
+    assert ((asked.tokens == tokens) | (tokens != task.PLACEHOLDER)).all()
+    assert (asked.weights == 2 / hidden[asked.rows // LENGTH]).all()

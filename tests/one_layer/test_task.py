@@ -114,3 +114,25 @@ def test_a_length_without_room_for_a_pair_is_refused(length):
     for make in (lambda: task.sequences(1, length, draw(0)), lambda: task.paired_queries(length)):
         with pytest.raises(ValueError, match="length must be an integer of at least 2"):
             make()
+
+
+def test_fillers_are_letters_in_no_fact():
+    kinds = task.filler_tokens(10, 5)
+    assert task.spell(kinds) == "0kKlL"
+    drawn = task.sequences(4_000, 6, np.random.default_rng(0), facts=10, fillers=5)
+    facts = (drawn % task.LETTERS < 10) & (drawn < task.PLACEHOLDER)
+    assert (facts.sum(1) == 2).all()
+    counts = np.array([(drawn == kind).sum() for kind in kinds])
+    assert np.isin(drawn[~facts], kinds).all() and abs(counts / counts.sum() - 0.2).max() < 0.02
+    forward, reverse = task.paired_queries(6, 10, 5)
+    assert len(forward) == 10 * 15 and torch.equal(forward.tokens.flip(1), reverse.tokens)
+    assert torch.isin(forward.tokens, torch.as_tensor([*kinds, task.MASK, *range(26, 36)])).all()
+    for facts, fillers in ((26, 2), (0, 1), (27, 1), (10, 34), (10, 0), (10, True)):
+        with pytest.raises(ValueError, match="fillers|facts"):
+            task.filler_tokens(facts, fillers)
+
+
+def test_one_filler_and_all_facts_draw_what_they_always_drew():
+    plain, told = (task.sequences(50, 6, np.random.default_rng(1), **given)
+                   for given in ({}, {"facts": task.LETTERS, "fillers": 1}))
+    assert (plain == told).all()

@@ -161,3 +161,50 @@ def test_recipes_of_other_sizes_do_not_train_side_by_side():
     for change in ({"steps": 7}, {"batch": 8}):
         with pytest.raises(ValueError, match=f"{next(iter(change))}: what trains side by side shares it"):
             Trainer(ModelConfig(**SMALL), [BASE, dataclasses.replace(BASE, **change)], [0])
+
+
+def test_attention_that_stops_training_stays_and_the_rest_goes_on():
+    recipe = TrainingConfig(steps=9, batch=8, warmup=2, attention_steps=4)
+    trainer = Trainer(ModelConfig(length=4, width=8), recipe, [0])
+    seen = {}
+    for step in range(9):
+        trainer.step()
+        seen[step + 1] = {name: trainer.ensemble.weights[name][0].clone() for name in trainer.ensemble.weights}
+    for name, last in seen[9].items():
+        frozen = name == "embedding" or any(word in name for word in ("query", "key", "norm1"))
+        assert torch.equal(seen[4][name], last) == frozen, name
+        assert not torch.equal(seen[3][name], seen[4][name]), name
+
+
+def test_the_rate_falls_to_zero_over_the_last_steps():
+    trainer = Trainer(ModelConfig(length=4, width=8), TrainingConfig(steps=10, batch=8, warmup=1, decay=4), [0])
+    rates = []
+    for _ in range(10):
+        rates.append(trainer._rates(trainer.recipe)[0])
+        trainer.step()
+    assert rates == pytest.approx([1e-3] * 7 + [0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_a_finite_training_set_is_drawn_from_again_and_again():
+    recipe = TrainingConfig(steps=4, batch=40, training_set=5)
+    trainer = Trainer(ModelConfig(length=7, width=8), recipe, [0, 1])
+    seen = [set(), set()]
+    for step in range(3):
+        for one, batch in zip(seen, trainer.batches(step), strict=True):
+            clean = batch.tokens.copy()
+            clean.reshape(-1)[batch.rows] = batch.targets
+            one.update(map(tuple, clean.tolist()))
+    assert all(len(one) <= 5 for one in seen) and seen[0] != seen[1]
+    fresh = Trainer(ModelConfig(length=7, width=8), dataclasses.replace(recipe, training_set=0), [0])
+    assert len(np.unique(fresh.batches(0)[0].tokens, axis=0)) > 20
+
+
+def test_the_unembedding_starts_at_its_scale():
+    recipes = [TrainingConfig(steps=2, batch=8, unembedding=scale) for scale in (0.0, 0.02, 0.2)]
+    heads = Trainer(ModelConfig(length=4, width=8), recipes, [3]).ensemble.weights["head.weight"]
+    assert not heads[0].any() and torch.allclose(heads[2], heads[1] * 10)
+
+
+def test_fillers_refuse_interventions_that_know_one_placeholder():
+    with pytest.raises(ValueError, match="fillers=2"):
+        Trainer(ModelConfig(length=4, width=8, facts=10, fillers=2), TrainingConfig(intervention="drop_random"), [0])
