@@ -278,18 +278,19 @@ def test_the_defaults_are_the_published_ones():
 
 @published
 def test_the_published_code_trains_and_answers():
-    config = radd.PublishedConfig(length=4, width=16, batch=60, learning_rate=1e-2, warmup=10)
+    config = radd.PublishedConfig(length=2, width=16, batch=60, learning_rate=1e-2, warmup=10)  # soon learned
     training = radd.PublishedTraining(radd.published_code(Path(FOLDER)), config, 0)
     assert training.model.output_layer.linear.weight.eq(0).all()  # its zero start
-    losses = [training.step().item() for _ in range(300)]
-    assert sum(losses[-20:]) < sum(losses[:20]) / 2
-    asked, _ = task.paired_queries(4)
+    losses = [training.step().item() for _ in range(150)]
+    by_place = 2 * math.log(26)  # of a model that knows which letters stand where, and no fact
+    assert sum(losses[-20:]) / 20 < by_place < sum(losses[:5]) / 5
+    asked, _ = task.paired_queries(2)
     weights = [each.detach().clone() for each in training.model.parameters()]
     with torch.no_grad(), training.averaged() as model:
         said = radd.query_log_probabilities(model, asked)
         assert said.equal(radd.query_log_probabilities(model, asked))  # no dropout
     assert said.exp().sum(2).sub(1).abs().max() < 1e-5  # over the clean tokens: the mask is no answer
     found = radd.measured(training)
-    assert found["forward_accuracy"] > 30 and found["forward_probability"] > found["forward_probability_other"]
+    assert found["forward_accuracy"] > 90 and found["forward_probability"] > 10 * found["forward_probability_other"]
     assert all(one.equal(other) for one, other in zip(weights, training.model.parameters(), strict=True))
     assert not radd.query_log_probabilities(training.model, asked).equal(said)  # those of the weights in training
