@@ -84,6 +84,9 @@ def command(experiment: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     options = {name: values[name] for name in experiment["from"]} | experiment["fixed"]
     arguments = ["python", "-m", experiment["module"]]
     for name, value in options.items():
-        arguments.append("--" + name.replace("_", "-"))
-        arguments += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        arguments += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(arguments)

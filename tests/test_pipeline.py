@@ -508,6 +508,8 @@ def test_a_run_takes_the_chapters_parameters_and_its_own_settings_win(monkeypatc
     assert set(runs) == {"both", "long", *varied}
     assert experiments.command(runs["other_6_ema_0"], {"length": 4}) == (
         "python -m lib.one_layer.training --length 6 --seeds 0 1 --steps 8 --ema 0")
+    switched = runs["both"] | {"fixed": {"mlp": False, "norm": True}}
+    assert experiments.command(switched, {"length": 4}) == "python -m lib.one_layer.training --length 4 --no-mlp --norm"
 
 
 def test_recorded_results_of_other_profiles_count_as_a_source(monkeypatch, tmp_path):

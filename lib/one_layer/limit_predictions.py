@@ -33,7 +33,7 @@ INTERVENTIONS = tuple(name for name in CHANGES if name != "none")
 @functools.cache
 def _recorded() -> dict[str, RecordedRun]:
     found = {}
-    for run in results.recorded_runs("late_training"):
+    for run in results.recorded_runs("predicted_limit"):
         found[_named(run["parameters"])] = run
     return dict(sorted(found.items()))
 
@@ -116,7 +116,7 @@ def told_errors(found: Cases, rules: Sequence[str], frozen: bool = True) -> dict
             "interval": {rule: error_interval(by_case) for rule, by_case in each.items()}}
 
 
-def beats_baselines(found: Cases, rule: str, frozen: bool = True, other: bool = False, most: float = np.inf) -> bool:
+def beats_baselines(found: Cases, rule: str, frozen: bool = True, other: bool = False, most: float = 1e9) -> bool:
     """Whether a rule's mean error is below ``most`` and below half of either baseline's."""
     error = mean_error(errors(found, rule, frozen, other))
     return bool(error < most and all(error < mean_error(errors(found, name, frozen)) / 2 for name in BASELINES))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.one_layer import frozen_attention as frozen, metrics, task
+from lib.one_layer import frozen_attention as frozen
+from lib.one_layer import metrics, task
 from lib.one_layer.model import ModelConfig, storage
 from lib.one_layer.task import Queries
 from lib.one_layer.training import Trainer, TrainingConfig

@@ -128,7 +128,7 @@ def test_fillers_are_letters_in_no_fact():
     assert len(forward) == 10 * 15 and torch.equal(forward.tokens.flip(1), reverse.tokens)
     assert torch.isin(forward.tokens, torch.as_tensor([*kinds, task.MASK, *range(26, 36)])).all()
     for facts, fillers in ((26, 2), (0, 1), (27, 1), (10, 34), (10, 0), (10, True)):
-        with pytest.raises(ValueError, match="fillers|facts"):
+        with pytest.raises(ValueError, match=r"fillers|facts"):
             task.filler_tokens(facts, fillers)
 
 

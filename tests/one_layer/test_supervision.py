@@ -1,0 +1,63 @@
+"""What is read of runs that change the supervision: found by their settings, gains and shares as counted by hand."""
+
+import numpy as np
+import pytest
+
+from lib.one_layer import figures_supervision, results, supervision
+
+
+def made(reverse, length=10, **changed):
+    """A recorded run whose reverse accuracy ends at these values, one a seed, after a larger one."""
+    seeds = list(range(len(reverse)))
+    curves = {"steps": [0, 50, 100], "reverse_accuracy": [[2.0, value + 10, value] for value in reverse],
+              "forward_accuracy": [[2.0, 90.0, 100.0] for _ in reverse]}
+    parameters = {**results.STANDARD, "encoding": "rope", "length": length, "steps": 100, "profile": "full", **changed}
+    return {"parameters": parameters, "seeds": seeds, "curves": curves, "metrics": {}}
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    runs = [made([10, 20]), made([90, 100], right_weight=0.0), made([60, 70], right_weight=0.25),
+            made([80, 90], intervention="drop_right_letter_hidden"),
+            made([20, 30], intervention="drop_right_letter_shown"),
+            made([12, 20], intervention="drop_random_elsewhere"), made([0, 0], length=20),
+            made([30, 40], facts=10), made([50, 60], facts=10, fillers=16)]
+    monkeypatch.setattr(supervision, "_recorded", lambda: runs)
+    return runs
+
+
+def test_runs_are_found_by_what_was_changed(recorded):
+    found = supervision.changed(10, *supervision.CHANGES)
+    assert found[supervision.RECIPE] is recorded[0] and found[supervision.WHOLE] is recorded[1]
+    assert found[supervision.HIDDEN] is recorded[3] and found[supervision.LETTERS_ONLY] is None
+    assert supervision.weighed()[0.25] is recorded[2] and supervision.weighed()[0.5] is None
+    assert supervision.filled()["16 kinds"] is recorded[8] and supervision.filled()["1 kinds"] is recorded[7]
+    assert supervision.lengths(supervision.RECIPE) == [10, 20]
+    assert supervision.lengths(supervision.RECIPE, supervision.WHOLE) == [10]
+
+
+def test_gains_are_shares_of_what_dropping_all_gains(recorded):
+    runs = supervision.changed(10, *supervision.CHANGES)
+    assert supervision.share(runs, supervision.HIDDEN) == pytest.approx(70 / 80)
+    assert supervision.share(runs, supervision.SHOWN) == pytest.approx(10 / 80)
+    assert supervision.upper_share(runs, supervision.ELSEWHERE) > supervision.share(runs, supervision.ELSEWHERE)
+    told = supervision.shares_told(runs, supervision.HIDDEN)
+    assert told["ours"][f"{supervision.HIDDEN}: gain"] == pytest.approx(70)
+    low, high = told["interval"][f"{supervision.HIDDEN}: share of the gain"]
+    assert low < 70 / 80 < high
+    assert np.isnan(supervision.share_of_gain(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
+
+
+def test_the_dose_is_ranked_and_the_fall_is_from_the_largest_value(recorded):
+    runs = {weight: run for weight, run in supervision.weighed().items() if run is not None}
+    assert supervision.rank_correlation_with_weight(runs, "reverse_accuracy") == pytest.approx(-1)
+    assert supervision.rank_correlation_with_weight(runs, "forward_accuracy") == 0
+    assert supervision.fall(recorded[2]).tolist() == [10, 10]
+
+
+def test_tables_and_figures_take_what_is_there(recorded):
+    assert "not run" in supervision.accuracy_table() and "15 (10–20)" in supervision.accuracy_table()
+    assert "100 steps and 2 seeds at length 10" in supervision.sizes()
+    assert len(figures_supervision.accuracy_by_part().axes) == 1
+    assert len(figures_supervision.dose_response().axes) == 2
+    assert figures_supervision.accuracy_by_fillers().axes
