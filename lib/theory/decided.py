@@ -13,7 +13,6 @@ from typing import Any
 
 import sympy as sp
 
-from lib.theory import symbolic
 from lib.theory.solver import Statement
 
 
@@ -147,34 +146,8 @@ def both_margins_are_tight(*, slack: bool = False) -> Statement:
                   for i, (x, count) in enumerate(zip(entries, (n, n * (n - 1), n, n, 1), strict=True))]
     conditions = [*(sp.Ge(margin, 1) for margin in margins), *(sp.Ge(m, 0) for m in multipliers), *stationary,
                   *(() if slack else (sp.Eq(m * (margin - 1), 0) for margin, m in pairs))]
-    sizes = (sp.Ge(n, 2), *(_above(mass, 0) for mass in (alpha, beta)), *(sp.Lt(x, 1) for x in (alpha, beta)))
+    sizes = (sp.Ge(n, 2), *(_above(mass, 0) for mass in (alpha, beta)), *(sp.Le(x, 1) for x in (alpha, beta)))
     return Statement(sp.And(sp.Eq(margins[0], 1), sp.Eq(margins[2], 1)), (*sizes, *conditions), by_search=True)
-
-
-def slack_margins_contradict(*, slack: bool = True) -> bool:
-    """Whether, with the multiplier of a slack margin zero, stationarity contradicts it: both steps of the hand proof.
-
-    *A_i above 0 slack*: that margin is at most A_i's above A_j. *0 above A_i slack*: it is below 0's above A_j.
-
-    :param slack: else the two multipliers keep their values
-    """
-    more, s, t = sp.symbols("k s t", positive=True)  # N = 2 + k, alpha = 1 / (1 + s), beta = 1 / (1 + t)
-    n, alpha, beta = 2 + more, 1 / (1 + s), 1 / (1 + t)
-
-    def entries(first: Any, third: Any) -> tuple[sp.Expr, ...]:
-        second, fourth = sp.symbols("lambda_2 lambda_4", positive=True)
-        rest = first * (1 - alpha) - (third + fourth) * (1 - beta)
-        return ((first + second) * alpha / n, -(second * alpha + fourth * beta) / (n * (n - 1)),
-                ((third + fourth) * beta - first * alpha) / n, rest / n, -rest)
-
-    above_rest = lambda x, a, c, d, e: x * (a - c) + (1 - x) * (d - e)
-    kept = sp.symbols("lambda_1 lambda_3", positive=True)
-    a, b, c, d, e = entries(0 if slack else kept[0], kept[1])
-    forward = alpha * (a - b) - above_rest(alpha, a, c, d, e)
-    a, b, c, d, e = entries(kept[0], 0 if slack else kept[1])
-    other = beta * (c - b) + (1 - beta) * (e - d)
-    backward = other + above_rest(beta, a, c, d, e)
-    return symbolic.sign(sp.together(forward)) == symbolic.sign(sp.together(backward)) == 1
 
 
 # One step (Sec. 4.3) and the contrast (App. C.1) --------------------------------------------------------------

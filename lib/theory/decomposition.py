@@ -191,18 +191,40 @@ def scores_are_mirrored(*, even: bool) -> bool:
     return score(i, j) == score(length + 1 - i, length + 1 - j)
 
 
+def _logit(sequence: str, even: bool, answer: str = "") -> sp.Expr:
+    """Logit of an answer at the mask M; biases by distance if ``even``, else by offset."""
+    offsets = [place - sequence.index("M") for place in range(len(sequence))]
+    name = lambda offset: str(abs(offset) if even else offset).replace("-", "m")
+    scores = [sp.Symbol(f"c_{token}", real=True) + sp.Symbol(f"b_{name(offset)}", real=True)
+              for token, offset in zip(sequence, offsets, strict=True)]
+    return sum(weight * sp.Symbol(f"W_{answer}{token}", real=True)
+               for weight, token in zip(symbolic.softmax(scores), sequence, strict=True))
+
+
 def mirror_images_alike(*, even: bool) -> bool:
     """Whether (M, B, 0, 0) and its mirror image give the mask the same logit.
 
     :param even: the score's bias depends on the distance alone; else each offset has a symbol of its own
     """
+    return sp.simplify(_logit("MB00", even) - _logit("00BM", even)) == 0
 
-    def logit(sequence: str) -> sp.Expr:
-        offsets = [place - sequence.index("M") for place in range(len(sequence))]
-        name = lambda offset: str(abs(offset) if even else offset).replace("-", "m")
-        scores = [sp.Symbol(f"c_{token}", real=True) + sp.Symbol(f"b_{name(offset)}", real=True)
-                  for token, offset in zip(sequence, offsets, strict=True)]
-        return sum(weight * sp.Symbol(f"W_{token}", real=True)
-                   for weight, token in zip(symbolic.softmax(scores), sequence, strict=True))
 
-    return sp.simplify(logit("MB00") - logit("00BM")) == 0
+def side_is_a_coin_flip(*, even: bool) -> bool:
+    """Whether right answers to "left or right?" at (M, B, 0, 0) and its mirror image have a total probability of 1.
+
+    There are two answers, left and right, each with a storage of its own; a guess has a total of 1.
+
+    :param even: as in `mirror_images_alike`
+    """
+    lead = {sequence: _logit(sequence, even, "right") - _logit(sequence, even, "left") for sequence in ("MB00", "00BM")}
+    return sp.simplify(lead["MB00"] - lead["00BM"]) == 0  # p(right | M B) + p(left | B M) = 1 just then
+
+
+def direction_changes_the_weight(penalty: sp.Expr) -> bool:
+    """Whether evidence gets more attention on the right than as far away on the left, whatever stands beside it.
+
+    :param penalty: k >= 0; scores on the left are lower by log(1 + k), as under direction-aware ALiBi
+    """
+    own, others = sp.symbols("x S", positive=True)
+    right, left = own / (own + others), own / (1 + penalty) / (own / (1 + penalty) + others)
+    return symbolic.sign(sp.together(right - left)) == 1

@@ -220,6 +220,30 @@ def evidence_depends_on_position(size: int = 1) -> bool:
     return not symbolic.vanishes(row.dot(x + size * _HERE) - row.dot(x + size * _THERE))
 
 
+#: of four encodings: what stands in the score of query position i and key position j, and beside the value
+_ENTERS: dict[str, tuple[str, str]] = {
+    "relative scores": ("offset", "none"), "relative values": ("offset", "offset"),
+    "absolute scores": ("places", "none"), "absolute, added": ("places", "place"),
+}
+
+
+def encoding_is(name: str, *, relative: bool, shared: bool) -> bool:
+    """Whether an encoding is relative, and whether the stored evidence is shared by all positions, as said.
+
+    *Relative*: score and value stay the same if mask and evidence move together. *Shared*: the value stays the same as
+    the evidence alone moves, so that one W_{A,B} serves all positions.
+
+    :param name: one of ``relative scores`` (RoPE, ALiBi, T5), ``relative values`` (Shaw et al. 2018), ``absolute
+        scores`` (Ke et al. 2021), ``absolute, added`` (Vaswani et al. 2017)
+    """
+    i, j, move = sp.symbols("i j s", integer=True)
+    term = lambda kind, i, j: {"none": sp.Integer(0), "offset": sp.Function("a")(sp.expand(j - i)),
+                               "place": sp.Function("p")(j), "places": sp.Function("p")(i, j)}[kind]
+    score, value = _ENTERS[name]
+    moved_together = all(term(kind, i + move, j + move) == term(kind, i, j) for kind in (score, value))
+    return (moved_together, term(value, i, j + move) == term(value, i, j)) == (relative, shared)
+
+
 def step_transfers(matrix: str, share: str) -> bool:
     """Whether a step on U or W_V changes the moved evidence's logits by this share of the old place's, n = D = 2.
 

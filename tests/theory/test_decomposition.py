@@ -50,3 +50,9 @@ def test_each_statement_about_one_weight_fails_with_its_hypothesis():
     assert rises(steep) and not rises(sp.Integer(0)) and not rises(-steep)
     values = decomposition.value_is_free_of_position
     assert values() and not values(absolute=True)
+
+
+def test_sides_are_told_apart_by_direction_alone():
+    assert decomposition.side_is_a_coin_flip(even=True) and not decomposition.side_is_a_coin_flip(even=False)
+    told = decomposition.direction_changes_the_weight
+    assert told(sp.Symbol("k", positive=True)) and not told(sp.Integer(0))

@@ -133,3 +133,12 @@ def test_encodings_side_by_side():
     assert found["learned absolute"] == pytest.approx(np.full(2, 0.5), abs=0.05)
     transfers = other_encodings.mean_storage_transfers(8, reach)
     assert transfers["sinusoidal, $|p|=|x|$"] == pytest.approx((1 + bounds.trace_bound(reach, 8)) / 2)
+
+
+@pytest.mark.parametrize(("name", "relative", "shared"), [
+    ("relative scores", True, True), ("relative values", True, False),
+    ("absolute scores", False, True), ("absolute, added", False, False)])
+def test_relative_and_shared_are_two_questions(name, relative, shared):
+    answers = [(r, s) for r in (True, False) for s in (True, False)
+               if other_encodings.encoding_is(name, relative=r, shared=s)]
+    assert answers == [(relative, shared)]
