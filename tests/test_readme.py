@@ -153,7 +153,7 @@ def test_what_blocks_and_how_at_a_glance_is_what_is_recorded(glance, recorded):
 
 
 def test_the_signatures_at_a_glance_are_what_is_recorded(glance, recorded):
-    end, matched = signature_ranks.at_end(recorded.kinds()), signature_ranks.near_step(recorded)
+    end, matched = signature_ranks.kinds_at_end(recorded.kinds()), signature_ranks.near_step(recorded)
     cosine, score = (signature_ranks.over_kinds(signature_ranks.without(matched), name)
                      for name in ("gradient_cosine", "score_correlation"))
     at_step, at_end = (signature_ranks.within_kinds(each, "gradient_cosine") for each in (matched, end))

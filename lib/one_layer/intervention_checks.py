@@ -226,7 +226,8 @@ def two_together_help(run: RecordedRun) -> bool:
 
 
 def less_attention_on_average(run: RecordedRun) -> bool:
-    """The same of the mean over seeds: the whole interval of the difference lies above .01."""
+    """Whether reverse queries give the evidence less attention on average over seeds: the whole interval of the
+    difference lies above .01."""
     return above_with_interval(metric(run, "forward_attention") - metric(run, "reverse_attention"), 0.01)
 
 
@@ -281,8 +282,8 @@ def loses_reverse_component(run: RecordedRun, third: str) -> bool:
 
 
 def loses_on_average(run: RecordedRun, third: str) -> bool:
-    """The same of means over seeds: the whole interval of the training gradient's cosine is within .2 of zero, and that
-    of the forward queries' gradient above .3."""
+    """Whether in this third of the watched steps, on average over seeds, the whole interval of the training gradient's
+    cosine is within .2 of zero, and that of the forward queries' gradient above .3."""
     low, high = bootstrap_interval(cosine(run, "training", third))
     return low > -0.2 and high < 0.2 and above_with_interval(cosine(run, "forward", third), 0.3)
 
@@ -311,7 +312,8 @@ def above_mismatched(run: RecordedRun, name: str) -> bool:
 
 
 def above_mismatched_on_average(run: RecordedRun, name: str) -> bool:
-    """The same of means over seeds: in every layer the whole interval of the difference lies above zero."""
+    """Whether a signature exceeds that of mismatched facts in every layer: the whole interval over seeds of the
+    difference lies above zero."""
     return all(above_with_interval(layered(run, name, layer) - layered(run, f"{name}_mismatched", layer), 0.0)
                for layer in range(1, run["parameters"]["depth"] + 1))
 

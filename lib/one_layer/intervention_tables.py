@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ def changed_accuracies(find: Callable[..., RecordedRun | None], step: int) -> di
 
 def changes_table(found: Sources, steps: int) -> str:
     """Reverse accuracy under every change, for each encoding in this build (at ``steps``) and recorded."""
-    columns = [changed_accuracies(partial(runs.find, encoding=encoding), step) for encoding in ENCODING_NAMES
+    columns = [changed_accuracies(functools.partial(runs.find, encoding=encoding), step) for encoding in ENCODING_NAMES
                for runs, step in ((found.build, steps), (found.recorded, common_step(found)))]
     return markdown(["reverse accuracy (%)", "RoPE, this build", "RoPE, recorded", "learned, this build",
                      "learned, recorded"],
@@ -170,6 +170,15 @@ def _described(first: Values, second: Values) -> list[str]:
     return [signed(found), "–" if np.isinf(found.standardised) else f"{found.standardised:.1f}", f"{found.p:.2g}"]
 
 
+CASE_WORDS = {"rope, ": "RoPE, ", "learned, ": "learned positions, ", "drop_random": "as many at random",
+              "drop_left_of_capital": "left of a capital", "drop_left_of_letter": "left of a lowercase letter"}
+
+
+def case_words(name: str) -> str:
+    """A name of `intervention_results.blocking_triples` in words: the encoding, and what the control drops instead."""
+    return functools.reduce(lambda text, pair: text.replace(*pair), CASE_WORDS.items(), name)
+
+
 def blocking_effects(found: Mapping[str, Triple | None]) -> str:
     """What dropping the blocking loss gains over dropping another part of the loss, and what that part gains over our
     recipe: points of reverse accuracy at the last step of each pair, with intervals over seeds.
@@ -177,8 +186,9 @@ def blocking_effects(found: Mapping[str, Triple | None]) -> str:
     :param found: case -> runs by our recipe, without the blocking loss and without the other part
     """
     pair = lambda first, second: at_common_step("reverse_accuracy", first, second)
-    return markdown(["", "seeds", "blocking loss dropped, less the control (points; 95 % interval)", "Hedges' g", "$p$",
+    return markdown(["encoding, and what the control drops instead", "seeds",
+                     "blocking loss dropped, less the control (points; 95 % interval)", "Hedges' g", "$p$",
                      "control less our recipe (points; 95 % interval)"],
-                    [[name, str(len(triple[1]["seeds"])), *_described(*pair(triple[2], triple[1])),
+                    [[case_words(name), str(len(triple[1]["seeds"])), *_described(*pair(triple[2], triple[1])),
                       signed(effect(*pair(triple[0], triple[2])))]
                      for name, triple in found.items() if triple is not None])

@@ -24,7 +24,7 @@ from lib.record.report import markdown
 
 SYMMETRIC = ("symmetric ALiBi", "none")
 MATCHED_STEP = 600  # the last step that every kind was recorded near
-PERMUTATIONS, RESAMPLES = 9_999, 5_000
+_PERMUTATIONS, _RESAMPLES = 9_999, 5_000
 _MEASURED = (*SIGNATURES, *(f"{name}_mismatched" for name in SIGNATURES), "reverse_accuracy")
 
 
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 Readings = Mapping[str, Reading]
 
 
-def at_end(kinds: NamedRuns) -> dict[str, Reading]:
+def kinds_at_end(kinds: NamedRuns) -> dict[str, Reading]:
     """Each kind at the end of its run."""
     return {name: Reading(run, results.last_step(run), {key: metric(run, key) for key in _MEASURED})
             for name, run in kinds.items() if run is not None}
@@ -62,7 +62,7 @@ def near_step(found: Sources, step: int = MATCHED_STEP, within: float = 1.25) ->
 
 def _reading(run: RecordedRun, step: int) -> Reading:
     if not set(_MEASURED) <= set(run["curves"]):
-        return at_end({"": run})[""]
+        return kinds_at_end({"": run})[""]
     steps = run["curves"]["steps"]
     point = int(np.abs(np.log((np.array(steps) + 1) / (step + 1))).argmin())
     return Reading(run, steps[point], {key: results.final(run, key, point) for key in _MEASURED})
@@ -134,12 +134,12 @@ def _pairs(readings: Readings, name: str) -> list[Float[np.ndarray, "_ 2"]]:
 def _resampled(cells: Sequence[Float[np.ndarray, "_ 2"]]) -> list[Float[np.ndarray, "_ _ 2"]]:
     """Seeds drawn with replacement in each cell, many times; cells have as many seeds as they have."""
     rng = np.random.default_rng(0)
-    return [each[rng.integers(len(each), size=(RESAMPLES, len(each)))] for each in cells]
+    return [each[rng.integers(len(each), size=(_RESAMPLES, len(each)))] for each in cells]
 
 
 def _permuted(pairs: Float[np.ndarray, "points 2"], rng: np.random.Generator) -> Float[np.ndarray, "permuted points 2"]:
     """The pairs with the second of each exchanged, in many ways."""
-    many = np.tile(pairs, (PERMUTATIONS, 1, 1))
+    many = np.tile(pairs, (_PERMUTATIONS, 1, 1))
     many[..., 1] = rng.permuted(many[..., 1], axis=1)
     return many
 
@@ -162,7 +162,7 @@ def _rank(found: float, resampled: Float[np.ndarray, " resamples"], chance: Floa
 # Measures side by side --------------------------------------------------------------------------------------------
 
 #: later measure -> the correlation of a signature, of readings at the end and of readings near the matched step
-MEASURES: dict[str, Callable[[Readings, Readings, str], Rank]] = {
+RANK_MEASURES: dict[str, Callable[[Readings, Readings, str], Rank]] = {
     "over encodings, each at its own end": lambda end, matched, name: over_kinds(end, name),
     "the same without the symmetric ones": lambda end, matched, name: over_kinds(without(end), name),
     "over encodings, at matched steps": lambda end, matched, name: over_kinds(matched, name),
@@ -184,14 +184,14 @@ def measures_table(end: Readings, matched: Readings) -> str:
     """Every measure of both signatures: correlation, interval over seeds, permutation p, and over how many kinds."""
     words = "first measure: over encodings, each at its own end, equal values ranked by rounding errors"
     first = [words, str(len(end)), *(f"{first_measure(end, name):.2f}" for name in SIGNATURES)]
-    found = {words: [of(end, matched, name) for name in SIGNATURES] for words, of in MEASURES.items()}
+    found = {words: [of(end, matched, name) for name in SIGNATURES] for words, of in RANK_MEASURES.items()}
     return markdown(["rank correlation with reverse accuracy", "encodings",
                      *(f"{name.replace('_', ' ')} (interval over seeds)" for name in SIGNATURES)],
                     [first, *([words, str(max(rank.kinds for rank in ranks)), *map(str, ranks)]
                               for words, ranks in found.items())])
 
 
-def kinds_table(readings: Readings) -> str:
+def signatures_table(readings: Readings) -> str:
     """Each kind: step, seeds, means of both signatures and of reverse accuracy, correlations over its seeds."""
     number = lambda value: "–" if np.isnan(value) else f"{value + 0.0:.2f}"
     return markdown(["", "step", "seeds", *(name.replace("_", " ") for name in SIGNATURES), "reverse (%)",

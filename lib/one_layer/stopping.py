@@ -181,7 +181,7 @@ def hindsight_miss(read: Read, wanted: Column, protocols: Collection[str] = tupl
 
 
 def one_step_miss(read: Read, wanted: Column, protocols: Collection[str] = tuple(PROTOCOLS)) -> Miss:
-    """The same where all seeds of a length stop at one step, which is told the column: see `nearest_step`."""
+    """The least `told_distances` of these protocols: all seeds of a length stop at one step, see `nearest_step`."""
     both = [[np.array([curves[f"{name}_{way}"] for way in DIRECTIONS], dtype=float) for curves in read.values()]
             for name in protocols]
     return _least_miss(both, lambda each, some, value: _nearest(each[:, some].mean(1), value), read, wanted)

@@ -46,8 +46,8 @@ def test_runs_side_by_side_at_the_last_step_of_both():
     (row,) = rows(tables.against({"RoPE": result(), "deep": result(steps=100), "none": None}, "RoPE"))
     assert row == ["deep", "100", "10 (5–15)", "10 (5–15)", "+0 (-10 to 10)", "0.0", "1"]
     triple = (result(), result(), result())
-    (row,) = rows(tables.blocking_effects({"RoPE": triple, "not recorded": None}))
-    assert row == ["RoPE", "2", "+0 (-20 to 20)", "0.0", "1", "+0 (-20 to 20)"]
+    (row,) = rows(tables.blocking_effects({"rope, drop_random, L = 20": triple, "not recorded": None}))
+    assert row == ["RoPE, as many at random, L = 20", "2", "+0 (-20 to 20)", "0.0", "1", "+0 (-20 to 20)"]
     assert tables.recorded_cell(None) == "not run" and tables.recorded_cell(result()) == "20 (10–30)"
 
 

@@ -76,7 +76,7 @@ def test_kinds_are_read_near_one_step_or_left_out():
     assert {name: each.step for name, each in found.items()} == {"RoPE": 540, "T5 bias": 600}
     assert found["RoPE"].values["gradient_cosine"].tolist() == [540, 540]
     assert found["T5 bias"].values["gradient_cosine"].tolist() == [-1, -1]
-    assert ranks.at_end({"RoPE": made[0], "none": None})["RoPE"].step == 6000
+    assert ranks.kinds_at_end({"RoPE": made[0], "none": None})["RoPE"].step == 6000
 
 
 def test_symmetric_kinds_are_left_out():
@@ -86,6 +86,6 @@ def test_symmetric_kinds_are_left_out():
 
 def test_tables_of_measures_and_kinds():
     lines = ranks.measures_table(lawful(), lawful(4)).splitlines()
-    assert len(lines) == 3 + len(ranks.MEASURES) and lines[2].endswith("| 7 | 1.00 | 1.00 |")
+    assert len(lines) == 3 + len(ranks.RANK_MEASURES) and lines[2].endswith("| 7 | 1.00 | 1.00 |")
     assert lines[3].startswith("| over encodings, each at its own end | 7 | 1.00 (1.00 to 1.00), p = ")
-    assert ranks.kinds_table(lawful()).splitlines()[3] == "| kind 1 | 600 | 5 | 0.80 | 0.80 | 12 | -1.00 | -1.00 |"
+    assert ranks.signatures_table(lawful()).splitlines()[3] == "| kind 1 | 600 | 5 | 0.80 | 0.80 | 12 | -1.00 | -1.00 |"
