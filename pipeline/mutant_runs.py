@@ -2,8 +2,8 @@
 
 Everything that tests need is imported once. For a mutant the process is forked; the child forgets the module and all
 that imports it, finds the mutant's source in its place when it is imported again, and runs pytest until a test fails:
-first the test files that import the module themselves, then the chapters' checks that use it, then the other test files
-that reach it.
+first the test files that import the module themselves, then the chapters' checks and the other tests that call what was
+changed.
 
 The processor time of a test is limited, by what it took on the module as it is. A mutant on which one takes longer
 counts as killed, and is told apart. Chapters' checks that take more than `SLOW` seconds are left out, and so are those
@@ -18,26 +18,26 @@ import gc
 import hashlib
 import importlib
 import importlib.machinery
-import inspect
 import json
 import os
+import re
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lib.record import provenance
 from pipeline import imports
 
-TESTS = imports.ROOT / "tests" / "theory"
+TESTS, THEORY = imports.ROOT / "tests" / "theory", imports.ROOT / "lib" / "theory"
 KEPT = imports.ROOT / "_build" / "mutants" / "outcomes.jsonl"
 CHECKS = TESTS / "chapter_checks.py"
 SLACK, TIMES = 10, 4  # processor time of a test: so many seconds, and so many times what it took without the mutation
-COLLECTION = 60  # seconds
-SLOW = 4  # seconds of a chapter's check
+SLOW, SLOWEST = 6, 250  # seconds of a chapter's check, and of any test or collection of tests
 _PYTEST = ("-q", "-o", "addopts=", "--import-mode=importlib", "--strict-markers", "-p", "no:cacheprovider",
            "-p", "_hypothesis_pytestplugin", "--rootdir", str(imports.ROOT))
 
@@ -52,33 +52,32 @@ class Outcome:
     kept: bool = False  # from an earlier run
 
 
-class Watch:
-    """A pytest plugin: which tests run and in what order, how much processor time each may take, which fail.
+Known = Mapping[str, Mapping[str, Any]]  # test -> its seconds of processor time, and what it calls
 
-    Quick tests run first, after those whose text names the function that the mutant changes. Of the chapters' checks
-    only those run that use the module.
-    """
 
-    def __init__(self, known: Mapping[str, float] | None = None, module: str = "", function: str = "") -> None:
-        self.known, self.module, self.function = known, module, function.rpartition(".")[2]
-        self.seconds, self.failed = dict[str, float](), list[str]()
+class Baseline:
+    """A pytest plugin: how much processor time each test takes, which functions of the theory it calls, which fail."""
 
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        known = self.known
-        if known is not None:
-            items[:] = [item for item in items if item.nodeid in known and self._uses_module(item)]
-            items.sort(key=lambda item: (self.function not in _text(item), known[item.nodeid]))
-
-    def _uses_module(self, item: Any) -> bool:
-        check = _check(item)
-        return check is None or self.module in check.modules
+    def __init__(self) -> None:
+        self.failed = list[str]()
+        self.tests: dict[str, dict[str, Any]] = {}
+        self._codes: dict[int, types.CodeType] = {}
 
     def pytest_runtest_setup(self, item: Any) -> None:
-        limit(SLACK + TIMES * (self.known or {}).get(item.nodeid, 60.0))
-        self.seconds[item.nodeid] = -time.process_time()
+        limit(SLOWEST)
+        self._codes.clear()
+        self.tests[item.nodeid] = {"seconds": -time.process_time()}
+        sys.settrace(self._called)
+
+    def _called(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        self._codes[id(frame.f_code)] = frame.f_code
 
     def pytest_runtest_teardown(self, item: Any) -> None:
-        self.seconds[item.nodeid] += time.process_time()
+        sys.settrace(None)
+        self.tests[item.nodeid]["seconds"] += time.process_time()
+        self.tests[item.nodeid]["calls"] = sorted(
+            {f"{Path(code.co_filename).stem}.{code.co_qualname.partition('.<locals>')[0]}"
+             for code in self._codes.values() if Path(code.co_filename).parent == THEORY})
 
     def pytest_collectreport(self, report: Any) -> None:
         self.failed += [report.nodeid] if report.failed else []
@@ -87,15 +86,38 @@ class Watch:
         self.failed += [report.nodeid] if report.failed else []
 
 
-def _check(item: Any) -> Any:
-    """The chapter's check that an item of pytest runs, if it runs one."""
-    return item.callspec.params["check"] if item.path == CHECKS else None
+class Watch:
+    """A pytest plugin for a mutant: which tests run, how long each may take, and which fails first.
 
+    First those that call what was changed, quick ones first; then, of the test files that import the module, the rest.
+    """
 
-def _text(item: Any) -> str:
-    """The source of a test, or of a chapter's check."""
-    check = _check(item)
-    return inspect.getsource(item.function) if check is None else check.text
+    def __init__(self, known: Known, module: str, function: str) -> None:
+        self.known, self.module, self.function, self.failed = known, module, function, ""
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted((item for item in items if item.nodeid in self.known and self._sees(item)),
+                          key=lambda item: (not self._calls(item), self.known[item.nodeid]["seconds"]))
+
+    def _sees(self, item: Any) -> bool:
+        return self.module in named(item.path) or self._calls(item)
+
+    def _calls(self, item: Any) -> bool:
+        """Whether a test calls the function, or what it stands in or holds; any of the module if it stands in none."""
+        short = self.module.rpartition(".")[2]
+        called = [call.removeprefix(f"{short}.") for call in self.known[item.nodeid]["calls"]
+                  if call.startswith(f"{short}.")]
+        return any(self.function == "<module>" or f"{self.function}.".startswith(f"{name}.")
+                   or name.startswith(f"{self.function}.") for name in called)
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        limit(SLACK + TIMES * self.known[item.nodeid]["seconds"])
+
+    def pytest_collectreport(self, report: Any) -> None:
+        self.failed = self.failed or (report.nodeid if report.failed else "")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.failed = self.failed or (report.nodeid if report.failed else "")
 
 
 class Suite:
@@ -107,22 +129,21 @@ class Suite:
     def __init__(self) -> None:
         prepare()
         self.files = sorted(TESTS.glob("test_*.py"))
-        self.code = digest()
-        self.kept = dict(kept_outcomes(self.code))
-        self.seconds = self._unchanged()
+        self.kept = kept_outcomes()
+        self.known = self._unchanged()
 
-    def _unchanged(self) -> dict[str, float]:
-        """Processor seconds of every test that is run on mutants, kept from an earlier run of the same code."""
-        kept = KEPT.with_name(f"seconds_{self.code[:12]}.json")
+    def _unchanged(self) -> Known:
+        """The tests that are run on mutants, from an earlier run of the same code where there is one."""
+        code = digest([*(imports.ROOT / "lib").rglob("*.py"), *self.files], "claims")
+        kept = KEPT.with_name(f"tests_{code[:12]}.json")
         if not kept.exists():
             print(f"the tests without a mutation: {len(self.files)} files and the chapters' checks", flush=True)
-            found = in_child(lambda: tested([[*self.files, CHECKS]], Watch()))
+            found = in_child(lambda: baseline([*self.files, CHECKS]))
             failed = found["failed"] if found else ["out of time"]
             if not found or not all(CHECKS.name in test for test in failed):
                 raise RuntimeError(f"tests fail without any mutation: {', '.join(failed)}")
-            slow = {test for test, taken in found["seconds"].items() if CHECKS.name in test and taken > SLOW}
-            provenance.write_json(kept, {test: taken for test, taken in found["seconds"].items()
-                                         if test not in slow.union(failed)})
+            provenance.write_json(kept, {test: each for test, each in found["tests"].items() if test not in failed
+                                         and not (CHECKS.name in test and each["seconds"] > SLOW)})
         return json.loads(kept.read_text(encoding="utf-8"))
 
     def outcome(self, module: str, function: str, source: str, identity: str) -> Outcome:
@@ -130,23 +151,22 @@ class Suite:
 
         :param module: dotted name
         :param function: that the mutation stands in
-        :raises RuntimeError: if `lib` or a test has changed since the first mutant
+        :raises RuntimeError: if the tests, or what they import, change meanwhile
         """
-        if identity in self.kept:
-            return self.kept[identity]
-        started, watch = time.perf_counter(), Watch(self.seconds, module, function)
+        code, started = self.code(module), time.perf_counter()
+        if (code, identity) in self.kept:
+            return self.kept[code, identity]
 
         def run() -> dict[str, Any]:
             put_in_place(module, source)
-            return tested(self.stages(module), watch)
+            return {"failed": first_failure(self.stages(module), Watch(self.known, module, function))}
 
         found = in_child(run)
-        if digest() != self.code:
+        if self.code(module) != code:
             raise RuntimeError("lib or its tests were changed while mutants ran; start again")
         fate = "timeout" if found is None else "killed" if found["failed"] else "survived"
-        test = found["failed"][0] if found and found["failed"] else ""
-        outcome = Outcome(fate, test, round(time.perf_counter() - started, 2))
-        keep(self.code, identity, outcome)
+        outcome = Outcome(fate, found["failed"] if found else "", round(time.perf_counter() - started, 2))
+        keep(code, identity, outcome)
         return outcome
 
     def stages(self, module: str) -> list[list[Path]]:
@@ -154,6 +174,12 @@ class Suite:
         near = [file for file in self.files if module in named(file)]
         far = [file for file in self.files if file not in near and reaches(file, module)]
         return [stage for stage in (near, [CHECKS], far) if stage]
+
+    def code(self, module: str) -> str:
+        """SHA-256 of all that the outcome of a module's mutants depends on."""
+        files = {file for stage in self.stages(module) for file in stage}
+        reached = imports.closure({module}.union(*map(named, files)))
+        return digest([*files, *reached], module.rpartition(".")[2])
 
 
 # What imports what -----------------------------------------------------------------------------------------------
@@ -171,23 +197,21 @@ def reaches(file: Path, module: str) -> bool:
     return imports.module_file(module) in imports.closure(sorted(named(file)))
 
 
-def digest() -> str:
-    """SHA-256 of all that outcomes depend on: `lib`, the tests of the theory, the packages and this runner."""
-    files = sorted({*(imports.ROOT / "lib").rglob("*.py"), *TESTS.glob("*.py"), Path(__file__),
-                    *(imports.ROOT / name for name in ("conftest.py", "tests/conftest.py", "tests/plain_numerics.py",
-                                                       "requirements.lock")),
-                    *(imports.ROOT / "book").glob("*.md"), imports.ROOT / "book" / "claims.yml",
-                    imports.ROOT / "results" / "ledger.json"} - {imports.ROOT / "book" / "ledger.md"})
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def digest(files: Iterable[Path], word: str) -> str:
+    """SHA-256 of files, of what every test depends on, and of the code of those chapters that has a word in it."""
+    every = [imports.ROOT / name for name in ("conftest.py", "tests/conftest.py", "requirements.lock")]
+    parts = [file.read_bytes() for file in sorted({*files, *every, Path(__file__)})]
+    for chapter in sorted((imports.ROOT / "book").glob("*.md")):
+        cells = "".join(re.findall(r"^```\{code-cell\}.*?^```", chapter.read_text(encoding="utf-8"), re.M | re.S))
+        parts += [cells.encode()] if word in cells else []
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def kept_outcomes(code: str) -> Iterator[tuple[str, Outcome]]:
-    """Outcomes of earlier runs of the same code, by the mutant's identity."""
-    if KEPT.exists():
-        for line in KEPT.read_text(encoding="utf-8").splitlines():
-            each = json.loads(line)
-            if each["code"] == code:
-                yield each["mutant"], Outcome(each["fate"], each["test"], each["seconds"], kept=True)
+def kept_outcomes() -> dict[tuple[str, str], Outcome]:
+    """Outcomes of earlier runs, by the digest of the code and the mutant's identity."""
+    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
+    return {(each["code"], each["mutant"]): Outcome(each["fate"], each["test"], each["seconds"], kept=True)
+            for each in map(json.loads, lines)}
 
 
 def keep(code: str, identity: str, outcome: Outcome) -> None:
@@ -247,19 +271,31 @@ def _depends(name: str, path: str) -> bool:
     return Path(path) in imports.closure([name])
 
 
-def tested(stages: list[list[Path]], watch: Watch) -> dict[str, Any]:
-    """Run the files of each stage until a test fails: the first that failed, and seconds by test."""
+def baseline(files: list[Path]) -> dict[str, Any]:
+    """Run all tests of the files on the modules as they are."""
+    plugin = Baseline()
+    pytest_on(files, plugin)
+    return {"failed": plugin.failed, "tests": plugin.tests}
+
+
+def first_failure(stages: list[list[Path]], watch: Watch) -> str:
+    """Run the files of each stage until a test fails; the test, or nothing if all pass."""
+    import pytest
+
+    for files in stages:
+        status = pytest_on(files, watch, "-x")
+        if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return watch.failed or f"pytest ended with {status!r}"
+    return ""
+
+
+def pytest_on(files: list[Path], plugin: Baseline | Watch, *options: str) -> int:
+    """Run pytest in this process; returns its status."""
     import pytest
 
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # seconds of imports
-    once = ("-x",) if watch.known is not None else ()
-    for files in stages:
-        limit(COLLECTION)
-        status = pytest.main([*_PYTEST, *once, *map(str, files)], plugins=[watch])
-        if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            watch.failed = watch.failed or [f"pytest ended with {status!r}"]
-            break
-    return {"failed": watch.failed, "seconds": watch.seconds}
+    limit(SLOWEST)
+    return pytest.main([*_PYTEST, *options, *map(str, files)], plugins=[plugin])
 
 
 def limit(seconds: float) -> None:
@@ -287,7 +323,7 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         return json.loads(text)
     if status >= 0:
         raise RuntimeError(f"the process of a mutant ended with {status}")
-    return None if status in (-signal.SIGXCPU, -signal.SIGALRM) else {"failed": [f"signal {-status}"], "seconds": {}}
+    return None if status in (-signal.SIGXCPU, -signal.SIGALRM) else {"failed": f"signal {-status}"}
 
 
 def _child(work: Callable[[], dict[str, Any]], writing: int) -> NoReturn:

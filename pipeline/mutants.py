@@ -5,10 +5,10 @@ tests should fail on it; a mutant on which they pass has survived. The mutants a
 (`OPERATORS`); a sample of them is drawn, spread over the modules in proportion, and each is run against the tests of
 its module (`pipeline.mutant_runs`). No file is changed: a mutant exists in the memory of one process.
 
-Outcomes are kept in ``_build/mutants``, and a run that was interrupted goes on where it stopped, as long as neither
-`lib` nor the tests have changed since. ``--survivors`` runs again those that survived in the recorded run: whether a
-new test kills them. The command fails if the score is below `SCORE`, or if a survivor is not explained in
-``book/survivors.yml``.
+Outcomes are kept in ``_build/mutants``: a run that was interrupted goes on where it stopped, and a later one repeats
+those alone whose module, or tests, or what these import, have changed. ``--survivors`` runs again those that survived
+in the recorded run: whether a new test kills them. The command fails if the score is below `SCORE`, or if a survivor is
+not explained in ``book/survivors.yml``.
 """
 
 from __future__ import annotations

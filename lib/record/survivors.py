@@ -91,3 +91,12 @@ def _reason(module: str, why: str, alike: list[Mapping[str, Any]]) -> str:
     mutants = f"{len(alike)} mutants" if len(alike) > 1 else "1 mutant"
     return (f"<details><summary><code>{html.escape(module)}</code>, {mutants}: {verdicts.code(why or 'not explained')}"
             f"</summary><pre>{html.escape(changes)}</pre></details>")
+
+
+def origin(result: Mapping[str, Any]) -> str:
+    """Where the run comes from, as HTML: what was drawn, and the commit and the file that hold it."""
+    given, run = result["parameters"], result["provenance"]
+    return (f"<p>cosmic-ray {given['cosmic_ray']}, {len(given['operators'])} operators, "
+            f"{sum(totals(result['curves']['modules'])[fate] for fate in FATES)} mutants, seed {result['seeds'][0]}. "
+            f"Commit <code>{run['commit']}</code>, {run['started'][:10]}, {run['seconds'] / 60:.0f} minutes on "
+            f"{run['device']}: <code>results/{RECORDED.as_posix()}</code></p>")
