@@ -187,17 +187,17 @@ def measures(measure: str) -> Callable[[Trainer, Ensemble], Measured]:
         return _answers_and_protocols
     if measure == "limit":
         return _answers_and_limit
-    simple = {"signatures": metrics.evaluate, "answers": metrics.answers}[measure]
+    simple = {"signatures": metrics.evaluate, "answers": metrics.query_answers}[measure]
     return lambda trainer, models: simple(models)
 
 
 def _answers_and_protocols(trainer: Trainer, models: Ensemble) -> Measured:
     found = evaluation.protocol_measures(models, Ensemble(models.settings, trainer.ensemble.parameters))
-    return metrics.answers(models) | {name: [*values] for name, values in found.items()}
+    return metrics.query_answers(models) | {name: [*values] for name, values in found.items()}
 
 
 def _answers_and_limit(trainer: Trainer, models: Ensemble) -> Measured:
-    found, names = metrics.answers(models), frozen_attention.NAMES
+    found, names = metrics.query_answers(models), frozen_attention.NAMES
     if trainer.steps_taken not in (trainer.recipe.steps, trainer.recipe.attention_steps or trainer.recipe.steps):
         return found | {name: [None] * len(models) for name in names}
     predicted: Measured = {name: [] for name in names}

@@ -12,13 +12,13 @@ from lib.one_layer.results import final
 from lib.record.figures import LINES, band, dots
 
 #: encoding -> how its models are drawn
-STYLES = {"rope": LINES["rope"], "learned": LINES["forward"], "alibi_directional": LINES["alibi"],
+ENCODING_STYLES = {"rope": LINES["rope"], "learned": LINES["forward"], "alibi_directional": LINES["alibi"],
           "t5": LINES["reverse"], "none": LINES["autoregressive"], "alibi": LINES["control"]}
 
 
 def predicted_and_answered(rule: str = "expected") -> Figure:
     """Measured against predicted reverse accuracy, one mark a model: attention learned, frozen, and with MLP."""
-    plain, full = read.cases(False), read.cases(True)
+    plain, full = read.limit_cases(False), read.limit_cases(True)
     kinds = (("no MLP, attention learned", plain, False), ("no MLP, attention frozen", plain, True),
              ("with MLP", full, True))
     figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
@@ -26,13 +26,13 @@ def predicted_and_answered(rule: str = "expected") -> Figure:
         panel.plot([0, 100], [0, 100], **{**LINES["bound"], "linewidth": 1})
         for run in cases.values():
             point = -1 if frozen else read.learned_point(run)
-            line = STYLES[run["parameters"]["encoding"]] | {"linestyle": "none", "markersize": 5}
+            line = ENCODING_STYLES[run["parameters"]["encoding"]] | {"linestyle": "none", "markersize": 5}
             panel.plot(final(run, f"{rule}_reverse", point), read.answered(run, point), **line)
         panel.set(title=title, xlabel="predicted (%)", xlim=(-4, 104), ylim=(-4, 104))
     panels[0].set_ylabel("reverse accuracy (%)")
-    shown = {run["parameters"]["encoding"] for mlp in (False, True) for run in read.cases(mlp).values()}
-    for name in [name for name in STYLES if name in shown]:
-        panels[0].plot([], [], label=read.ENCODINGS[name], **{**STYLES[name], "linestyle": "none"})
+    shown = {run["parameters"]["encoding"] for mlp in (False, True) for run in read.limit_cases(mlp).values()}
+    for name in [name for name in ENCODING_STYLES if name in shown]:
+        panels[0].plot([], [], label=read.ENCODING_WORDS[name], **{**ENCODING_STYLES[name], "linestyle": "none"})
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return figure
 

@@ -13,7 +13,7 @@ from lib.record.figures import LINES, dots
 
 def reverse_by_recipe() -> Figure:
     """Reverse accuracy at the end, one dot a seed, a row a recipe and a panel a length; the printed value dashed."""
-    found = {length: recipes.of_length(length) for length in recipes.LENGTHS}
+    found = {length: recipes.of_length(length) for length in recipes.CROSSED_LENGTHS}
     names = list(dict.fromkeys(recipe.words for runs in found.values() for recipe in runs))
     if not names:
         return nothing_recorded()
@@ -22,7 +22,7 @@ def reverse_by_recipe() -> Figure:
         for recipe, run in runs.items():
             line = LINES["reverse"] if recipes.learned(run) else LINES["control"]
             dots(panel, float(names.index(recipe.words)), recipes.final(run, "standard_reverse"), across=True, **line)
-        panel.axvline(recipes.printed(length), **{**LINES["bound"], "linewidth": 1})
+        panel.axvline(recipes.printed_value(length), **{**LINES["bound"], "linewidth": 1})
         panel.set(title=f"$L={length}$", xlim=(-4, 104), xlabel="reverse accuracy (%)")
     panels[0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0].invert_yaxis()
@@ -31,13 +31,13 @@ def reverse_by_recipe() -> Figure:
 
 def reverse_along_training() -> Figure:
     """Mean reverse accuracy of every recipe along training, a panel a length; the printed value dashed."""
-    figure, panels = plt.subplots(1, len(recipes.LENGTHS), figsize=(7.2, 3.2), sharey=True)
-    for panel, length in zip(panels, recipes.LENGTHS, strict=True):
+    figure, panels = plt.subplots(1, len(recipes.CROSSED_LENGTHS), figsize=(7.2, 3.2), sharey=True)
+    for panel, length in zip(panels, recipes.CROSSED_LENGTHS, strict=True):
         for recipe, run in recipes.of_length(length).items():
             mean = np.mean(run["curves"]["standard_reverse"], axis=0)
             panel.plot(np.array(run["curves"]["steps"]) + 1, mean, linewidth=1, marker="",
                        **{key: LINES["rope" if recipe.radd else "reverse"][key] for key in ("color", "linestyle")})
-        panel.axhline(recipes.printed(length), **{**LINES["bound"], "linewidth": 1})
+        panel.axhline(recipes.printed_value(length), **{**LINES["bound"], "linewidth": 1})
         panel.set(title=f"$L={length}$", xscale="log", xlabel="step (plus 1)", ylim=(-4, 104))
     panels[0].set_ylabel("reverse accuracy (%), mean over seeds")
     for words, name in (("our recipe", "reverse"), ("RADD defaults", "rope")):

@@ -11,20 +11,20 @@ from lib.one_layer.figures_interventions import nothing_recorded, recorded
 from lib.record.figures import LINES, band, dot_rows, dots
 
 #: how the parts of the loss are drawn
-STYLES = {supervision.RECIPE: {"color": "#555555", "marker": "x"}, supervision.WHOLE: LINES["reverse"],
+PART_STYLES = {supervision.RECIPE: {"color": "#555555", "marker": "x"}, supervision.ALL_DROPPED: LINES["reverse"],
           supervision.HIDDEN: LINES["rope"], supervision.SHOWN: LINES["alibi"], supervision.ELSEWHERE: LINES["control"],
           supervision.RANDOM: LINES["control"], supervision.LETTERS_ONLY: LINES["forward"]}
 
 
 def accuracy_by_part() -> Figure:
     """Reverse accuracy at the end by what is dropped, one dot a seed, a panel a recorded length."""
-    sizes = supervision.lengths(supervision.RECIPE, supervision.WHOLE)
+    sizes = supervision.lengths(supervision.RECIPE, supervision.ALL_DROPPED)
     if not sizes:
         return nothing_recorded()
     figure, panels = plt.subplots(1, len(sizes), figsize=(7.2, 3.0), sharey=True, squeeze=False)
     for panel, length in zip(panels[0], sizes, strict=True):
-        runs = supervision.changed(length, *supervision.CHANGES)
-        dot_rows(panel, [(name, [] if run is None else supervision.reverse(run), STYLES[name])
+        runs = supervision.changed(length, *supervision.SUPERVISION_CHANGES)
+        dot_rows(panel, [(name, [] if run is None else supervision.reverse(run), PART_STYLES[name])
                          for name, run in runs.items()])
         panel.set(title=f"$L={length}$", xlim=(-6, 106), xlabel="reverse accuracy (%)")
     return figure

@@ -38,7 +38,8 @@ from lib.one_layer.training import TrainingConfig
 from lib.theory import late_training
 
 QUESTIONS = 8_000  # of training that are sampled, about
-EXPECTED_PENALTY, UNSEEN = 1e-7, 400  # of *expected*; questions that show no letter are that many, and differ little
+EXPECTED_PENALTY = 1e-7  # of *expected*
+UNSEEN_QUESTIONS = 400  # of those that show no letter, which are many and differ little
 PENALTY = 1e-6  # last one of the path to the limit; at 1e-8 predicted accuracies move by less than half a point
 RULES = ("limit", "separator", "window", "expected")
 #: what `predictions` finds
@@ -115,7 +116,7 @@ def expected_answers(
     whole = dataclasses.replace(recipe, intervention="none", right_weight=1.0)
     asked = training_questions(settings, whole, count, seed)
     hidden = ~(asked.tokens < task.PLACEHOLDER).any(1)
-    kept = torch.as_tensor(np.random.default_rng(seed).permutation(int(hidden.sum()))[:UNSEEN])
+    kept = torch.as_tensor(np.random.default_rng(seed).permutation(int(hidden.sum()))[:UNSEEN_QUESTIONS])
     unseen, seen = asked.where(hidden), asked.where(~hidden)
     scale = unseen.weight.sum() / unseen.weight[kept].sum()
     few = unseen.where(kept)._replace(weight=unseen.weight[kept] * scale)

@@ -22,12 +22,13 @@ from lib.record import report
 Cases = Mapping[str, RecordedRun]
 #: what can be predicted with, beside the rules of `lib.one_layer.frozen_attention`
 BASELINES = ("zero", "mean")
-RULES = ("limit", "expected", "separator", "window", "additive")
-ENCODINGS = {"rope": "RoPE", "learned": "learned", "alibi_directional": "direction-aware ALiBi", "t5": "T5",
+COMPARED_RULES = ("limit", "expected", "separator", "window", "additive")
+ENCODING_WORDS = {"rope": "RoPE", "learned": "learned", "alibi_directional": "direction-aware ALiBi", "t5": "T5",
              "none": "none", "alibi": "symmetric ALiBi"}
-CHANGES = {"none": "", "drop_right_of_capital": "all dropped", "drop_right_letter_hidden": "letter hidden dropped",
-           "drop_right_letter_shown": "letter in sight dropped", "drop_random": "random dropped"}
-INTERVENTIONS = tuple(name for name in CHANGES if name != "none")
+DROPPED_WORDS = {
+    "none": "", "drop_right_of_capital": "all dropped", "drop_right_letter_hidden": "letter hidden dropped",
+    "drop_right_letter_shown": "letter in sight dropped", "drop_random": "random dropped"}
+DROPPED_PARTS = tuple(name for name in DROPPED_WORDS if name != "none")
 
 
 @functools.cache
@@ -39,11 +40,11 @@ def _recorded() -> dict[str, RecordedRun]:
 
 
 def _named(given: Mapping[str, Any]) -> str:
-    words = [ENCODINGS[given["encoding"]], f"L = {given['length']}", CHANGES[given["intervention"]]]
+    words = [ENCODING_WORDS[given["encoding"]], f"L = {given['length']}", DROPPED_WORDS[given["intervention"]]]
     return ", ".join(["MLP" if given["mlp"] else "no MLP", *filter(None, words)])
 
 
-def cases(mlp: bool) -> Cases:
+def limit_cases(mlp: bool) -> Cases:
     """All recorded cases with MLP and norms, or without."""
     return {name: run for name, run in _recorded().items() if run["parameters"]["mlp"] == mlp}
 
@@ -132,7 +133,7 @@ def less_than_additive(found: Cases, rule: str) -> tuple[float, tuple[float, flo
 # Query by query ---------------------------------------------------------------------------------------------------
 
 
-def agreement(found: Cases, name: str, frozen: bool = True) -> dict[str, Float[np.ndarray, " seeds"]]:
+def outcome_agreement(found: Cases, name: str, frozen: bool = True) -> dict[str, Float[np.ndarray, " seeds"]]:
     """Share of reverse queries whose outcome is as predicted, percent, for every model; models without one left out."""
     values = {key: final(run, name, -1 if frozen else learned_point(run)) for key, run in found.items()}
     return {key: each[~np.isnan(each)] for key, each in values.items() if not np.isnan(each).all()}
@@ -141,12 +142,15 @@ def agreement(found: Cases, name: str, frozen: bool = True) -> dict[str, Float[n
 # Interventions ----------------------------------------------------------------------------------------------------
 
 
-def changes(rule: str) -> dict[str, float]:
+def predicted_changes(rule: str) -> dict[str, float]:
     """What each intervention changes in mean reverse accuracy at the end, by a rule or (``answered``) as measured."""
-    base = case(False)
-    runs = {name: case(False, intervention=name) for name in INTERVENTIONS}
-    mean = lambda run: float(final(run, f"{rule}_reverse")[: len(base["seeds"])].mean())
-    return {CHANGES[name]: mean(run) - mean(base) for name, run in runs.items() if base is not None and run is not None}
+    base, found = case(False), {}
+    for name in DROPPED_PARTS:
+        run = case(False, intervention=name)
+        if base is not None and run is not None:  # the same seeds of both
+            after, before = (final(each, f"{rule}_reverse")[: len(run["seeds"])] for each in (run, base))
+            found[DROPPED_WORDS[name]] = float(after.mean() - before.mean())
+    return found
 
 
 def largest_miss(rule: str, other: bool = False) -> float:
@@ -154,13 +158,13 @@ def largest_miss(rule: str, other: bool = False) -> float:
 
     :param other: each held against the next one's prediction
     """
-    measured, predicted = changes("answered"), list(changes(rule).values())
+    measured, predicted = predicted_changes("answered"), list(predicted_changes(rule).values())
     if other:
         predicted = [*predicted[1:], predicted[0]]
     return max(abs(one - two) for one, two in zip(measured.values(), predicted, strict=True))
 
 
-def fall(run: RecordedRun, name: str = "reverse_probability") -> Float[np.ndarray, " seeds"]:
+def fall_of_probability(run: RecordedRun, name: str = "reverse_probability") -> Float[np.ndarray, " seeds"]:
     """How far a curve ends below its largest value along the run, one value a seed."""
     curve = np.array(run["curves"][name], dtype=float)
     return np.asarray(curve.max(1) - curve[:, -1])
@@ -177,27 +181,28 @@ def side_probe(run: RecordedRun, part: str) -> Float[np.ndarray, " seeds"]:
 # Words ------------------------------------------------------------------------------------------------------------
 
 
-def error_table() -> str:
+def limit_error_table() -> str:
     """Mean errors of every rule and baseline, by kind of model and point."""
-    kinds = {"no MLP, attention learned": (cases(False), False), "no MLP, attention frozen": (cases(False), True),
-             "MLP": (cases(True), True)}
+    plain, full = limit_cases(False), limit_cases(True)
+    kinds = {"no MLP, attention learned": (plain, False), "no MLP, attention frozen": (plain, True),
+             "MLP": (full, True)}
     rows = []
     for words, (found, frozen) in kinds.items():
         if not found:
             continue
         cells = []
-        for rule in (*RULES, *BASELINES):
+        for rule in (*COMPARED_RULES, *BASELINES):
             each = errors(found, rule, frozen)
             low, high = error_interval(each)
             cells.append(f"{mean_error(each):.0f} ({low:.0f}–{high:.0f})")
         rows.append([words, str(sum(len(run["seeds"]) for run in found.values())), *cells])
-    return report.markdown(["models", "number", *RULES, *BASELINES], rows)
+    return report.markdown(["models", "number", *COMPARED_RULES, *BASELINES], rows)
 
 
 def case_table(mlp: bool) -> str:
     """Every case: measured reverse accuracy and what the rules predict, mean and range over seeds."""
     rows = []
-    for name, run in cases(mlp).items():
+    for name, run in limit_cases(mlp).items():
         values = [report.cell(final(run, f"{rule}_reverse"), 0) for rule in ("answered", "expected", "limit", "window")]
         share, agreed = (report.cell(final(run, f"expected_{what}"), 0) for what in ("decided", "decided_agreement"))
         rows.append([name, *values, share, agreed])

@@ -77,7 +77,7 @@ def attention_on_evidence(ensemble: Ensemble, asked: Queries) -> Float[Tensor, "
 
 
 @torch.no_grad()
-def answers(ensemble: Ensemble) -> Measured:
+def query_answers(ensemble: Ensemble) -> Measured:
     """How each member answers, forward and in reverse: accuracies and shares in percent, attention on the evidence."""
     settings, measured = ensemble.settings, Measured()
     fillers = torch.as_tensor(task.filler_tokens(settings.facts, settings.fillers))
@@ -94,7 +94,7 @@ def answers(ensemble: Ensemble) -> Measured:
 
 @torch.no_grad()
 def evaluate(ensemble: Ensemble) -> Measured:
-    """Every scalar measure of each member: `answers`, and the signatures.
+    """Every scalar measure of each member: `query_answers`, and the signatures.
 
     :raises ValueError: where not all letters are in facts: the signatures are correlations over 26
     """
@@ -103,7 +103,7 @@ def evaluate(ensemble: Ensemble) -> Measured:
                          "take `--measure answers`")
     masked = not ensemble.settings.causal
     one_layer = masked and ensemble.settings.depth == 1
-    measured = answers(ensemble)
+    measured = query_answers(ensemble)
     measured |= {name: values.tolist() for name, values in gradient_cosines(ensemble).items()}
     if masked:
         scores = evidence_scores(ensemble)

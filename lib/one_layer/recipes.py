@@ -22,7 +22,7 @@ from lib.one_layer.paper_tables import TABLE_1
 from lib.one_layer.results import RecordedRun, final
 from lib.record import report
 
-LENGTHS = (10, 20)
+CROSSED_LENGTHS = (10, 20)
 TOLERANCE, FORWARD_TOLERANCE = 10.0, 3.0  # points about the mean; of forward accuracy about the printed one
 #: RADD's published settings: rate, warm-up, moving average, zero start of the unembedding, loss; its dropout of .02
 #: and its batch of 512 are apart, the first is left out and the second crossed
@@ -52,7 +52,7 @@ class Recipe(NamedTuple):
 
 
 @functools.cache
-def recorded() -> dict[Recipe, RecordedRun]:
+def recorded_recipes() -> dict[Recipe, RecordedRun]:
     """Every recorded run by its recipe, RADD after ours, small before large."""
     found = {}
     for run in results.recorded_runs("recipes"):
@@ -66,13 +66,13 @@ def recorded() -> dict[Recipe, RecordedRun]:
 
 def of_length(length: int) -> dict[Recipe, RecordedRun]:
     """The recorded runs of one length."""
-    return {recipe: run for recipe, run in recorded().items() if recipe.length == length}
+    return {recipe: run for recipe, run in recorded_recipes().items() if recipe.length == length}
 
 
 # Reaching a value ---------------------------------------------------------------------------------------------------
 
 
-def printed(length: int, way: str = "reverse") -> float:
+def printed_value(length: int, way: str = "reverse") -> float:
     """Accuracy that Table 1 prints for the masked model, percent."""
     return TABLE_1["RoPE"][way][length]
 
@@ -80,7 +80,7 @@ def printed(length: int, way: str = "reverse") -> float:
 def learned(run: RecordedRun, point: int = -1) -> bool:
     """Whether the run's mean forward accuracy lies within `FORWARD_TOLERANCE` of the printed one, or above."""
     length = run["parameters"]["length"]
-    return bool(final(run, "forward_accuracy", point).mean() >= printed(length, "forward") - FORWARD_TOLERANCE)
+    return bool(final(run, "forward_accuracy", point).mean() >= printed_value(length, "forward") - FORWARD_TOLERANCE)
 
 
 def reaches(values: Float[np.ndarray, " seeds"], wanted: float) -> bool:
@@ -117,20 +117,20 @@ def end_table(length: int) -> str:
         values = final(run, "standard_reverse")
         low, high = report.bootstrap_interval(values)
         verdict = "forward not learned" if not learned(run) else (
-            "reached" if reaches(values, printed(length)) else "excluded")
+            "reached" if reaches(values, printed_value(length)) else "excluded")
         rows.append([recipe.words, f"{run['parameters']['steps']:,}", str(len(values)),
                      report.cell(final(run, "forward_accuracy"), 0), report.cell(values, 0), f"{low:.0f} to {high:.0f}",
                      verdict])
     return report.markdown(["recipe", "steps", "seeds", "forward (%)", "reverse (%)", "interval of the mean",
-                            f"printed value, {printed(length):.0f} %"], rows)
+                            f"printed value, {printed_value(length):.0f} %"], rows)
 
 
-def protocol_table(length: int) -> str:
+def reached_by_protocol(length: int) -> str:
     """For every protocol, the recipes that reach the printed value at the end, and at some point of their training."""
     runs, rows = of_length(length), []
     for protocol in PROTOCOLS:
-        end = len(reached_by(length, printed(length), protocol))
-        some = [recipe for recipe, run in runs.items() if any(reaching_points(run, protocol, printed(length)))]
+        end = len(reached_by(length, printed_value(length), protocol))
+        some = [recipe for recipe, run in runs.items() if any(reaching_points(run, protocol, printed_value(length)))]
         rows.append([f"`{protocol}`", f"{end} of {len(runs)}", f"{len(some)} of {len(runs)}"])
     return report.markdown(["protocol", "at the end of training", "at some measured point"], rows)
 

@@ -19,15 +19,15 @@ from lib.one_layer import results
 from lib.one_layer.results import RecordedRun, final
 from lib.record import report
 
-LENGTHS = (10, 20, 30, 40)
+SUPERVISION_LENGTHS = (10, 20, 30, 40)
 WEIGHTS = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)  # of the blocking questions in the loss
 FILLERS = (1, 2, 4, 16)  # kinds of placeholder that were tried, with `FACTS` facts
 FACTS = 10
-RECIPE, WHOLE, HIDDEN, SHOWN = "our recipe", "all of them", "letter hidden", "letter in sight"
+RECIPE, ALL_DROPPED, HIDDEN, SHOWN = "our recipe", "all of them", "letter hidden", "letter in sight"
 ELSEWHERE, RANDOM, LETTERS_ONLY = "as many elsewhere", "as many anywhere", "no placeholder is ever asked for"
 #: what was changed, and what sets such a run apart
-CHANGES: dict[str, dict[str, Any]] = {
-    RECIPE: {}, WHOLE: {"right_weight": 0.0}, HIDDEN: {"intervention": "drop_right_letter_hidden"},
+SUPERVISION_CHANGES: dict[str, dict[str, Any]] = {
+    RECIPE: {}, ALL_DROPPED: {"right_weight": 0.0}, HIDDEN: {"intervention": "drop_right_letter_hidden"},
     SHOWN: {"intervention": "drop_right_letter_shown"}, ELSEWHERE: {"intervention": "drop_random_elsewhere"},
     RANDOM: {"intervention": "drop_random"}, LETTERS_ONLY: {"intervention": "letters_only"},
 }
@@ -38,31 +38,31 @@ def _recorded() -> list[RecordedRun]:
     return results.recorded_runs("supervision")
 
 
-def run(length: int, **changed: Any) -> RecordedRun | None:
+def changed_run(length: int, **changed: Any) -> RecordedRun | None:
     """The recorded RoPE run with these settings changed, or None."""
     found = results.matching(_recorded(), encoding="rope", length=length, profile="full", **changed)
     return found[0] if found else None
 
 
 def changed(length: int, *names: str) -> dict[str, RecordedRun | None]:
-    """The runs of some of `CHANGES` at one length."""
-    return {name: run(length, **CHANGES[name]) for name in names}
+    """The runs of some of `SUPERVISION_CHANGES` at one length."""
+    return {name: changed_run(length, **SUPERVISION_CHANGES[name]) for name in names}
 
 
 def weighed(length: int = 10) -> dict[float, RecordedRun | None]:
     """The runs by weight of the blocking questions."""
-    return {weight: run(length, right_weight=weight) for weight in WEIGHTS}
+    return {weight: changed_run(length, right_weight=weight) for weight in WEIGHTS}
 
 
 def filled(length: int = 10) -> dict[str, RecordedRun | None]:
     """The runs by number of kinds of placeholder, and the one in which none is ever asked for."""
-    kinds = {f"{count} kinds": run(length, facts=FACTS, fillers=count) for count in FILLERS}
+    kinds = {f"{count} kinds": changed_run(length, facts=FACTS, fillers=count) for count in FILLERS}
     return kinds | changed(length, RECIPE, LETTERS_ONLY)
 
 
 def lengths(*names: str) -> list[int]:
     """Lengths at which all of these are recorded."""
-    return [length for length in LENGTHS if None not in changed(length, *names).values()]
+    return [length for length in SUPERVISION_LENGTHS if None not in changed(length, *names).values()]
 
 
 # What is read off -------------------------------------------------------------------------------------------------
@@ -73,35 +73,35 @@ def reverse(found: RecordedRun, name: str = "reverse_accuracy") -> Float[np.ndar
     return final(found, name)
 
 
-def share_of_gain(base: np.ndarray, whole: np.ndarray, part: np.ndarray) -> float:
+def part_of_gain(base: np.ndarray, whole: np.ndarray, part: np.ndarray) -> float:
     """The part's gain over the base as a share of the whole's; nan where the whole gains nothing."""
     gained = whole.mean() - base.mean()
     return float((part.mean() - base.mean()) / gained) if gained > 0 else float("nan")
 
 
 def share(runs: Mapping[str, RecordedRun | None], part: str) -> float:
-    """`share_of_gain` of one of the runs, over our recipe and the run without any of the blocking questions."""
-    return share_of_gain(*(reverse(_there(runs[name])) for name in (RECIPE, WHOLE, part)))
+    """`part_of_gain` of one of the runs, over our recipe and the run without any of the blocking questions."""
+    return part_of_gain(*(reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED, part)))
 
 
 def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str) -> dict[str, Any]:
     """Gain of each part in points and its share, with intervals over seeds, as `claims.verify` takes them."""
-    base, whole = (reverse(_there(runs[name])) for name in (RECIPE, WHOLE))
+    base, whole = (reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED))
     ours: dict[str, float] = {}
     interval: dict[str, tuple[float, float]] = {}
     for name in parts:
         mine = reverse(_there(runs[name]))
         ours |= {f"{name}: gain": report.effect(base, mine).difference,
-                 f"{name}: share of the gain": share_of_gain(base, whole, mine)}
+                 f"{name}: share of the gain": part_of_gain(base, whole, mine)}
         interval |= {f"{name}: gain": report.difference_interval(base, mine),
-                     f"{name}: share of the gain": report.resampled_interval(share_of_gain, base, whole, mine)}
+                     f"{name}: share of the gain": report.resampled_interval(part_of_gain, base, whole, mine)}
     return {"ours": ours, "interval": interval}
 
 
 def upper_share(runs: Mapping[str, RecordedRun | None], part: str) -> float:
     """Upper end of the 95 % interval of a share of the gain."""
-    cells = [reverse(_there(runs[name])) for name in (RECIPE, WHOLE, part)]
-    return report.resampled_interval(share_of_gain, *cells)[1]
+    cells = [reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED, part)]
+    return report.resampled_interval(part_of_gain, *cells)[1]
 
 
 def rank_correlation_with_weight(runs: Mapping[float, RecordedRun | None], name: str) -> float:
@@ -110,7 +110,7 @@ def rank_correlation_with_weight(runs: Mapping[float, RecordedRun | None], name:
     return 0.0 if np.ptp(means) == 0 else float(stats.spearmanr(list(runs), means).statistic)
 
 
-def fall(found: RecordedRun, name: str = "reverse_accuracy") -> Float[np.ndarray, " seeds"]:
+def fall_of_accuracy(found: RecordedRun, name: str = "reverse_accuracy") -> Float[np.ndarray, " seeds"]:
     """How far a curve ends below its largest value along the run, one value a seed."""
     curve = np.array(found["curves"][name], dtype=float)
     return curve.max(1) - curve[:, -1]
@@ -125,19 +125,20 @@ def _there(found: RecordedRun | None) -> RecordedRun:
 # Words --------------------------------------------------------------------------------------------------------------
 
 
-def accuracy_table(names: Sequence[str] = tuple(CHANGES)) -> str:
+def accuracy_table(names: Sequence[str] = tuple(SUPERVISION_CHANGES)) -> str:
     """Forward and reverse accuracy at the end by change and length, mean and range over seeds."""
     rows = []
     for name in names:
-        found = [changed(length, name)[name] for length in LENGTHS]
+        found = [changed(length, name)[name] for length in SUPERVISION_LENGTHS]
         rows.append([name, *("not run" if one is None else
                              f"{report.cell(reverse(one), 0)}; {report.cell(final(one, 'forward_accuracy'), 0)}"
                              for one in found)])
-    return report.markdown(["dropped from the loss", *(f"L = {length}" for length in LENGTHS)], rows)
+    return report.markdown(["dropped from the loss", *(f"L = {length}" for length in SUPERVISION_LENGTHS)], rows)
 
 
 def sizes() -> str:
     """How long the runs are at each length, and how many seeds they have."""
+    every = {length: changed_run(length, **SUPERVISION_CHANGES[ALL_DROPPED]) for length in SUPERVISION_LENGTHS}
     told = [f"{found['parameters']['steps']:,} steps and {len(found['seeds'])} seeds at length {length}"
-            for length in LENGTHS if (found := run(length, **CHANGES[WHOLE])) is not None]
+            for length, found in every.items() if found is not None]
     return "; ".join(told) or "no run is recorded"

@@ -31,37 +31,37 @@ def recorded(monkeypatch):
 
 
 def test_cases_are_found_by_name(recorded):
-    assert list(read.cases(True)) == ["MLP, RoPE, L = 10"] and len(read.cases(False)) == 3
+    assert list(read.limit_cases(True)) == ["MLP, RoPE, L = 10"] and len(read.limit_cases(False)) == 3
     assert read.case(False) is recorded[0] and read.case(False, length=20) is None
     assert read.learned_point(recorded[0]) == 1 and read.learned_point(recorded[3]) == 2
 
 
 def test_errors_are_held_against_zero_and_the_mean_of_other_seeds(recorded):
-    plain = read.cases(False)
+    plain = read.limit_cases(False)
     assert read.mean_error(read.errors(plain, "limit")) == pytest.approx((4 + 6 + 5 + 0 + 1 + 1) / 6)
     assert read.mean_error(read.errors(plain, "zero")) == pytest.approx(302 / 6)
     first = read.errors(plain, "mean")["no MLP, RoPE, L = 10"][0]
     assert first == pytest.approx(abs(40 - (60 + 100 + 2) / 3))  # without any model of its own seed
     assert read.beats_baselines(plain, "limit", most=10.0) and not read.beats_baselines(plain, "limit", other=True)
-    assert not read.beats_baselines(read.cases(True), "limit")
+    assert not read.beats_baselines(read.limit_cases(True), "limit")
     low, high = read.error_interval(read.errors(plain, "limit"))
     assert low < 17 / 6 < high
 
 
 def test_errors_are_read_where_attention_stops_as_well(recorded):
-    plain = read.cases(False)
+    plain = read.limit_cases(False)
     assert read.mean_error(read.errors(plain, "zero", frozen=False)) == pytest.approx(302 / 6 + 10)
 
 
 def test_changes_are_those_of_the_means(recorded):
-    assert read.changes("answered") == {"all dropped": pytest.approx(50.0)}
-    assert read.changes("limit") == {"all dropped": pytest.approx(97.5 - 49)}
+    assert read.predicted_changes("answered") == {"all dropped": pytest.approx(50.0)}
+    assert read.predicted_changes("limit") == {"all dropped": pytest.approx(97.5 - 49)}
     assert read.largest_miss("limit") == pytest.approx(1.5)
 
 
 def test_falls_tables_and_figures_take_what_is_there(recorded):
-    assert read.fall(recorded[0]).tolist() == pytest.approx([0.5, 0.5])
+    assert read.fall_of_probability(recorded[0]).tolist() == pytest.approx([0.5, 0.5])
     assert np.allclose(read.side_probe(recorded[3], "rest"), 50)
-    assert "no MLP, attention frozen" in read.error_table() and "learned" in read.case_table(False)
+    assert "no MLP, attention frozen" in read.limit_error_table() and "learned" in read.case_table(False)
     assert len(figures_limit.predicted_and_answered().axes) == 3 and figures_limit.rise_and_fall().axes
     assert figures_limit.side_by_length().axes

@@ -21,12 +21,12 @@ def recorded(monkeypatch):
     runs = {Recipe(False, 0, 120, 64, 10): made([0.0, 2.0], [100.0, 100.0]),
             Recipe(True, 500, 120, 64, 10): made([35.0, 55.0], [99.0, 98.0]),
             Recipe(True, 0, 120, 64, 10): made([43.0, 43.0], [50.0, 60.0])}
-    monkeypatch.setattr(recipes, "recorded", lambda: runs)
+    monkeypatch.setattr(recipes, "recorded_recipes", lambda: runs)
     return runs
 
 
 def test_a_recipe_reaches_a_value_only_with_the_forward_direction_learned(recorded):
-    assert [recipe.training_set for recipe in recipes.reached_by(10, recipes.printed(10))] == [500]
+    assert [recipe.training_set for recipe in recipes.reached_by(10, recipes.printed_value(10))] == [500]
     assert not recipes.reached_by(10, 75.0)
     assert [recipe.radd for recipe in recipes.reached_by(10, 5.0)] == [False]
     assert len(recipes.at_end(10)) == 2
@@ -39,7 +39,7 @@ def test_ten_points_or_the_interval_hold_a_value():
 
 def test_points_along_training_count_where_forward_is_learned(recorded):
     run = recorded[Recipe(True, 500, 120, 64, 10)]
-    assert list(recipes.reaching_points(run, "standard", recipes.printed(10))) == [100]
+    assert list(recipes.reaching_points(run, "standard", recipes.printed_value(10))) == [100]
 
 
 def test_a_recipe_names_what_is_recorded():
@@ -54,6 +54,6 @@ def test_a_recipe_names_what_is_recorded():
 def test_tables_and_figures_take_what_is_there(recorded):
     table = recipes.end_table(10)
     assert "excluded" in table and "reached" in table and "forward not learned" in table
-    assert "1 of 3" in recipes.protocol_table(10)
+    assert "1 of 3" in recipes.reached_by_protocol(10)
     assert recipes.needs(20) == {"recipes at length 20": None}
     assert figures_recipes.reverse_by_recipe().axes and figures_recipes.reverse_along_training().axes

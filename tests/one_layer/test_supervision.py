@@ -27,17 +27,17 @@ def recorded(monkeypatch):
 
 
 def test_runs_are_found_by_what_was_changed(recorded):
-    found = supervision.changed(10, *supervision.CHANGES)
-    assert found[supervision.RECIPE] is recorded[0] and found[supervision.WHOLE] is recorded[1]
+    found = supervision.changed(10, *supervision.SUPERVISION_CHANGES)
+    assert found[supervision.RECIPE] is recorded[0] and found[supervision.ALL_DROPPED] is recorded[1]
     assert found[supervision.HIDDEN] is recorded[3] and found[supervision.LETTERS_ONLY] is None
     assert supervision.weighed()[0.25] is recorded[2] and supervision.weighed()[0.5] is None
     assert supervision.filled()["16 kinds"] is recorded[8] and supervision.filled()["1 kinds"] is recorded[7]
     assert supervision.lengths(supervision.RECIPE) == [10, 20]
-    assert supervision.lengths(supervision.RECIPE, supervision.WHOLE) == [10]
+    assert supervision.lengths(supervision.RECIPE, supervision.ALL_DROPPED) == [10]
 
 
 def test_gains_are_shares_of_what_dropping_all_gains(recorded):
-    runs = supervision.changed(10, *supervision.CHANGES)
+    runs = supervision.changed(10, *supervision.SUPERVISION_CHANGES)
     assert supervision.share(runs, supervision.HIDDEN) == pytest.approx(70 / 80)
     assert supervision.share(runs, supervision.SHOWN) == pytest.approx(10 / 80)
     assert supervision.upper_share(runs, supervision.ELSEWHERE) > supervision.share(runs, supervision.ELSEWHERE)
@@ -45,14 +45,14 @@ def test_gains_are_shares_of_what_dropping_all_gains(recorded):
     assert told["ours"][f"{supervision.HIDDEN}: gain"] == pytest.approx(70)
     low, high = told["interval"][f"{supervision.HIDDEN}: share of the gain"]
     assert low < 70 / 80 < high
-    assert np.isnan(supervision.share_of_gain(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
+    assert np.isnan(supervision.part_of_gain(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
 
 
 def test_the_dose_is_ranked_and_the_fall_is_from_the_largest_value(recorded):
     runs = {weight: run for weight, run in supervision.weighed().items() if run is not None}
     assert supervision.rank_correlation_with_weight(runs, "reverse_accuracy") == pytest.approx(-1)
     assert supervision.rank_correlation_with_weight(runs, "forward_accuracy") == 0
-    assert supervision.fall(recorded[2]).tolist() == [10, 10]
+    assert supervision.fall_of_accuracy(recorded[2]).tolist() == [10, 10]
 
 
 def test_tables_and_figures_take_what_is_there(recorded):
