@@ -26,7 +26,8 @@ def accuracy_by_part() -> Figure:
         runs = supervision.changed(length, *supervision.SUPERVISION_CHANGES)
         dot_rows(panel, [(name, [] if run is None else supervision.reverse(run), PART_STYLES[name])
                          for name, run in runs.items()])
-        panel.set(title=f"$L={length}$", xlim=(-6, 106), xlabel="reverse accuracy (%)")
+        panel.set(title=f"$L={length}$", xlim=(-6, 106))
+    figure.supxlabel("reverse accuracy (%)", fontsize=10)
     return figure
 
 

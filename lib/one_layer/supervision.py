@@ -56,7 +56,8 @@ def weighed(length: int = 10) -> dict[float, RecordedRun | None]:
 
 def filled(length: int = 10) -> dict[str, RecordedRun | None]:
     """The runs by number of kinds of placeholder, and the one in which none is ever asked for."""
-    kinds = {f"{count} kinds": changed_run(length, facts=FACTS, fillers=count) for count in FILLERS}
+    words = lambda count: f"{count} kinds" if count > 1 else "1 kind"
+    kinds = {words(count): changed_run(length, facts=FACTS, fillers=count) for count in FILLERS}
     return kinds | changed(length, RECIPE, LETTERS_ONLY)
 
 

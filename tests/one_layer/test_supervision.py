@@ -31,7 +31,7 @@ def test_runs_are_found_by_what_was_changed(recorded):
     assert found[supervision.RECIPE] is recorded[0] and found[supervision.ALL_DROPPED] is recorded[1]
     assert found[supervision.HIDDEN] is recorded[3] and found[supervision.LETTERS_ONLY] is None
     assert supervision.weighed()[0.25] is recorded[2] and supervision.weighed()[0.5] is None
-    assert supervision.filled()["16 kinds"] is recorded[8] and supervision.filled()["1 kinds"] is recorded[7]
+    assert supervision.filled()["16 kinds"] is recorded[8] and supervision.filled()["1 kind"] is recorded[7]
     assert supervision.lengths(supervision.RECIPE) == [10, 20]
     assert supervision.lengths(supervision.RECIPE, supervision.ALL_DROPPED) == [10]
 
