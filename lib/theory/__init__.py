@@ -14,9 +14,11 @@ In the order of the paper:
   ``random_unembedding``
 * ``flows`` (App. C.3): gradient flow with learned attention, Props C.2 and C.3; steps of proofs in ``flow_proofs``
 
-Beyond the paper: ``tightness`` of Thm 4.3, ``premises`` (how far given keys are from Assumption 4.2), ``assumptions``
-(each hypothesis broken alone), ``other_encodings``, ``autoregressive`` models.
+Beyond the paper: ``late_training`` (what forward-only training converges to; steps of proofs in
+``late_training_proofs``), ``tightness`` of Thm 4.3, ``premises`` (how far given keys are from Assumption 4.2),
+``assumptions`` (each hypothesis broken alone), ``other_encodings``, ``autoregressive`` models.
 
-Tools: ``symbolic`` decides identities and signs, ``validation`` refuses bad arguments. The ``figures`` modules draw: of
-setup, storage and routing in ``figures``, of each other subject in the module that its name ends in.
+Tools: ``symbolic`` decides identities and signs, ``solver`` inequalities for all real numbers (those of the book stand
+in ``decided``), ``validation`` refuses bad arguments. The ``figures`` modules draw: of setup, storage and routing in
+``figures``, of each other subject in the module that its name ends in.
 """

@@ -51,10 +51,10 @@ class Task:
     :raises ValueError: for an argument outside its range
     """
 
-    alpha_plus: float
-    alpha_minus: float
-    facts: int
-    forward_share: float = 0.5
+    alpha_plus: Any
+    alpha_minus: Any
+    facts: Any
+    forward_share: Any = 0.5
 
     def __post_init__(self) -> None:
         for name in ("alpha_plus", "alpha_minus"):
@@ -66,12 +66,12 @@ class Task:
     @property
     def gap(self) -> float:
         """delta = alpha_plus - alpha_minus."""
-        return self.alpha_plus - self.alpha_minus
+        return float(self.alpha_plus - self.alpha_minus)
 
     @property
     def midpoint(self) -> float:
         """(alpha_plus + alpha_minus) / 2, the limit of the threshold."""
-        return (self.alpha_plus + self.alpha_minus) / 2
+        return float(self.alpha_plus + self.alpha_minus) / 2
 
     def prompts(
         self,
@@ -154,12 +154,7 @@ class Separator:
 
 
 def reverse_limit_with_placeholder(
-    alpha_plus: Number,
-    alpha_minus: Number | None,
-    alpha_reverse: Number,
-    facts: Count,
-    *,
-    forward_share: Number = 0.5,
+    alpha_plus: Any, alpha_minus: Any, alpha_reverse: Any, facts: Any, *, forward_share: Any = 0.5
 ) -> tuple[float, float]:
     """Limit of the reverse probability of the letter under forward-only training, and the threshold on its attention.
 
@@ -182,7 +177,7 @@ def reverse_limit_with_placeholder(
     :raises ValueError: for an attention outside (0, 1], fewer than 2 facts, a share not strictly between 0 and 1
     """
     alone = alpha_minus is None
-    task = Task(alpha_plus, alpha_plus if alone else alpha_minus, facts, forward_share)  # type: ignore[arg-type]
+    task = Task(alpha_plus, alpha_plus if alone else alpha_minus, facts, forward_share)
     reverse = validation.attention_mass("alpha_reverse", alpha_reverse)
     if alone:
         return 1.0, math.nan
@@ -222,10 +217,10 @@ class LateFlow:
             return np.asarray(self.y / (self.y - self.x))
 
 
-def flow_speed(task: Task, u: Any, x: Any, y: Any, exp: Callable[[Any], Any] = np.exp) -> tuple[Any, Any, Any]:
+def flow_speed(task: Any, u: Any, x: Any, y: Any, exp: Callable[[Any], Any] = np.exp) -> tuple[Any, Any, Any]:
     """Time derivatives of u, x and y: the loss is the sum over facts, forward and placeholder prompts by their shares.
 
-    ``task`` needs only the attributes of `Task`; these and u, x, y may be symbols, with ``exp`` sympy's.
+    ``task`` is a `Task` or has its attributes; these and u, x, y may be symbols, with ``exp`` sympy's.
     """
     plus, minus, count, share = task.alpha_plus, task.alpha_minus, task.facts, task.forward_share
 

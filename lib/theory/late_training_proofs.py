@@ -125,6 +125,14 @@ def separator_is_optimal(letters_bind: bool, placeholder_above: bool = False, co
             and is_stationary(task, bind))
 
 
+def letters_lead(letters_bind: bool, placeholder_above: bool = False, competing_letters: bool = True) -> bool:
+    """Whether the separator puts the right letter ahead of another at every attention above 0.
+
+    :param competing_letters: the letters' constraint is kept; without it u is x / 2 everywhere
+    """
+    return _positive(closed_form(SymbolicTask(placeholder_above), letters_bind and competing_letters)[0])
+
+
 def threshold_is(weight: Any = _HALF) -> bool:
     """Whether the separator's lead over the placeholder is 0 at ``weight alpha_plus + (1 - weight) alpha_minus``.
 
@@ -166,7 +174,7 @@ def equal_attention_ties(same: bool = True) -> bool:
     alpha, other = sp.symbols("alpha alpha_2", positive=True)
     count, kappa = _FACTS + 2, alpha / (1 - alpha)
     task = _Plain(alpha, alpha if same else other, count, _SHARE)
-    u_speed, x_speed, y_speed = flow_speed(task, u, x, y, sp.exp)  # type: ignore[arg-type]
+    u_speed, x_speed, y_speed = flow_speed(task, u, x, y, sp.exp)
     late = sp.solve([alpha * x + (1 - alpha) * y, kappa * y - count * x + (count - 1) * u], [x, y])
     slope = late[x] / u * (count + kappa**2) / (count - 1)
     lead = _ALPHA_R * late[x] + (1 - _ALPHA_R) * late[y]
@@ -196,7 +204,7 @@ def start_speed(shared: bool = True) -> bool:
     u, x, y = sp.symbols("u x y", real=True)
     count, start = _FACTS + 2, {u: 0, x: 0, y: 0}
     probability = 1 / (1 + sp.exp(-(_ALPHA_R * x + (1 - _ALPHA_R) * y)) + (count - 1) * sp.exp(-_ALPHA_R * u))
-    speeds = flow_speed(_Plain(plus, minus, count, _SHARE), u, x, y, sp.exp)  # type: ignore[arg-type]
+    speeds = flow_speed(_Plain(plus, minus, count, _SHARE), u, x, y, sp.exp)
     moved = sum(sp.diff(probability, one) * speed for one, speed in zip((u, x, y), speeds, strict=True)).subs(start)
     rest = lambda alpha: int(shared) * (1 - _ALPHA_R) * (1 - alpha)
     stated = (_SHARE * (count * _ALPHA_R * plus + rest(plus))
