@@ -115,7 +115,7 @@ def worst_alignment(falling: int, rising: int, *, turned: bool = False) -> State
     return Statement(sp.Ge(n * under, least * d), (*p.within(0), *_between(b, -1, 1), *signs, *vary))
 
 
-def larger_trace_weighs_more(*, larger: bool = True) -> Statement:
+def larger_trace_has_larger_weight(*, larger: bool = True) -> Statement:
     """Averaged over the exchange of two planes, that of the larger trace has the larger weight (n-unequal-traces)."""
     x, y, rest, small, large = sp.symbols("x y R t s", real=True)
     p, q = large * x + small * y + rest, large * y + small * x + rest
@@ -153,7 +153,7 @@ def both_margins_are_tight(*, slack: bool = False) -> Statement:
 # One step (Sec. 4.3) and the contrast (App. C.1) --------------------------------------------------------------
 
 
-def errors_align(tokens: int, *, same_target: bool = True) -> Statement:
+def errors_have_positive_product(tokens: int, *, same_target: bool = True) -> Statement:
     """<eps_f, eps_r> > 0 for predictions with one target, in the unnormalised exponentials of the logits (Thm 4.6)."""
     x, y = (sp.symbols(f"{name}_0:{tokens}", real=True) for name in "xy")
     error = lambda values, target: [value - int(v == target) * sum(values) for v, value in enumerate(values)]

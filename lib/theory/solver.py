@@ -19,7 +19,7 @@ from typing import Any
 import sympy as sp
 import z3
 
-SECONDS = 20.0  # longest time for one question
+TIME_LIMIT = 20.0  # seconds for one question
 _DIGITS = 40  # of an irrational number's rational stand-in; the stand-in is checked like any counterexample
 
 Counterexample = Mapping[sp.Symbol, sp.Rational]
@@ -57,7 +57,7 @@ def holds(statement: Statement) -> bool:
     return counterexample(statement) is None
 
 
-def counterexample(statement: Statement, seconds: float = SECONDS) -> dict[sp.Symbol, sp.Rational] | None:
+def counterexample(statement: Statement, seconds: float = TIME_LIMIT) -> dict[sp.Symbol, sp.Rational] | None:
     """Numbers that refute the statement, checked exactly; None where the solver proves that there are none.
 
     :param seconds: time limit of each of two questions: whether any numbers satisfy the assumptions, and whether some
@@ -65,9 +65,10 @@ def counterexample(statement: Statement, seconds: float = SECONDS) -> dict[sp.Sy
     :raises Undecided: if the time is up, or if the numbers found do not refute the statement
     :raises ValueError: for assumptions that no numbers satisfy: the statement would be empty
     """
-    unknowns = {symbol: z3.Real(symbol.name) for symbol in statement.symbols}
+    context = z3.Context()  # of its own: what was asked before must not change the numbers found
+    unknowns = {symbol: z3.Real(symbol.name, context) for symbol in statement.symbols}
     assumed = [translated(relation, unknowns) for relation in statement.assumptions]
-    if _model(assumed, seconds, statement.by_search) is None:
+    if assumed and _model(assumed, seconds, statement.by_search) is None:
         raise ValueError("no numbers satisfy the assumptions: the statement says nothing")
     model = _model([*assumed, z3.Not(translated(statement.conclusion, unknowns))], seconds, statement.by_search)
     if model is None:
@@ -80,7 +81,8 @@ def counterexample(statement: Statement, seconds: float = SECONDS) -> dict[sp.Sy
 
 def _model(relations: Sequence[Any], seconds: float, by_search: bool) -> Any:
     """Numbers that satisfy all relations, or None if there are none."""
-    solver = z3.Tactic("smt").solver() if by_search else z3.SolverFor("QF_NRA")
+    context = relations[0].ctx
+    solver = z3.Tactic("smt", context).solver() if by_search else z3.SolverFor("QF_NRA", context)
     solver.set(timeout=max(1, math.floor(1000 * seconds)), random_seed=0)
     solver.add(*relations)
     answer = solver.check()
@@ -111,7 +113,7 @@ def translated(expression: Any, unknowns: Mapping[sp.Symbol, Any]) -> Any:
     if expression in unknowns:
         return unknowns[expression]
     if expression.is_Rational:
-        return z3.RealVal(str(expression))
+        return z3.RealVal(str(expression), next(iter(unknowns.values())).ctx)
     if isinstance(expression, sp.Pow) and expression.exp.is_Integer and expression.exp > 0:
         return z3.Product(*[translated(expression.base, unknowns)] * int(expression.exp))
     if expression.func not in _BUILD:
@@ -119,6 +121,6 @@ def translated(expression: Any, unknowns: Mapping[sp.Symbol, Any]) -> Any:
     return _BUILD[expression.func](*(translated(part, unknowns) for part in expression.args))
 
 
-def in_words(found: Counterexample | None) -> str:
+def numbers_in_words(found: Counterexample | None) -> str:
     """A counterexample in one line, names in order; ``none`` where there is none."""
     return "none" if found is None else ", ".join(f"{symbol} = {value}" for symbol, value in found.items())
