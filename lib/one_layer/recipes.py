@@ -125,6 +125,17 @@ def end_table(length: int) -> str:
                             f"printed value, {printed_value(length):.0f} %"], rows)
 
 
+def published_code_table() -> str:
+    """Accuracies at the end of recorded runs of RADD's own code on our sequences (`benchmarks.radd`)."""
+    rows = []
+    for run in results.recorded_runs("published_radd"):
+        given = run["parameters"]
+        rows.append([f"L = {given['length']}, width {given['width']}, batch {given['batch']}", f"{given['steps']:,}",
+                     *(report.cell(final(run, name)) for name in (
+                         "forward_accuracy", "reverse_accuracy", "reverse_accuracy_lowercase"))])
+    return report.markdown(["RADD's own code", "steps", "forward (%)", "reverse (%)", "reverse, among letters (%)"], rows)
+
+
 def reached_by_protocol(length: int) -> str:
     """For every protocol, the recipes that reach the printed value at the end, and at some point of their training."""
     runs, rows = of_length(length), []
