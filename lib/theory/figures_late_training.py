@@ -36,7 +36,7 @@ def lead_over_placeholder(tasks: Sequence[Task]) -> Figure:
     return figure
 
 
-def along_training(flow: LateFlow, reverse: Sequence[float], log_t_max: Number) -> Figure:
+def probabilities_over_log_time(flow: LateFlow, reverse: Sequence[float], log_t_max: Number) -> Figure:
     """Left, probability of the letter in forward and reverse queries; right, of the letter among letters alone."""
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(7.2, 3.5))
     shown = flow.log_time <= log_t_max

@@ -146,7 +146,7 @@ def threshold_is(weight: Any = _HALF) -> bool:
 
 
 def freed_is_optimal(competing_letters: bool = True) -> bool:
-    """The same conditions without placeholder prompts, with the lead positive at every attention above 0.
+    """Whether the closed form without placeholder prompts is optimal, with a positive lead at all attention above 0.
 
     :param competing_letters: the letters' constraint is kept
     """
