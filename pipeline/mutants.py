@@ -209,7 +209,7 @@ def chosen(asked: Options, mutants: Sequence[Mutant]) -> list[Mutant]:
     """The mutants to run."""
     if not asked.survivors:
         return sample(mutants, asked.sample, asked.seed)
-    recorded = {each["identity"] for each in survivors.recorded()["curves"]["survivors"]}
+    recorded = {each["identity"] for each in survivors.recorded_test()["curves"]["survivors"]}
     return [mutant for mutant in mutants if mutant.identity in recorded]
 
 
@@ -273,7 +273,7 @@ def work(asked: Options) -> None:
     generated = [mutant for module in asked.only or modules() for mutant in mutants_of(module, source_of(module))]
     found = run(chosen(asked, generated))
     counts, left = summary(generated, found), surviving(found)
-    print("\n".join([*map(survivors.in_words, left), *survivors.lines(counts)]))
+    print("\n".join([*map(survivors.told_survivor, left), *survivors.lines(counts)]))
     if asked.out is not None:
         before = sum(outcome.seconds for outcome in found.values() if outcome.kept)
         record(asked.out, asked, counts, left, started, before)

@@ -156,7 +156,7 @@ def test_survivors_are_recorded_with_their_explanations_and_shown(tmp_path, monk
     assert kept["metrics"]["survived"] == [2] and kept["curves"]["survivors"] == left
     shown = survivors.explanations(kept)
     assert r"\(x &lt; y\)" in shown and "not explained" in shown and shown.count("<details>") == 2
-    assert "33.3 %" in survivors.summary(kept)
+    assert "33.3 %" in survivors.survivors_section(kept)
 
 
 def test_a_run_fails_for_a_survivor_that_nobody_explained(monkeypatch, capsys):

@@ -239,7 +239,7 @@ def window_leads(model: Transformer, asked: Questions, queries: Queries) -> Floa
         pair = lambda mass: torch.stack([mass, 1 - mass], 1)
         weighed = functional.one_hot(answers, 2) * some.weight[mine, None]
         line = late_training.loss_minimiser(pair(weight[mine]), weighed)
-        found[here] = late_training.margins(line, pair(own[here]), 0, 1)
+        found[here] = late_training.logit_margins(line, pair(own[here]), 0, 1)
     return found
 
 

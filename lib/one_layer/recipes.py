@@ -133,7 +133,8 @@ def published_code_table() -> str:
         rows.append([f"L = {given['length']}, width {given['width']}, batch {given['batch']}", f"{given['steps']:,}",
                      *(report.cell(final(run, name)) for name in (
                          "forward_accuracy", "reverse_accuracy", "reverse_accuracy_lowercase"))])
-    return report.markdown(["RADD's own code", "steps", "forward (%)", "reverse (%)", "reverse, among letters (%)"], rows)
+    header = ["RADD's own code", "steps", "forward (%)", "reverse (%)", "reverse, among letters (%)"]
+    return report.markdown(header, rows)
 
 
 def reached_by_protocol(length: int) -> str:

@@ -12,18 +12,18 @@ from typing import Any
 
 from lib.record import provenance, verdicts
 
-RECORDED = Path("mutants") / "theory.json"  # below the folder of results
+RECORDED_TEST = Path("mutants") / "theory.json"  # below the folder of results
 #: how a mutant can end: a test failed, the tests took too long, or all of them passed
 FATES = ("killed", "timeout", "survived")
 Counts = Mapping[str, Mapping[str, int]]
 
 
-def recorded() -> provenance.Result:
+def recorded_test() -> provenance.Result:
     """The recorded run.
 
     :raises FileNotFoundError: if there is none
     """
-    return provenance.load(provenance.RECORDED / RECORDED)
+    return provenance.load(provenance.RECORDED / RECORDED_TEST)
 
 
 def totals(counts: Counts) -> dict[str, int]:
@@ -54,13 +54,13 @@ def lines(counts: Counts) -> list[str]:
     return shown
 
 
-def in_words(survivor: Mapping[str, Any]) -> str:
+def told_survivor(survivor: Mapping[str, Any]) -> str:
     """One survivor in a terminal: where it stands, what differs, and why it survives."""
     place = f"{survivor['module']}.{survivor['function']}, line {survivor['line']}"
     return f"{place}\n  - {survivor['before']}\n  + {survivor['after']}\n  {survivor['why'] or 'not explained'}"
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def survivors_section(result: Mapping[str, Any]) -> str:
     """The score by module, as an HTML table whose last line has the sums."""
     counts = result["curves"]["modules"]
     head = ("Module", "Mutants", "Run", "A test fails", "A test takes too long", "All tests pass", "Killed")
@@ -99,4 +99,4 @@ def origin(result: Mapping[str, Any]) -> str:
     return (f"<p>cosmic-ray {given['cosmic_ray']}, {len(given['operators'])} operators, "
             f"{sum(totals(result['curves']['modules'])[fate] for fate in FATES)} mutants, seed {result['seeds'][0]}. "
             f"Commit <code>{run['commit']}</code>, {run['started'][:10]}, {run['seconds'] / 60:.0f} minutes on "
-            f"{run['device']}: <code>results/{RECORDED.as_posix()}</code></p>")
+            f"{run['device']}: <code>results/{RECORDED_TEST.as_posix()}</code></p>")

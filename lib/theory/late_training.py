@@ -381,7 +381,7 @@ def loss_minimiser(
     return storage - storage.mean(0)
 
 
-def margins(
+def logit_margins(
     storage: Float[Tensor, "classes features"],
     features: Float[Tensor, "*prompts features"],
     target: Int[Tensor, "*prompts"] | int,

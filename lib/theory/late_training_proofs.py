@@ -22,7 +22,7 @@ from lib.theory.late_training import (
     Task,
     fact_features,
     flow_speed,
-    margins,
+    logit_margins,
     reverse_limit_with_placeholder,
     separator,
     solve_flow,
@@ -395,7 +395,7 @@ def solved_lead(
     storage = separator(torch.cat([features for features, _, _ in rows]),
                         torch.cat([none if target else letters for _, target, _ in rows]), facts + 1,
                         weights=torch.cat([torch.full((facts,), weight) for _, _, weight in rows]), penalty=penalty)
-    return [float(margins(storage, kind_features(alpha, masks, facts)[0], 0, facts)) for alpha in alphas]
+    return [float(logit_margins(storage, kind_features(alpha, masks, facts)[0], 0, facts)) for alpha in alphas]
 
 
 def solved_threshold(kinds: Sequence[Kind], facts: int, penalty: float = 1e-8) -> float:

@@ -92,15 +92,16 @@ def test_equal_features_with_several_targets_count_by_their_weights():
     features, targets = torch.ones(3, 1, dtype=torch.float64), torch.tensor([0, 1, 1])
     weights = torch.tensor([3.0, 0.5, 0.5])
     found = late_training.separator(features, targets, 2, weights=weights, penalty=1e-12)
-    lead = late_training.margins(found, features[0], 0, 1)
+    lead = late_training.logit_margins(found, features[0], 0, 1)
     assert float(lead) == pytest.approx(np.log(3), abs=1e-6)
     assert late_training.Prompts.merged(features, targets, 2, weights).weights.tolist() == [0.75, 0.25]
 
 
 def test_margins_take_one_class_or_one_a_prompt():
     storage, features = torch.arange(6.0).reshape(3, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert late_training.margins(storage, features, 2, 0).tolist() == [4.0, 4.0]
-    assert late_training.margins(storage, features, torch.tensor([1, 0]), torch.tensor([0, 2])).tolist() == [2.0, -4.0]
+    assert late_training.logit_margins(storage, features, 2, 0).tolist() == [4.0, 4.0]
+    each = late_training.logit_margins(storage, features, torch.tensor([1, 0]), torch.tensor([0, 2]))
+    assert each.tolist() == [2.0, -4.0]
 
 
 @pytest.mark.parametrize(("change", "named"), [
