@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 
 from lib.encodings import rope_frequencies
-from lib.theory import assumptions, routing
+from lib.theory import assumptions, flows, routing
 
 RNG = np.random.default_rng(0)
 
@@ -52,3 +53,28 @@ def test_with_unequal_traces_a_query_reaches_the_mean_with_its_own_weights_alone
     assert assumptions.every_query_reaches_its_mean(queries, 30.0, 2.0)
     assert not assumptions.every_query_reaches_its_mean(queries, 30.0, 2.0, own_weights=False)
     assert assumptions.every_query_reaches_its_mean(queries, 1.0, 2.0, own_weights=False)
+
+
+@pytest.mark.parametrize("distance", [1.2, 2.0, 40.0])
+def test_planes_are_tilted_against_the_sine_of_their_turn(distance):
+    queries = RNG.normal(size=(60, 4))
+    negative = routing.plane_weights(queries) @ np.cos(2 * distance * rope_frequencies(4)) < 0
+    expected = routing.tilted_covariance(queries, 0.5 * np.sign(np.sin(2 * distance * rope_frequencies(4))))
+    tilted = assumptions.tilted_where_negative(queries, 0.5, distance)
+    assert negative.any() and tilted[negative] == pytest.approx(expected[negative])
+
+
+def test_alibi_scores_differ_by_a_constant_and_vary(monkeypatch):
+    seen = []
+    monkeypatch.setattr(assumptions.symbolic, "pearson_correlation", lambda *given: seen.append(given) or sp.Integer(1))
+    assert assumptions.correlated_but_unreachable(sp.Symbol("mu", positive=True))
+    (first, second, law, content), = seen
+    assert sp.diff(first, content) == sp.diff(second, content) == 1 and first != second
+    assert sp.expand(law[2,] - law[1,] ** 2).is_positive
+
+
+@pytest.mark.parametrize(("last", "learned"), [(10.5, True), (9.5, False)])
+def test_with_all_attention_on_the_evidence_its_margin_is_the_reverse_margin(monkeypatch, last, learned):
+    open_route = flows.MaskFlow(np.arange(9.0), np.linspace(0, last, 9), np.linspace(0, 90, 9), np.full(9, 60.0))
+    monkeypatch.setattr(flows, "mask_flow", lambda *_: open_route)
+    assert assumptions.reverse_answer_is_learned(0.4, 10, mask_column=True) == learned

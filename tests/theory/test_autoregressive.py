@@ -112,3 +112,21 @@ def test_causal_losses_of_three_kinds_of_queries():
     assert list(losses) == ["forward", "reverse, trained too", "reverse, held out"]
     assert all(values.shape == (5,) and values[0] == pytest.approx(np.log(11)) for values in losses.values())
     assert losses["reverse, trained too"][-1] < np.log(11) < losses["reverse, held out"][-1]
+
+
+def test_forward_losses_are_judged_at_the_last_step():
+    """On three facts the forward losses fall below 0.05 at step 19."""
+    losses = autoregressive.bilinear_losses_along(np.eye(6), autoregressive.fact_pairs(3), 19)["forward"]
+    before, last = losses[-2:]
+    assert last.max() < 0.05 < before.min()
+    assert autoregressive.reverse_stays_at_chance(3, 19) and not autoregressive.reverse_stays_at_chance(3, 18)
+
+
+def test_a_causal_step_goes_half_the_gradient():
+    """Two facts, none reversed: A is 0 or 1, B is 2 or 3, the arrows are 4 and 5, the stop is 6."""
+    masses, targets = map(torch.tensor, autoregressive.next_tokens([(0, 4, 2, 6), (1, 4, 3, 6)], 7))
+    losses = lambda storage: torch.nn.functional.cross_entropy(masses @ storage.T, targets, reduction="none")
+    weights = torch.zeros((7, 7), dtype=torch.float64, requires_grad=True)
+    stepped = weights - 0.5 * torch.autograd.grad(losses(weights).sum(), weights)[0]
+    found = autoregressive.causal_losses_along(2, 0, 1, every=1)["forward"]
+    assert found == pytest.approx([np.log(7), losses(stepped)[[1, 4]].mean().item()])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from lib.encodings import rope_frequencies
-from lib.theory import bounds, certificates, routing
+from lib.theory import bound_proofs, bounds, certificates, routing
 
 dims = st.sampled_from([2, 4, 6, 16, 64, 128, 200, 256])
 bases = st.sampled_from([2.0, 50, 10_000, 5e5, 1e6])
@@ -406,3 +406,52 @@ def test_bad_arguments_of_the_limit_and_shapes_that_do_not_fit():
             function([1.0, 2.0], [0.1, 0.2, 0.3], 8)
     with pytest.raises(ValueError, match=r"delta1 of shape \(2,\) and delta2 of shape \(3,\)"):
         bounds.asymmetric([1.0, 2.0], [0.1, 0.2, 0.3], 8)
+
+
+# Statements -------------------------------------------------------------------------------------------------------
+
+
+def test_an_enclosure_of_a_minimum_is_narrow_and_holds_it():
+    least = 0.33654  # of d = 64, to five digits
+    enclosures = {"wide": (least, least + 1e-4), "above": (least + 1e-4,) * 2, "below": (least - 1e-4,) * 2}
+    for d in (64, 128):  # of d = 128: far below its minimum
+        for name, enclosure in enclosures.items():
+            assert not bound_proofs.minima_enclosed({d: enclosure}), name
+    assert bound_proofs.minima_enclosed({64: bounds.certified_minimum(64, 0, 100)})
+
+
+def test_an_enclosure_of_a_first_zero_is_narrow_and_holds_it():
+    (low, high), bases = bounds.first_zero(8), {"usual": 1e4}
+    assert bound_proofs.first_zeros_enclosed({("usual", 8): (low, high)}, bases)
+    for moved in ((low - 1e-3, low), (high, high + 1e-3), (low - 1e-3, high)):
+        assert not bound_proofs.first_zeros_enclosed({("usual", 8): moved}, bases)
+
+
+@pytest.mark.parametrize("moved", [-1e-9, 1e-9])
+def test_a_tail_on_either_side_of_its_enclosure_is_noticed(monkeypatch, moved):
+    tail = bounds.exact_tail
+    assert bound_proofs.tail_within_enclosures()
+    monkeypatch.setattr(bounds, "exact_tail", lambda *given: tail(*given) + moved)
+    assert not bound_proofs.tail_within_enclosures()
+
+
+def test_a_share_lies_within_four_and_a_half_standard_errors(monkeypatch):
+    mean_is, exact = bound_proofs.mean_is, bounds.exact_tail(20.0, 0.2, 64)
+    monkeypatch.setattr(bound_proofs, "mean_is", lambda values, *given: mean_is(values.astype(float), *given))
+    assert 0.9 < exact < 0.99
+    for errors, holds in ((4.2, True), (4.8, False)):
+        share = exact - errors * (exact * (1 - exact) / 10_000) ** 0.5
+        values = np.where(np.arange(10_000) < round(10_000 * share), 0.5, -0.5)
+        assert bound_proofs.share_is_exact_tail(values, 0.2, 20.0, 64) == holds
+
+
+@pytest.mark.parametrize(("below", "holds"), [(0.0, True), (1e-9, False)])
+def test_a_correlation_just_below_the_surrogate_is_noticed(monkeypatch, below, holds):
+    def surrogate(query, kappa, one, other):
+        a, b = (np.cos(turn * rope_frequencies(16)) for turn in (one + other, one - other))
+        weights = routing.plane_weights(query)
+        return (weights * (a + kappa * b)).sum(-1) / (weights * (1 + kappa * a * b)).sum(-1) - below
+
+    monkeypatch.setattr(routing, "key_covariance", lambda query, kappa: kappa)
+    monkeypatch.setattr(routing, "rope_score_correlation", surrogate)
+    assert bound_proofs.surrogate_below_correlation(0) == holds

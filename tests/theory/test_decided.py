@@ -53,3 +53,9 @@ def test_tight_margins_by_a_quadratic_program(facts, alpha, beta):
                      constraints={"type": "ineq", "fun": lambda x: forms @ x - 1, "jac": lambda x: forms},
                      options={"maxiter": 1000, "ftol": 1e-14})
     assert found.success and forms[[0, 2]] @ found.x == pytest.approx([1, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("build", "size", "broken"), STATEMENTS.values(), ids=STATEMENTS)
+def test_statements_are_about_real_numbers(build, size, broken):
+    for statement in (build(*size), build(*size, **broken)):
+        assert statement.symbols and all(symbol.is_real for symbol in statement.symbols)

@@ -56,3 +56,12 @@ def test_sides_are_told_apart_by_direction_alone():
     assert decomposition.side_is_a_coin_flip(even=True) and not decomposition.side_is_a_coin_flip(even=False)
     told = decomposition.direction_changes_the_weight
     assert told(sp.Symbol("k", positive=True)) and not told(sp.Integer(0))
+
+
+def test_scores_by_direction_have_no_mirror_image():
+    assert decomposition.scores_are_mirrored(even=True) and not decomposition.scores_are_mirrored(even=False)
+
+
+@pytest.mark.parametrize(("slope", "depends"), [(0, False), (1, True), (-1, True)])
+def test_any_slope_but_zero_weighs_two_offsets_otherwise(slope, depends):
+    assert decomposition.weight_depends_on_offset(sp.Integer(slope)) == depends

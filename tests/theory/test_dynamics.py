@@ -1,14 +1,16 @@
 """One forward step, against finite differences and values by hand."""
 
+import inspect
 import math
 
 import numpy as np
 import pytest
+import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_numerics import plain_softmax, slope
 
-from lib.theory import dynamics
+from lib.theory import dynamics, dynamics_proofs
 from lib.theory.storage import descend, prediction
 
 
@@ -246,3 +248,9 @@ def test_the_literal_reading_hurts_by_the_masses_in_common(vocab):
     change = float(dynamics.loss(logits, 0) - math.log(vocab))
     assert change > 0 and dynamics.literal_step_hurts(vocab)
     assert not dynamics.literal_step_hurts(vocab, same_target=True)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_smoothness_steps_for_other_sizes(size):
+    steps = inspect.unwrap(dynamics_proofs.smoothness_steps)  # its True may be sympy's, no bool
+    assert steps(size) and not steps(size, minimum_at=sp.Rational(1, 3))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from lib.theory import gradient_proofs, gradients
+from lib.theory import gradient_proofs, gradients, storage
+from lib.theory.parameter_gradients import closed_form_gradient
 
 
 def test_worst_spectrum_has_the_stated_eigenvalues():
@@ -57,3 +58,38 @@ def test_late_contrast_needs_two_facts():
     assert gradient_proofs.late_contrast_is_negative(3)
     a, r = 0.2, 0.6  # one fact: a^2 - a r is negative where the shared tokens' masses outweigh the evidence's
     assert a**2 - a * r < 0 < a**2 - a * r + r**2
+
+
+def test_two_prompts_have_one_storage_and_their_own_weights(monkeypatch):
+    pairs = []
+    monkeypatch.setattr(storage, "gradients_align", lambda *pair: pairs.append(pair) or True)
+    assert gradient_proofs.storage_gradients_align(0)
+    (forward, reverse), = pairs
+    assert forward.weights == reverse.weights and forward.weights.shape == (3, 4)
+    assert not {*forward.attention} & {*reverse.attention}
+    assert (forward.target, reverse.target) == (1, 0)
+    assert 3 in forward.tokens and 3 in reverse.tokens  # the mask
+
+
+def test_five_gradients_are_compared_in_one_prompt(monkeypatch):
+    """The closed form of target 0 in the place of the derivative, which `test_parameter_gradients` checks."""
+    symbols = np.frompyfunc(sp.sympify, 1, 1)
+    monkeypatch.setattr(gradient_proofs, "derived_gradient",
+                        lambda _, model, prompt: closed_form_gradient(model, prompt).mapped(symbols))
+    assert gradient_proofs.gradients_are_outer_products(0) and not gradient_proofs.gradients_are_outer_products(1)
+
+
+def sizes_seen(monkeypatch, function):
+    """Pairs of N and n for which a function of `gradients` is called from now on; it returns 0."""
+    seen = set()
+    monkeypatch.setattr(gradients, function, lambda facts, n, *_: seen.add((facts, n)) or sp.Integer(0))
+    return seen
+
+
+def test_contrasts_are_compared_at_every_size(monkeypatch):
+    reverse, slope = (sizes_seen(monkeypatch, name) for name in ("reverse_contrast", "contrast_slope"))
+    monkeypatch.setattr(gradients, "reverse_contrast_parts", lambda *_: (sp.Integer(0), sp.Integer(0)))
+    monkeypatch.setattr(gradients, "contrast_slope_formula", lambda *_: sp.Integer(0))
+    assert gradient_proofs.reverse_contrast_is() and gradient_proofs.flow_keeps_its_law(1)
+    assert reverse == {(2, 2), (2, 3), (3, 3), (2, 4), (3, 4), (4, 4), (2, 5), (3, 5), (4, 5), (5, 5)}
+    assert slope == {(2, 3), (2, 4), (3, 4), (2, 5), (3, 5), (4, 5)}
