@@ -156,7 +156,22 @@ def test_survivors_are_recorded_with_their_explanations_and_shown(tmp_path, monk
     assert kept["metrics"]["survived"] == [2] and kept["curves"]["survivors"] == left
     shown = survivors.explanations(kept)
     assert r"\(x &lt; y\)" in shown and "not explained" in shown and shown.count("<details>") == 2
-    assert "33.3 %" in survivors.survivors_section(kept)
+    assert "33.3 %" in survivors.survivors_section(kept["curves"]["modules"])
+
+
+def test_a_second_pass_over_the_survivors_has_the_last_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(survivors.provenance, "RECORDED", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        survivors.both_passes()
+    again = {"bounds": {"generated": 40, "killed": 1, "timeout": 0, "survived": 1},
+             "flows": {"generated": 10, "killed": 0, "timeout": 0, "survived": 0}}
+    for path, counts in ((survivors.RECORDED_TEST, COUNTS), (survivors.SECOND_PASS, again)):
+        mutants.record(tmp_path / path, mutants.Options(), counts, [], provenance.Run(), before=0.0)
+        if path == survivors.RECORDED_TEST:
+            assert survivors.both_passes()[0] == COUNTS
+    counts, last = survivors.both_passes()
+    assert counts == {"bounds": {"generated": 40, "killed": 18, "timeout": 1, "survived": 1}, "flows": COUNTS["flows"]}
+    assert last["curves"]["modules"] == again
 
 
 def test_a_run_fails_for_a_survivor_that_nobody_explained(monkeypatch, capsys):

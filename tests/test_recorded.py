@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lib.record import provenance
+from lib.record import provenance, survivors
 from pipeline import chapters, experiments
 
 
@@ -54,3 +54,10 @@ def test_the_readme_says_which_of_the_rows_it_names_deviate():
     assert len(named) > 8
     wrong = [name for name, deviates in named if (status.get(name) == "deviates") is not bool(deviates)]
     assert not wrong and set(dict(named)) <= set(status), "the README names rows otherwise than the recorded ledger"
+
+
+def test_the_recorded_mutation_test_kills_nine_in_ten_and_explains_the_rest():
+    counts, last = survivors.both_passes()
+    found = survivors.totals(counts)
+    assert sum(found[fate] for fate in survivors.FATES) >= 500 and survivors.score(found) >= 90
+    assert all(each["why"] for each in last["curves"]["survivors"])

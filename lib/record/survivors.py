@@ -13,6 +13,7 @@ from typing import Any
 from lib.record import provenance, verdicts
 
 RECORDED_TEST = Path("mutants") / "theory.json"  # below the folder of results
+SECOND_PASS = RECORDED_TEST.with_name("survivors.json")  # the survivors of that run again, after tests were added
 #: how a mutant can end: a test failed, the tests took too long, or all of them passed
 FATES = ("killed", "timeout", "survived")
 Counts = Mapping[str, Mapping[str, int]]
@@ -24,6 +25,28 @@ def recorded_test() -> provenance.Result:
     :raises FileNotFoundError: if there is none
     """
     return provenance.load(provenance.RECORDED / RECORDED_TEST)
+
+
+def both_passes() -> tuple[Counts, provenance.Result]:
+    """Outcomes by module over the recorded run and the second pass over its survivors, and the run with the last word.
+
+    Tests that are added cannot spare a mutant that was killed, so what the first pass killed stays killed.
+
+    :raises FileNotFoundError: if there is no recorded run
+    """
+    first, path = recorded_test(), provenance.RECORDED / SECOND_PASS
+    counts: dict[str, dict[str, int]] = {name: dict(each) for name, each in first["curves"]["modules"].items()}
+    if not path.exists():
+        return counts, first
+    second = provenance.load(path)
+    for name, each in second["curves"]["modules"].items():
+        again = sum(each[fate] for fate in FATES)
+        if not again:
+            continue
+        counts[name]["survived"] += each["survived"] - again
+        for fate in ("killed", "timeout"):
+            counts[name][fate] += each[fate]
+    return counts, second
 
 
 def totals(counts: Counts) -> dict[str, int]:
@@ -60,9 +83,8 @@ def told_survivor(survivor: Mapping[str, Any]) -> str:
     return f"{place}\n  - {survivor['before']}\n  + {survivor['after']}\n  {survivor['why'] or 'not explained'}"
 
 
-def survivors_section(result: Mapping[str, Any]) -> str:
+def survivors_section(counts: Counts) -> str:
     """The score by module, as an HTML table whose last line has the sums."""
-    counts = result["curves"]["modules"]
     head = ("Module", "Mutants", "Run", "A test fails", "A test takes too long", "All tests pass", "Killed")
     rows = []
     for name, each in [*counts.items(), ("all", totals(counts))]:
@@ -93,10 +115,10 @@ def _reason(module: str, why: str, alike: list[Mapping[str, Any]]) -> str:
             f"</summary><pre>{html.escape(changes)}</pre></details>")
 
 
-def origin(result: Mapping[str, Any]) -> str:
-    """Where the run comes from, as HTML: what was drawn, and the commit and the file that hold it."""
+def origin(result: Mapping[str, Any], path: Path = RECORDED_TEST) -> str:
+    """Where a run comes from, as HTML: what was drawn, and the commit and the file that hold it."""
     given, run = result["parameters"], result["provenance"]
     return (f"<p>cosmic-ray {given['cosmic_ray']}, {len(given['operators'])} operators, "
             f"{sum(totals(result['curves']['modules'])[fate] for fate in FATES)} mutants, seed {result['seeds'][0]}. "
             f"Commit <code>{run['commit']}</code>, {run['started'][:10]}, {run['seconds'] / 60:.0f} minutes on "
-            f"{run['device']}: <code>results/{RECORDED_TEST.as_posix()}</code></p>")
+            f"{run['device']}: <code>results/{path.as_posix()}</code></p>")
