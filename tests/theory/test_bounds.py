@@ -412,12 +412,10 @@ def test_bad_arguments_of_the_limit_and_shapes_that_do_not_fit():
 
 
 def test_an_enclosure_of_a_minimum_is_narrow_and_holds_it():
-    least = 0.33654  # of d = 64, to five digits
-    enclosures = {"wide": (least, least + 1e-4), "above": (least + 1e-4,) * 2, "below": (least - 1e-4,) * 2}
-    for d in (64, 128):  # of d = 128: far below its minimum
-        for name, enclosure in enclosures.items():
-            assert not bound_proofs.minima_enclosed({d: enclosure}), name
-    assert bound_proofs.minima_enclosed({64: bounds.certified_minimum(64, 0, 100)})
+    low, high = bounds.certified_minimum(16, 0, 100)
+    assert bound_proofs.minima_enclosed({16: (low, high)})
+    for moved in ((low - 1e-5, low - 9e-6), (high + 9e-6, high + 1e-5), (low - 1e-5, high)):
+        assert not bound_proofs.minima_enclosed({16: moved})
 
 
 def test_an_enclosure_of_a_first_zero_is_narrow_and_holds_it():
