@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 
+import jaxtyping
 import jupytext
 import matplotlib
 import pytest
@@ -52,19 +53,39 @@ def loaded(statement):
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def checks_in(statement):
-    """The names of the checks that a statement runs."""
-    return [" ".join(str(ast.literal_eval(name)) if isinstance(name, ast.Constant) else ast.unparse(name)
-                     for name in node.args[:2])
-            for node in ast.walk(statement) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-            and ast.unparse(node.func) in ("claims.verify", "claims.compare")]
+DEFINED = (ast.Lambda, ast.FunctionDef)
+RUN = {"claims.verify", "claims.compare"}
 
 
-def needed_by(statement, earlier):
+def calls(node):
+    """The calls that a statement makes, but for those inside functions that it only defines."""
+    if isinstance(node, ast.Call):
+        yield node
+    if not isinstance(node, ast.FunctionDef):
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, DEFINED):
+                yield from calls(child)
+
+
+def helpers(body):
+    """Names of the functions of a chapter that run checks."""
+    return {name for statement in body for part in ast.walk(statement) if isinstance(part, DEFINED)
+            for call in ast.walk(part) if isinstance(call, ast.Call) and ast.unparse(call.func) in RUN
+            for name in stored(statement) if name != "_"}
+
+
+def checks_in(statement, also=frozenset()):
+    """The checks that a statement runs, by the words that name them; ``also``: further functions that run checks."""
+    return [" ".join(name.value if isinstance(name, ast.Constant) else ast.unparse(name) for name in call.args[:2]
+                     if not isinstance(name, DEFINED))
+            for call in calls(statement) if ast.unparse(call.func) in RUN | also]
+
+
+def needed_by(statement, earlier, also):
     """The statement after those of the earlier ones that it needs, in their order."""
     needed, kept = loaded(statement), [statement]
     for other in reversed(earlier):
-        if needed & set(stored(other)) and not checks_in(other):
+        if needed & set(stored(other)) and not checks_in(other, also):
             needed |= loaded(other)
             kept.insert(0, other)
     return kept
@@ -88,10 +109,11 @@ def checks():
     for chapter in chapters.chapters():
         cells = jupytext.read(chapters.source(chapter)).cells
         body = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code")).body
+        also = helpers(body)
         for place, statement in enumerate(body):
-            names = checks_in(statement)
+            names = checks_in(statement, also)
             if names:
-                kept = needed_by(statement, body[:place])
+                kept = needed_by(statement, body[:place], also)
                 modules = frozenset(used_imports(kept))
                 if not any(name.startswith(OTHER_PACKAGES) for name in modules):
                     found.append(ChapterCheck(chapter, " and ".join(names), statement.lineno,
@@ -116,6 +138,7 @@ def test_the_check_comes_out_as_recorded(check, monkeypatch):
     outcomes = []
     monkeypatch.setattr(claims, "_shown", lambda result: outcomes.append(result) or result)
     monkeypatch.chdir(chapters.ROOT / "book")
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in the chapters
     exec(compile(check.code, f"{check.chapter}.md", "exec"), {})
     assert outcomes
     for result in outcomes:
