@@ -268,3 +268,30 @@ def test_without_placeholder_prompts_the_solver_finds_the_stated_form():
     stated = [1 / alpha, ((count - 1) / alpha + push * alpha) / count, push * (1 - alpha)]
     got = [found[0, 0] - found[1, 0], found[0, 0] - found[-1, 0], found[0, -1] - found[-1, -1]]
     assert got == pytest.approx(stated, abs=1e-6)
+
+
+def test_the_solved_lead_is_one_on_either_side_of_the_threshold():
+    kinds = [late_training_proofs.Kind(0.7, 1.0), late_training_proofs.Kind(0.3, 0.0)]
+    leads = late_training_proofs.solved_lead(kinds, 4, (0.7, 0.3, 0.0, 1.0))
+    assert leads == pytest.approx([1, -1, -2.5, 2.5], abs=1e-6)
+
+
+def test_a_line_through_two_log_odds_crosses_zero_where_it_should():
+    """From log odds -log 3 at attention .2 to 2 log 3 at .5."""
+    low, high = late_training_proofs.Kind(0.2, 1 / 4), late_training_proofs.Kind(0.5, 9 / 10)
+    assert late_training_proofs.interpolated_zero(low, high) == pytest.approx(0.3)
+
+
+def test_random_tasks_have_a_gap():
+    tasks = late_training_proofs.random_tasks(60, 5, 0, least_gap=0.3)
+    assert len(tasks) == 60 and {task.facts for task in tasks} == {2, 3, 4, 5}
+    assert all(abs(task.alpha_plus - task.alpha_minus) > 0.3 for task in tasks)
+
+
+def test_descent_takes_as_many_steps_as_it_is_told():
+    task = Task(0.7, 0.3, 3)
+    features, targets, weights = task.prompts()
+    eta = 2 / float(weights @ (features**2).sum(1))
+    path = descend(np.zeros((4, 4)), features, targets, eta, 2000, weights=weights)
+    assert late_training_proofs.descended(task, 2000, 0, scale=0.0) == pytest.approx(path[-1], rel=1e-9)
+    assert path[-1] != pytest.approx(path[-2], rel=1e-6)

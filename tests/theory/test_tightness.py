@@ -165,3 +165,15 @@ REFUSED = {
 def test_refusals(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_a_gap_in_the_range_is_noticed(monkeypatch):
+    """As kappa passes 1/2 the value jumps by half of the way to 1."""
+    assert tightness.range_is_filled(0)
+    monkeypatch.setattr(tightness, "shifted", lambda mean, kappa: mean + (1 - mean) * (kappa + (kappa > 0.5)) / 2)
+    assert not tightness.range_is_filled(0)
+
+
+def test_the_mean_that_turns_negative_is_one_of_thirty_two_planes():
+    """It passes -0.1 where the fastest plane's trace is between 93 and 94 (with 31 planes, between 90 and 91)."""
+    assert tightness.mean_turns_negative(94.0) and not tightness.mean_turns_negative(93.0)
