@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
-import yaml
 
 from lib.record import options, provenance, survivors
 from pipeline import imports, mutant_runs
@@ -43,7 +42,7 @@ OPERATORS = re.compile(
     r"|AddNot|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceAndWithOr|ReplaceOrWithAnd"
     r"|ReplaceBreakWithContinue|ReplaceContinueWithBreak"
     r"|ExceptionReplacer|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)")
-EXPLANATIONS = imports.ROOT / "book" / "survivors.yml"
+EXPLANATIONS = survivors.EXPLANATIONS
 SCORE = 90.0  # percent of the mutants that must be killed
 
 
@@ -235,15 +234,9 @@ def summary(generated: Iterable[Mutant], found: dict[Mutant, mutant_runs.Outcome
     return counts
 
 
-def reasons() -> dict[tuple[str, ...], str]:
-    """(module, function, line before, line after) -> why no test sees the mutation, as `EXPLANATIONS` says."""
-    entries = yaml.safe_load(EXPLANATIONS.read_text(encoding="utf-8")) or []
-    return {(entry["module"], *mutant): entry["why"] for entry in entries for mutant in entry["mutants"]}
-
-
 def surviving(found: dict[Mutant, mutant_runs.Outcome]) -> list[dict[str, Any]]:
     """The survivors as they are recorded, each with its explanation or an empty one."""
-    known, left = reasons(), []
+    known, left = survivors.reasons(EXPLANATIONS), []
     for mutant in (mutant for mutant, outcome in found.items() if outcome.fate == "survived"):
         before, after = mutant.change
         left.append({"module": mutant.module, "function": mutant.function, "line": mutant.line, "before": before,

@@ -154,7 +154,7 @@ def test_survivors_are_recorded_with_their_explanations_and_shown(tmp_path, monk
                    provenance.Run(), before=2.0)
     kept = provenance.load(tmp_path / "theory.json")
     assert kept["metrics"]["survived"] == [2] and kept["curves"]["survivors"] == left
-    shown = survivors.explanations(kept)
+    shown = survivors.explanations(kept["curves"]["survivors"])
     assert r"\(x &lt; y\)" in shown and "not explained" in shown and shown.count("<details>") == 2
     assert "33.3 %" in survivors.survivors_section(kept["curves"]["modules"])
 
@@ -169,15 +169,18 @@ def test_a_second_pass_over_the_survivors_has_the_last_word(tmp_path, monkeypatc
         mutants.record(tmp_path / path, mutants.Options(), counts, [], provenance.Run(), before=0.0)
         if path == survivors.RECORDED_TEST:
             assert survivors.both_passes()[0] == COUNTS
-    counts, last = survivors.both_passes()
+    counts, left = survivors.both_passes()
     assert counts == {"bounds": {"generated": 40, "killed": 18, "timeout": 1, "survived": 1}, "flows": COUNTS["flows"]}
-    assert last["curves"]["modules"] == again
+    assert left == []
+    (module, *mutant), why = next(iter(survivors.reasons().items()))
+    known = dict(zip(("module", "function", "before", "after"), (module, *mutant), strict=True)) | {"why": ""}
+    assert [each["why"] for each in survivors.explained([known, known | {"after": "?"}])] == [why, ""]
 
 
 def test_a_run_fails_for_a_survivor_that_nobody_explained(monkeypatch, capsys):
     survived = mutant_runs.Outcome("survived", "", 1.0)
     monkeypatch.setattr(mutants, "run", lambda drawn: dict.fromkeys(drawn, survived))
-    monkeypatch.setattr(mutants, "reasons", dict)
+    monkeypatch.setattr(survivors, "reasons", lambda path: {})
     with pytest.raises(SystemExit, match=r"2 survivors are not explained in book/survivors\.yml"):
         mutants.main(["--only", "validation", "--sample", "2"])
     assert re.search(r"^validation +\d+ +2 +0 +0 +2 +0\.0%$", capsys.readouterr().out, re.MULTILINE)

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import html
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.record import provenance, verdicts
+import yaml
+
+from lib.record import claims_file, provenance, verdicts
 
 RECORDED_TEST = Path("mutants") / "theory.json"  # below the folder of results
 SECOND_PASS = RECORDED_TEST.with_name("survivors.json")  # the survivors of that run again, after tests were added
+#: why survivors survive, in words
+EXPLANATIONS = claims_file.CLAIMS.with_name("survivors.yml")
 #: how a mutant can end: a test failed, the tests took too long, or all of them passed
 FATES = ("killed", "timeout", "survived")
 Counts = Mapping[str, Mapping[str, int]]
@@ -27,8 +32,20 @@ def recorded_test() -> provenance.Result:
     return provenance.load(provenance.RECORDED / RECORDED_TEST)
 
 
-def both_passes() -> tuple[Counts, provenance.Result]:
-    """Outcomes by module over the recorded run and the second pass over its survivors, and the run with the last word.
+def reasons(path: Path = EXPLANATIONS) -> dict[tuple[str, ...], str]:
+    """(module, function, line before, line after) -> why no test sees the mutation, as the file says."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    return {(entry["module"], *mutant): entry["why"] for entry in entries for mutant in entry["mutants"]}
+
+
+def explained(left: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Survivors with the reasons that `EXPLANATIONS` gives now, or those that they were recorded with."""
+    known, key = reasons(), operator.itemgetter("module", "function", "before", "after")
+    return [{**each, "why": known.get(key(each), each["why"])} for each in left]
+
+
+def both_passes() -> tuple[Counts, list[dict[str, Any]]]:
+    """Outcomes by module over the recorded run and the second pass over its survivors, and what survived both.
 
     Tests that are added cannot spare a mutant that was killed, so what the first pass killed stays killed.
 
@@ -37,7 +54,7 @@ def both_passes() -> tuple[Counts, provenance.Result]:
     first, path = recorded_test(), provenance.RECORDED / SECOND_PASS
     counts: dict[str, dict[str, int]] = {name: dict(each) for name, each in first["curves"]["modules"].items()}
     if not path.exists():
-        return counts, first
+        return counts, explained(first["curves"]["survivors"])
     second = provenance.load(path)
     for name, each in second["curves"]["modules"].items():
         again = sum(each[fate] for fate in FATES)
@@ -46,7 +63,7 @@ def both_passes() -> tuple[Counts, provenance.Result]:
         counts[name]["survived"] += each["survived"] - again
         for fate in ("killed", "timeout"):
             counts[name][fate] += each[fate]
-    return counts, second
+    return counts, explained(second["curves"]["survivors"])
 
 
 def totals(counts: Counts) -> dict[str, int]:
@@ -100,10 +117,10 @@ def _cells(tag: str, values: Iterable[Any]) -> str:
     return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
 
 
-def explanations(result: Mapping[str, Any]) -> str:
+def explanations(left: Iterable[Mapping[str, Any]]) -> str:
     """The survivors, by the reason why they survive, as HTML: the reason, and each line before and after."""
     reasons: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for survivor in result["curves"]["survivors"]:
+    for survivor in left:
         reasons.setdefault((survivor["module"], survivor["why"]), []).append(survivor)
     return "".join(_reason(module, why, alike) for (module, why), alike in sorted(reasons.items()))
 
@@ -122,3 +139,9 @@ def origin(result: Mapping[str, Any], path: Path = RECORDED_TEST) -> str:
             f"{sum(totals(result['curves']['modules'])[fate] for fate in FATES)} mutants, seed {result['seeds'][0]}. "
             f"Commit <code>{run['commit']}</code>, {run['started'][:10]}, {run['seconds'] / 60:.0f} minutes on "
             f"{run['device']}: <code>results/{path.as_posix()}</code></p>")
+
+
+def origins() -> str:
+    """The `origin` of the recorded run and of the second pass, as HTML."""
+    paths = [path for path in (RECORDED_TEST, SECOND_PASS) if (provenance.RECORDED / path).exists()]
+    return "".join(origin(provenance.load(provenance.RECORDED / path), path) for path in paths)
