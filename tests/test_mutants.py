@@ -87,7 +87,7 @@ from pipeline import mutant_runs, mutants
 
 folder = pathlib.Path(sys.argv[1])
 mutant_runs.TESTS, mutant_runs.CHECKS, mutant_runs.KEPT = folder, folder / "chapter_checks.py", folder / "kept.jsonl"
-mutant_runs.SLACK = 1
+mutant_runs.SLACK, mutant_runs.SLOWEST = 1, 20
 source = mutants.source_of("validation")
 marker = "def strictly_between("
 assert marker in source
