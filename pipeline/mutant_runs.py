@@ -17,6 +17,7 @@ import gc
 import hashlib
 import importlib
 import importlib.machinery
+import io
 import json
 import os
 import re
@@ -327,9 +328,9 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
 def _child(work: Callable[[], dict[str, Any]], writing: int) -> NoReturn:
     """Write what the function returns, and end the process."""
     try:
-        silent = os.open(os.devnull, os.O_RDWR)
+        silent = io.FileIO(os.devnull, "r+")
         for stream in (0, 1, 2):
-            os.dup2(silent, stream)
+            os.dup2(silent.fileno(), stream)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for end in (signal.SIGXCPU, signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             signal.signal(end, signal.SIG_DFL)
