@@ -198,8 +198,9 @@ def reaches(file: Path, module: str) -> bool:
 
 def digest(files: Iterable[Path], word: str) -> str:
     """SHA-256 of files, of what every test depends on, and of the code of those chapters that has a word in it."""
-    every = [imports.ROOT / name for name in ("conftest.py", "tests/conftest.py", "requirements.lock")]
-    parts = [file.read_bytes() for file in sorted({*files, *every, Path(__file__)})]
+    every = [Path(__file__), *(imports.ROOT / name for name in (
+        "conftest.py", "tests/conftest.py", "tests/theory/conftest.py", "requirements.lock"))]
+    parts = [file.read_bytes() for file in sorted({*files, *every})]
     for chapter in sorted((imports.ROOT / "book").glob("*.md")):
         cells = "".join(re.findall(r"^```\{code-cell\}.*?^```", chapter.read_text(encoding="utf-8"), re.M | re.S))
         parts += [cells.encode()] if word in cells else []

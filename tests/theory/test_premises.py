@@ -200,9 +200,14 @@ def test_parts_of_the_gap_add_up():
     queries, covariances = RNG.normal(size=(5, 8)), any_covariance(5, 8)
     rungs = premises.ladder(queries, covariances, DISTANCES)
     assert premises.gap_parts(rungs).sum(1) == pytest.approx((rungs[:, -1] - rungs[:, 0]).mean(1))
-    coupled = routing.coupled_covariance(queries[:, :4])
-    assert premises.dependence_lowers_most(queries[:, :4], coupled, [1, 2])
-    assert not premises.dependence_lowers_most(queries[:, :4], premises.independent_planes(coupled), [1, 2])
+
+
+def test_between_planes_of_equal_weight_dependence_takes_most():
+    angles = RNG.uniform(0, 2 * np.pi, (5, 2))
+    queries = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(5, 4)
+    coupled = routing.coupled_covariance(queries)
+    assert premises.dependence_lowers_most(queries, coupled, [1, 2])
+    assert not premises.dependence_lowers_most(queries, premises.independent_planes(coupled), [1, 2])
 
 
 def test_ranks_count_the_random_sets_that_fall_as_far():
