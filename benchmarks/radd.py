@@ -22,8 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,6 +37,7 @@ from lib.one_layer import metrics, task
 from lib.one_layer.experiment import POINTS, measured_steps
 from lib.one_layer.task import DIRECTIONS, Queries
 from lib.one_layer.training import ADAM_EPSILON, BETAS
+from lib.record import provenance
 from lib.record.experiment import recording
 from lib.record.options import at_least, check_seeds, command, option, within
 
@@ -150,19 +149,6 @@ def _modules_named_alike() -> dict[str, ModuleType]:
     return {name: module for name, module in sys.modules.items() if name.split(".")[0] in packages}
 
 
-def commit_of(folder: Path) -> str:
-    """Commit of a git folder, with ``-dirty`` where tracked files differ; ``unknown`` for any other folder."""
-    place = folder.resolve()
-    words = ["git", f"--git-dir={place / '.git'}", f"--work-tree={place}", "describe", "--always", "--dirty",
-             "--exclude=*"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        answer = subprocess.run(words, capture_output=True, text=True, check=False, env=clean, cwd=place)
-    except OSError:  # no git
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
-
-
 def published_model(code: SimpleNamespace, width: int, blocks: int, heads: int, dropout: float) -> nn.Module:
     """RADD's model for the tokens of the task.
 
@@ -254,7 +240,7 @@ def run_radd(asked: RaddOptions) -> None:
         raise ValueError(str(error)) from None
     steps = measured_steps(asked.config.steps, asked.points)[1:]
     parameters = {**dataclasses.asdict(asked.config), "blocks": BLOCKS, "heads": HEADS, "loss": LOSS,
-                  "radd_commit": commit_of(asked.folder)}
+                  "radd_commit": provenance.commit(asked.folder)}
     with recording({asked.out: parameters}, experiment="published_radd", seeds=asked.seeds,
                    identity={"points": asked.points}) as going, _without_autocast_warnings():
         _, done = going.checkpoint.load() or ({}, {"runs": []})

@@ -205,11 +205,11 @@ def test_the_commit_is_that_of_the_copy_and_of_no_folder_around_it(copy):
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "copy")
-    commit = radd.commit_of(copy)
+    commit = provenance.commit(copy)
     assert git("rev-parse", "HEAD").startswith(commit) and len(commit) >= 7
     (copy / "losses.py").write_text("")
-    assert radd.commit_of(copy) == f"{commit}-dirty"
-    assert radd.commit_of(copy / "model") == "unknown"
+    assert provenance.commit(copy) == f"{commit}-dirty"
+    assert provenance.commit(copy / "model") == "unknown"
 
 
 def test_names_of_modules_are_as_they_were(copy, tmp_path, monkeypatch):

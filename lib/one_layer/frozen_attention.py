@@ -150,16 +150,7 @@ def left_one_answer(asked: Questions) -> Bool[Tensor, " questions"]:
     They do where the pair is in sight; on the placeholders' side of a visible letter; and at the only mask on the
     other side, which hides its partner.
     """
-    place = torch.arange(asked.tokens.shape[1])
-    on_left, on_right = place < asked.position[:, None], place > asked.position[:, None]
-    small, capital, masks = (asked.tokens < LETTERS), (asked.tokens // LETTERS == 1), asked.tokens == MASK
-    sees_small, sees_capital = small.any(1), capital.any(1)
-    outside = (sees_capital & (capital & on_left).any(1)) | (sees_small & (small & on_right).any(1))
-    # masks on the same side of the visible letter as the asked one: left of a capital, right of a lowercase letter
-    left_of_capital = (masks & (capital.flip(1).cumsum(1).flip(1) > 0)).sum(1)
-    right_of_small = (masks & (small.cumsum(1) > 0)).sum(1)
-    only = (sees_capital & (left_of_capital == 1)) | (sees_small & (right_of_small == 1))
-    return (sees_small & sees_capital) | ((sees_small | sees_capital) & (outside | only))
+    return answer_chances(asked).amax(1) == 1
 
 
 @torch.no_grad()

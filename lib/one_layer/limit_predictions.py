@@ -164,10 +164,9 @@ def largest_miss(rule: str, other: bool = False) -> float:
     return max(abs(one - two) for one, two in zip(measured.values(), predicted, strict=True))
 
 
-def fall_of_probability(run: RecordedRun, name: str = "reverse_probability") -> Float[np.ndarray, " seeds"]:
-    """How far a curve ends below its largest value along the run, one value a seed."""
-    curve = np.array(run["curves"][name], dtype=float)
-    return np.asarray(curve.max(1) - curve[:, -1])
+def fall_of_probability(run: RecordedRun) -> Float[np.ndarray, " seeds"]:
+    """`results.fall_from_peak` of the reverse target's probability."""
+    return results.fall_from_peak(run, "reverse_probability")
 
 
 # The side ---------------------------------------------------------------------------------------------------------

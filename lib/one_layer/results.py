@@ -91,6 +91,12 @@ def final(result: RecordedRun, name: str, point: int = -1) -> Float[np.ndarray, 
     return np.array([curve[point] for curve in result["curves"][name]], dtype=float)
 
 
+def fall_from_peak(result: RecordedRun, name: str) -> Float[np.ndarray, " seeds"]:
+    """How far a curve ends below its largest value along the run, one value a seed."""
+    curve = np.array(result["curves"][name], dtype=float)
+    return np.asarray(curve.max(1) - curve[:, -1])
+
+
 def wrong_as_placeholder(result: RecordedRun, point: int = -1) -> Float[np.ndarray, " erring"]:
     """The placeholder's share of the reverse errors, percent, of the seeds that err at all."""
     shares = final(result, "placeholder_share", point)

@@ -111,10 +111,9 @@ def rank_correlation_with_weight(runs: Mapping[float, RecordedRun | None], name:
     return 0.0 if np.ptp(means) == 0 else float(stats.spearmanr(list(runs), means).statistic)
 
 
-def fall_of_accuracy(found: RecordedRun, name: str = "reverse_accuracy") -> Float[np.ndarray, " seeds"]:
-    """How far a curve ends below its largest value along the run, one value a seed."""
-    curve = np.array(found["curves"][name], dtype=float)
-    return curve.max(1) - curve[:, -1]
+def fall_of_accuracy(found: RecordedRun) -> Float[np.ndarray, " seeds"]:
+    """`results.fall_from_peak` of reverse accuracy, points."""
+    return results.fall_from_peak(found, "reverse_accuracy")
 
 
 def _there(found: RecordedRun | None) -> RecordedRun:

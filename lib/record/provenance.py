@@ -43,16 +43,19 @@ def results_folder() -> Path:
     return Path(os.environ.get("RESULTS_DIR", RECORDED))
 
 
-def commit() -> str:
-    """Short commit of the checkout, with ``-dirty`` where tracked files differ.
+def commit(checkout: Path | None = None) -> str:
+    """Short commit of a checkout, with ``-dirty`` where tracked files differ.
 
-    ``unknown`` without git, and where this folder is no checkout itself but lies in one of something else.
+    ``unknown`` without git, and where the folder is no checkout itself but lies in one of something else.
+
+    :param checkout: its folder; this project's where not said
     """
-    command = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "describe", "--always", "--dirty",
+    root = ROOT if checkout is None else checkout.resolve()
+    command = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}", "describe", "--always", "--dirty",
                "--exclude=*"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, cwd=ROOT)
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, cwd=root)
     except OSError:  # no git
         return "unknown"
     return answer.stdout.strip() or "unknown"

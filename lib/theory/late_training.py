@@ -455,22 +455,9 @@ def _minimise(
 
 
 def _cross_entropy(prompts: Prompts, ridge: float) -> Callable[[Tensor], _Local]:
-    """Weighted cross-entropy plus ``ridge / 2 |W|^2``."""
-    weights = prompts.weights[:, None]
-
-    def local(storage: Tensor) -> _Local:
-        log_p = torch.log_softmax(prompts.logits(storage), 1)
-        p = log_p.exp()
-        value = -float((weights * log_p.gather(1, prompts.targets[:, None])).sum())
-        error = weights * (p - torch.nn.functional.one_hot(prompts.targets, prompts.classes))
-
-        def curvature(change: Tensor) -> Tensor:
-            return weights * p * (change - (p * change).sum(1, keepdim=True))
-
-        return _Local(value + ridge / 2 * float(storage.square().sum()), error.T @ prompts.features + ridge * storage,
-                      curvature, weights * p * (1 - p), ridge)
-
-    return local
+    """Weighted cross-entropy plus ``ridge / 2 |W|^2``: the expected loss of answers that are certain."""
+    certain = torch.nn.functional.one_hot(prompts.targets, prompts.classes)
+    return _expected_loss(prompts.features, prompts.weights[:, None] * certain, ridge)
 
 
 def _expected_loss(features: Tensor, answers: Tensor, ridge: float) -> Callable[[Tensor], _Local]:
