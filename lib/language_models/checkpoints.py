@@ -1,7 +1,7 @@
 """From a hub id or a folder to a transformers-native model that was checked before use.
 
-`load` reads safetensors only and never runs code that came with a checkpoint (an ``auto_map`` is ignored). What
-it returns has every tensor of the checkpoint and no other, attends as its architecture should (measured, not
+`load` reads safetensors and GGUF only and never runs code that came with a checkpoint (an ``auto_map`` is ignored).
+What it returns has every tensor of the checkpoint and no other, attends as its architecture should (measured, not
 assumed), and has raw logits: Dream's shift is applied where logits are used (`lib.language_models.queries`). `save`
 writes a model back under its original tensor names.
 """
@@ -45,8 +45,9 @@ def load(
 ) -> tuple[PreTrainedModel, Any]:
     """A model in evaluation mode, and its tokenizer, which knows the mask token where there is one.
 
-    :param source: a hub id such as ``GSAI-ML/LLaDA-8B-Instruct``, or a folder in the hub's layout
-    :param dtype: of the weights; the checkpoint's own where not given
+    :param source: a hub id such as ``GSAI-ML/LLaDA-8B-Instruct``, a folder in the hub's layout, or the path of a
+        GGUF file with a Llama
+    :param dtype: of the weights; the checkpoint's own where not given, of a GGUF file float32
     :param revision: commit or tag of a hub id
     :raises FileNotFoundError: for a model that is neither here nor to be had; says what would fetch it
     :raises ValueError: for a configuration, tensors or a tokenizer of no `Architecture`, or damaged; names the file
@@ -84,7 +85,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> t
         chosen = _precision(fields, dtype)
         _check_memory(architecture, config, chosen, device)
         tokenizer = gguf_files.tokenizer(file)
-        state = gguf_files.weights(file, config, chosen)
+        state = gguf_files.weights(file, architecture.without_memory(config), chosen)
         model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
         _check(model, file.shapes, architecture)
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]

@@ -63,16 +63,28 @@ def read(path: Path) -> GGUFFile:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
-    from gguf import GGUFReader
-
     try:
-        reader = GGUFReader(path)
+        reader = _reader(path)
         header = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # whatever numpy says of bytes that are not there
         reason = " ".join(str(error).split()) or type(error).__name__
         size = path.stat().st_size
         raise ValueError(f"{path}: cut off or damaged, {size} bytes ({reason}); fetch it again") from None
     return GGUFFile(path, header, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def _reader(path: Path) -> Any:
+    """The `gguf` package's reader, which past the end of a file would read on; this one says where the file ends."""
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **others: Any) -> Any:
+            end = int(offset) + int(count) * np.dtype(dtype).itemsize
+            if end > len(self.data):
+                raise ValueError(f"ends before byte {end}")
+            return super()._get(offset, dtype, count, *rest, **others)
+
+    return Reader(path)
 
 
 # Configuration -----------------------------------------------------------------------------------------------
@@ -91,6 +103,7 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
     for name in sorted(own.keys() - _FIELDS.keys()):
         raise ValueError(f"llama.{name}={own[name]!r}, but a plain Llama has no such field")
     fields = {ours: _number(f"llama.{name}", own.get(name), kind) for name, (ours, kind) in _FIELDS.items()}
+    _check_blocks(file, fields["num_hidden_layers"])
     tokens = {f"{name}_token_id": file.header.get(f"{_TOKENIZER}{name}_token_id") for name in ("bos", "eos")}
     return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "float32",
             "tie_word_embeddings": "output.weight" not in file.tensors, **fields, **tokens}
@@ -103,22 +116,51 @@ def _number(name: str, value: Any, kind: type[int] | type[float]) -> Any:
     return value
 
 
+def _check_blocks(file: GGUFFile, expected: int) -> None:
+    """The tensors belong to as many layers as the header says, before a model of so many is built."""
+    blocks = {found[1] for found in (re.match(r"blk\.(\d+)\.", name) for name in file.tensors) if found}
+    if len(blocks) != expected:
+        raise ValueError(f"llama.block_count={expected}, but there are tensors of {len(blocks)} blocks")
+
+
 # Weights -----------------------------------------------------------------------------------------------------
 
 
-def weights(file: GGUFFile, config: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights, dequantised, under the names of `LlamaForCausalLM`; a name that it does not have is kept."""
-    from gguf import dequantize
+def weights(file: GGUFFile, model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights, dequantised, under the names of `LlamaForCausalLM`.
 
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    :param model: one of the file's configuration; only its names and shapes count
+    :raises ValueError: for a tensor that is missing, left over, or of another shape or type; names it
+    """
+    heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}
+    _check_shapes(file, model)
     found = {}
     for name, tensor in file.tensors.items():
-        values = dequantize(tensor.data, tensor.tensor_type)
+        values = _dequantised(tensor)
         kind = name.split(".")[-2]
         if kind in heads:
             values = _halves_apart(values, heads[kind])
         found[_llama_name(name)] = torch.from_numpy(np.array(values, copy=True)).to(dtype)
     return found
+
+
+def _check_shapes(file: GGUFFile, model: Any) -> None:
+    expected = {name: tuple(weight.shape) for name, weight in model.named_parameters()}  # a tied matrix stands once
+    stored = {_llama_name(name): shape for name, shape in file.shapes.items()}
+    for name in sorted({*stored, *expected}):
+        if stored.get(name) != expected.get(name):
+            raise ValueError(f"{name} is {stored.get(name, 'missing')} in the file, "
+                             f"{expected.get(name, 'missing')} in the model of its header")
+
+
+def _dequantised(tensor: Any) -> Float[np.ndarray, "*shape"]:
+    from gguf import dequantize
+
+    try:
+        return dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        raise ValueError(f"tensor {tensor.name!r} is of type {tensor.tensor_type.name}; weights are F32, F16, BF16, "
+                         "or quantised in a way that the package gguf knows") from None
 
 
 def _halves_apart(rows: Float[np.ndarray, "out in"], heads: int) -> Float[np.ndarray, "out in"]:
@@ -153,13 +195,31 @@ def tokenizer(file: GGUFFile) -> Any:
     for name, wanted in {"model": "gpt2", "pre": "smollm"}.items():
         if given(name) != wanted:
             raise ValueError(f"{_TOKENIZER}{name}={given(name)!r}; the tokenizer that is read here has {wanted!r}")
-    words = given("tokens")
-    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)},
-                                [tuple(pair.split(" ")) for pair in given("merges")]))
+    words, special = _words(file)
+    made = Tokenizer(models.BPE(words, [tuple(pair.split(" ")) for pair in given("merges")]))
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(word, normalized=False, special=True)
-                             for word, kind in zip(words, given("token_type"), strict=True) if kind == _SPECIAL])
-    named = {f"{name}_token": words[given(f"{name}_token_id")] for name in ("bos", "eos")}
+    made.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in special])
+    named = {f"{name}_token": made.id_to_token(given(f"{name}_token_id")) for name in ("bos", "eos")}
     return PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **named)
+
+
+def _words(file: GGUFFile) -> tuple[dict[str, int], list[str]]:
+    """Every token with its id, and those that stand in no text.
+
+    :raises ValueError: for a list that is missing or of another length than the vocabulary, or an id outside it
+    """
+    size = file.header["llama.vocab_size"]
+    for name in ("tokens", "token_type", "merges"):
+        found = file.header.get(_TOKENIZER + name)
+        if not isinstance(found, list) or (name != "merges" and len(found) != size):
+            wanted = "" if name == "merges" else f" of {size} entries, the vocabulary"
+            raise ValueError(f"{_TOKENIZER}{name} must be a list{wanted}")
+    for name in ("bos", "eos"):
+        place = file.header.get(f"{_TOKENIZER}{name}_token_id")
+        if not isinstance(place, int) or not 0 <= place < size:
+            raise ValueError(f"{_TOKENIZER}{name}_token_id={place!r} is no token of a vocabulary of {size}")
+    tokens, kinds = (file.header[_TOKENIZER + name] for name in ("tokens", "token_type"))
+    return ({word: i for i, word in enumerate(tokens)},
+            [word for word, kind in zip(tokens, kinds, strict=True) if kind == _SPECIAL])

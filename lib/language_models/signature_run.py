@@ -34,7 +34,6 @@ from lib.language_models import (
     signatures,
     synthetic_facts,
 )
-from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import DATASETS, Dataset, Fact
 from lib.language_models.queries import EncodedQuery
 from lib.language_models.random_checkpoints import tiny
@@ -98,7 +97,7 @@ class ProbedModel(NamedTuple):
     @property
     def causal(self) -> bool:
         """Whether its positions see only what stands to their left."""
-        return ARCHITECTURES[self.model.architecture].causal
+        return queries.is_causal(self.model)
 
 
 def probe(source: str | Path, data: Dataset, dtype: str = "float32", device: str = "cpu") -> ProbedModel:
