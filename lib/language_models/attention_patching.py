@@ -2,19 +2,19 @@
 
 The forward query "[M]'s child is Bob" and the reverse query "Bob's parent is [M]" ask for the same name from the same
 evidence. If the attention to the evidence carries the answer, the reverse query should gain when it is given the
-attention of the forward query. `measure_patching` tries that in one layer at a time. What is patched (`PATCH_KINDS`), in the
-chosen layers and heads and in the rows of the target:
+attention of the forward query. `measure_patching` tries that in one layer at a time. What is patched (`PATCH_KINDS`),
+in the chosen layers and heads and in the rows of the target:
 
 * ``weights``: the attention weights on the evidence; the other weights of the row are rescaled so that it sums to one;
 * ``total_weight``: their sum alone; how it is split over the tokens of the evidence stays the model's own;
 * ``output``: what attention returns, sum_j alpha_ij v_j, before the output projection (plain activation patching);
 * ``knockout``: the weights on the evidence are zero, the others rescaled.
 
-Which rows (`PATCHED_ROWS`): the answer at position i is read from row i, or from row i - 1 where a model's logits are shifted
-by one position (`lib.language_models.queries`), and in a shifted masked model the mask itself stands in row i. So the
-rows are those of the ``target``, those of the ``readout``, or ``both``, which is the default. Without a shift the
-three are the same. Only their own look at the evidence is patched: what other positions read from the evidence and the
-target reads from them stays.
+Which rows (`PATCHED_ROWS`): the answer at position i is read from row i, or from row i - 1 where a model's logits are
+shifted by one position (`lib.language_models.queries`), and in a shifted masked model the mask itself stands in row i.
+So the rows are those of the ``target``, those of the ``readout``, or ``both``, which is the default. Without a shift
+the three are the same. Only the direct attention from these rows to the evidence is patched; what they read from other
+positions that attend to the evidence stays.
 
 In a causal model the forward query does not see its evidence, so its weights there are zero: ``weights`` and
 ``total_weight`` from it are a knockout.
@@ -523,8 +523,8 @@ def _scores_of_pair(
 def _scores(
     model: nn.Module, prompt: EncodedQuery, patch: Patch, where: Tensor, answers: Candidates, settings: _Settings
 ) -> Float[Tensor, "variant candidate"]:
-    return torch.cat([mean_log_probabilities(logits_under_patch(model, prompt, patch, part, settings.rows), answers).cpu()
-                      for part in where.split(settings.batch)])
+    parts = (logits_under_patch(model, prompt, patch, part, settings.rows) for part in where.split(settings.batch))
+    return torch.cat([mean_log_probabilities(part, answers).cpu() for part in parts])
 
 
 def _answer_scores(found: Sequence[Float[Tensor, "variant candidate"]]) -> AnswerScores:
