@@ -51,6 +51,11 @@ class Relation:
                     raise ValueError(f"{field}: {form!r} must name {first} first")
 
 
+    def after_space(self) -> Relation:
+        """The same forms with a space before each, so that a subword tokenizer cuts a name alike wherever it stands."""
+        return Relation(*(tuple(f" {form.lstrip()}" for form in forms) for forms in (self.forward, self.reverse)))
+
+
 #: a sentence ends with what follows its second entity; that, too, is trained
 CHILD_OF = Relation(("{left}'s child is {right}.",), ("{right}'s parent is {left}.",))
 PARENT_OF = Relation(("{left}'s parent is {right}.",), ("{right}'s child is {left}.",))
@@ -73,6 +78,7 @@ class Example:
     completion: str
     answers: frozenset[str]
     scoring: str = "exact"  # or "prefix", see `is_right`
+    first: str = ""  # the first entity, which stands in the prompt; none in a text without entities
 
     def __post_init__(self) -> None:
         if self.scoring not in SCORING:
@@ -129,7 +135,7 @@ def query(
     :param direction: ``forward`` or ``reverse``
     :param asked: ``left`` or ``right``, the entity to predict
     :param lead: text before the sentence; with one, both entities follow a space in either direction, so that
-        the same entity has the same tokens
+        the same entity has the same tokens; a form that begins with a space does the same
     :param gap: text put before the second entity to vary their distance, such as ", as is well known,"
     """
     if direction not in ("forward", "reverse") or asked not in ("left", "right"):
@@ -138,7 +144,7 @@ def query(
     before, first, between, second, after = re.split(r"\{(left|right)\}", form)
     role = {asked: "target", "right" if asked == "left" else "left": "evidence"}
     head = f"{lead} {before}".strip() if lead else before.rstrip()
-    space = " " if head else ""
+    space = " " if head or before else ""
     middle = between.rstrip() + gap
     pieces = [("text", head), (role[first], space + getattr(fact, first)), ("text", middle),
               (role[second], f" {getattr(fact, second)}"), ("text", after)]
@@ -170,7 +176,8 @@ def _example(form: str, fact: Fact, accepted: Sequence[Fact]) -> Example:
     cut = form.index(f"{{{second}}}")
     filled = {"left": fact.left, "right": fact.right}
     answers = frozenset(getattr(other, second) for other in accepted)
-    return Example(form[:cut].rstrip().format(**filled), f" {form[cut:].format(**filled)}", answers)
+    return Example(form[:cut].rstrip().format(**filled), f" {form[cut:].format(**filled)}", answers,
+                   first=filled["right" if second == "left" else "left"])
 
 
 def normalise(answer: str) -> str:

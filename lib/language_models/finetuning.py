@@ -1,14 +1,7 @@
 """Forward-only fine-tuning with LoRA (App. D.2), for masked and for causal models.
 
-A training example is a prompt and its completion ("Ana's child is" and " Bob."). Two masked objectives are offered,
-because the paper needs one and LLaDA publishes the other:
-
-* ``response``: only the completion is masked, as in LLaDA's published fine-tuning: t uniform, masking probability
-  p = (1 - LEAST_MASKED) t + LEAST_MASKED, cross-entropy weighted by 1/p and by one over the answer's length, end
-  tokens after the answer attended and trained. The left entity is never asked for;
-* ``any``: every token may be masked, so the paper's forward query ("[M]'s child is Bob") is among the questions.
-
-Causal models predict the next token of the completion (``response``) or of the whole sentence (``any``).
+What is asked of a sentence is a choice (`lib.language_models.objectives`): LLaDA publishes one objective, and the paper
+needs another.
 
 The text of the paper lost its rank, scaling, rates and epochs; those of `FineTuningConfig` are chosen here, and each
 can be set. Every draw is a function of seed, step and forward pass, so a run that is resumed is the run that was
@@ -25,24 +18,24 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.language_models import checkpoints, queries
+from lib.language_models import checkpoints, objectives
 from lib.language_models.facts import Example
+from lib.language_models.objectives import MASKING, TokenisedExample
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
-from lib.record import options
+from lib.record import options, provenance
 from lib.record.training_state import Checkpoint
 
-LEAST_MASKED = 1e-3  # LLaDA's masking probability never falls below this
-MASKING = ("response", "any")
 MOST_EXAMPLES = 2**20  # of a step
 
 
@@ -59,6 +52,8 @@ class FineTuningConfig:
     batch: int = 8  # examples a forward pass
     accumulation: int = 1  # forward passes a step, shared by the processes of a run
     warmup: int = 10  # steps over which the learning rate rises
+    cooling: float | int = 0.0  # last part of the steps, over which it falls
+    autocast: bool = False  # products in bfloat16, weights as they are
     clip: float = 1.0  # norm to which gradients are cut
     masking: str = options.option("response", choices=MASKING)  # what may be masked
     replay: float | int = 0.0  # share of each batch taken from other text
@@ -68,8 +63,8 @@ class FineTuningConfig:
         options.one_of(self, masking=MASKING)
         options.check_seeds([self.seed])
         options.at_least(self, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
-        options.within(self, replay="[0, 1)", dropout="[0, 1)", learning_rate="(0, inf)", clip="(0, inf)",
-                       weight_decay="[0, inf)")
+        options.within(self, replay="[0, 1)", dropout="[0, 1)", cooling="[0, 1]", learning_rate="(0, inf)",
+                       clip="(0, inf)", weight_decay="[0, inf)")
         total = self.batch * self.accumulation
         if total > MOST_EXAMPLES:
             raise ValueError(f"batch: {total} examples a step (batch times accumulation), at most {MOST_EXAMPLES}")
@@ -77,47 +72,7 @@ class FineTuningConfig:
             raise ValueError(f"replay {self.replay} leaves no room in a batch of {total}")
 
 
-class TokenisedExample(NamedTuple):
-    """One training example in tokens; the first ``prompt`` of them are its prompt."""
-
-    ids: tuple[int, ...]
-    prompt: int
-
-
-class PaddedBatch(NamedTuple):
-    """A batch of sentences, padded with end tokens."""
-
-    ids: Int[Tensor, "batch length"]
-    answer: Bool[Tensor, "batch length"]  # the completion and the end tokens after it
-    shown: Bool[Tensor, "batch length"]  # everything but the padding behind the first end token
-
-
 # Data --------------------------------------------------------------------------------------------------------
-
-
-def sentences(examples: Sequence[Example], tokenizer: Any) -> list[TokenisedExample]:
-    """Examples in tokens, each with one end token after it.
-
-    :raises ValueError: if there are none
-    """
-    if not examples:
-        raise ValueError("no examples to train on")
-    found = []
-    for example in examples:
-        prompt = tokenizer(example.prompt)["input_ids"]
-        completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
-        found.append(TokenisedExample((*prompt, *completion, tokenizer.eos_token_id), len(prompt)))
-    return found
-
-
-def padded(chosen: Sequence[TokenisedExample], end: int, device: torch.device | str = "cpu") -> PaddedBatch:
-    """Sentences side by side, all as long as the longest; ``end`` is the id of the end token."""
-    length = max(len(sentence.ids) for sentence in chosen)
-    ids = torch.tensor([[*sentence.ids, *[end] * (length - len(sentence.ids))] for sentence in chosen])
-    place = torch.arange(length)
-    answer = place >= torch.tensor([sentence.prompt for sentence in chosen])[:, None]
-    shown = place < torch.tensor([len(sentence.ids) for sentence in chosen])[:, None]
-    return PaddedBatch(ids.to(device), answer.to(device), shown.to(device))
 
 
 def batches(own: int, other: int, config: FineTuningConfig, step: int) -> tuple[list[int], list[int]]:
@@ -143,40 +98,10 @@ def step_count(own: int, config: FineTuningConfig) -> int:
     return -(-own * config.epochs // (total - round(total * config.replay)))
 
 
-# Objectives --------------------------------------------------------------------------------------------------
-
-
-def masked_loss(
-    model: nn.Module, given: PaddedBatch, mask: int, masking: str, rng: torch.Generator
-) -> Float[Tensor, ""]:
-    """LLaDA's fine-tuning loss (Nie et al. 2025, Sec. 2.3), the mean over sentences of
-
-        1 / (p |A|) * sum over masked i of -log p(x_i | x_t),
-
-    A being the tokens that may be masked: the completion, or with ``any`` the whole sentence.
-
-    :param mask: id of the mask token
-    """
-    maskable = given.answer if masking == "response" else torch.ones_like(given.answer)  # A
-    # t ~ U(0, 1) for each sentence, and the masking probability p that it stands for
-    time = torch.rand(len(given.ids), generator=rng)
-    p = ((1 - LEAST_MASKED) * time + LEAST_MASKED)[:, None].expand(given.ids.shape)
-    # x_t: every token of A is masked with probability p
-    hidden = (torch.rand(given.ids.shape, generator=rng) < p).to(given.ids.device) & maskable
-    logits = queries.aligned_logits(model, model(input_ids=given.ids.masked_fill(hidden, mask)).logits)
-    # -log p(x_i | x_t) at the masked places, each weighted by 1 / (p |A|)
-    losses = nn.functional.cross_entropy(logits[hidden].float(), given.ids[hidden], reduction="none")
-    weights = (1 / p.to(losses.device) / maskable.sum(1, keepdim=True))[hidden]
-    return (losses * weights).sum() / len(given.ids)
-
-
-def next_token_loss(model: nn.Module, given: PaddedBatch, masking: str) -> Float[Tensor, ""]:
-    """Mean of -log p(x_i | x_<i) over the completion and its end token, or with ``any`` over all but the first."""
-    wanted = given.shown & (given.answer if masking == "response" else torch.ones_like(given.answer))
-    logits = model(input_ids=given.ids, attention_mask=given.shown.long()).logits
-    # row i - 1 of the logits predicts x_i, so nothing predicts the first token
-    logits, wanted, targets = logits[:, :-1], wanted[:, 1:], given.ids[:, 1:]
-    return nn.functional.cross_entropy(logits[wanted].float(), targets[wanted])
+def learning_rate(config: FineTuningConfig, steps: int, step: int) -> float:
+    """The rate of a step: rising over the warm-up, falling to a twentieth over the last part of the run, if told to."""
+    left = (steps - step) / (config.cooling * steps) if config.cooling else 1.0
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup), max(0.05, left))
 
 
 # The run -----------------------------------------------------------------------------------------------------
@@ -199,7 +124,8 @@ def finetune(
     :raises ValueError: for fewer passes a step than processes, or nothing to replay or to train
     :raises ArithmeticError: if the run diverges; the last checkpoint stays
     """
-    own, other = sentences(examples, tokenizer), sentences(replay, tokenizer) if replay else []
+    own = objectives.sentences(examples, tokenizer)
+    other = objectives.sentences(replay, tokenizer) if replay else []
     run = finetuning_run(model, tokenizer, config, own, other, processes=processes, curves=curves)
     return train(run, step_count(len(own), config), checkpoint=checkpoint, every=every, keep=keep, on_step=on_step)
 
@@ -230,7 +156,7 @@ def finetuning_run(
                 for place, part in enumerate(parts)]
 
     return TrainingRun(
-        model, passes, lambda step: config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup)),
+        model, passes, functools.partial(learning_rate, config, step_count(len(own), config)),
         clip=config.clip, weight_decay=config.weight_decay, identity=_identity(model, config, own, other),
         processes=processes, curves=curves)
 
@@ -239,12 +165,12 @@ def _loss(model: Any, tokenizer: Any, config: FineTuningConfig, part: Sequence[T
           place: tuple[int, int]) -> Float[Tensor, ""]:
     """The loss of one pass; ``place`` is its step and its number within it, of which all its draws are functions."""
     seeds = [int(np.random.default_rng([config.seed, purpose, *place]).integers(2**62)) for purpose in (2, 3)]
-    given = padded(part, tokenizer.eos_token_id, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    given = objectives.padded(part, tokenizer.eos_token_id, device)
     torch.manual_seed(seeds[0])  # dropout
-    if tokenizer.mask_token_id is None:
-        return next_token_loss(model, given, config.masking)
     rng = torch.Generator().manual_seed(seeds[1])
-    return masked_loss(model, given, tokenizer.mask_token_id, config.masking, rng)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
+        return objectives.loss(model, given, tokenizer.mask_token_id, config.masking, rng)
 
 
 def _identity(model: nn.Module, config: FineTuningConfig, own: Sequence[TokenisedExample],
@@ -299,6 +225,20 @@ def add_adapters(model: Any, config: FineTuningConfig) -> Any:
 def is_adapter(name: str) -> bool:
     """Does a parameter of a model with adapters belong to them?"""
     return ".lora_" in name
+
+
+def save_adapters(adapted: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model's adapters into a folder, whole or not at all; adapters that are there are replaced.
+
+    :param dtype: that they are rounded to; their own where not given
+    """
+    with provenance.replacing(folder) as draft:
+        adapted.save_pretrained(draft, save_embedding_layers=False)
+        (draft / "README.md").unlink(missing_ok=True)  # peft's empty form
+        if dtype is not None:
+            rounded = {name: tensor.to(dtype) for name, tensor in load_file(draft / _WEIGHTS).items()}
+            save_file(rounded, draft / _WEIGHTS, {"format": "pt"})
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_adapters(model: Any, folder: Path) -> None:

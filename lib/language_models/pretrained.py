@@ -35,7 +35,7 @@ END, MASK = 0, 16  # ids of <|endoftext|>, which begins and ends every text, and
 
 def load(
     kind: str = "autoregressive", dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", *,
-    adapter: Path = ADAPTER,
+    adapter: Path | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """The model in evaluation mode, and its tokenizer. Takes a few seconds, a tenth of it for the checksum.
 
@@ -44,25 +44,27 @@ def load(
 
     :param kind: one of `KINDS`
     :param dtype: of the weights
-    :param adapter: folder of the adapter that makes the model a masked one
+    :param adapter: folder of adapters to merge in; where not given, the recorded one for ``masked``, none otherwise
     :raises FileNotFoundError: if the package or the adapter is not there; says what would bring it
     :raises ValueError: for another kind, another version of the package, a damaged file, or an adapter of another model
     :raises MemoryError: if the weights do not fit
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
-    path = model_file()
-    if kind == "masked" and not adapter.is_dir():
-        raise FileNotFoundError(f"{adapter}: missing; `python -m lib.language_models.adaptation` makes it")
-    if kind == "autoregressive":
-        model, tokenizer = checkpoints.load(path, dtype, device)
-        return _with_ends(model, tokenizer)
+    path, folder = model_file(), adapter or (ADAPTER if kind == "masked" else None)
+    if folder is None:
+        return _with_ends(*checkpoints.load(path, dtype, device))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: missing; `python -m lib.language_models.adaptation` makes it")
+    if (folder / "config.json").exists():  # every weight was trained
+        model, tokenizer = _with_ends(*checkpoints.load(folder, dtype, device))
+        return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
     model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
-    finetuning.load_adapters(model, adapter)
+    finetuning.load_adapters(model, folder)
     merge_adapters(model)
     for weight in model.parameters():  # cast last: in bfloat16 a merged weight loses what a small adapter adds
         weight.data = weight.data.to(dtype)
-    return bidirectional(model, tokenizer)
+    return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
 
 
 def model_file() -> Path:

@@ -25,19 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from lib.language_models import checkpoints, finetuning, queries, synthetic_facts
+from lib.language_models import checkpoints, objectives, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Example
-from lib.language_models.finetuning import PaddedBatch, TokenisedExample
+from lib.language_models.objectives import TokenisedExample
 from lib.language_models.random_checkpoints import Size, config_fields
 from lib.language_models.training_loop import Pass, TrainingRun, train
 from lib.record import options
 from lib.record.training_state import Checkpoint
 
-SECOND, FIRST = 0.5, 0.25  # shares of rows that ask for the second and for the first entity
 _COOLING = 0.3  # last part of the steps, over which the learning rate falls
 
 
@@ -89,46 +88,6 @@ def new_model(config: PretrainingConfig, tokenizer: Any) -> Any:
     return model
 
 
-# What is asked -----------------------------------------------------------------------------------------------
-
-
-def questions(
-    given: PaddedBatch, first: Bool[Tensor, "batch length"], rng: torch.Generator
-) -> Bool[Tensor, "batch length"]:
-    """Which tokens a masked model is asked for; at least one a row.
-
-    :param first: where the first entity of each sentence stands
-    """
-    rows, length = given.ids.shape
-    sizes = given.shown.sum(1, keepdim=True)
-    # the second entity, up to the full stop before the end token, or with all that follows it
-    stop = torch.where(torch.rand(rows, 1, generator=rng) < 0.5, sizes - 2, length)
-    second = given.answer & (torch.arange(length) < stop)
-    # a uniformly drawn number of tokens, at places drawn without replacement
-    count = (torch.rand(rows, 1, generator=rng) * sizes).long() + 1
-    order = torch.rand(rows, length, generator=rng).masked_fill(~given.shown, 2.0).argsort(1).argsort(1)
-    # one of the three for each row
-    kind = torch.rand(rows, 1, generator=rng)
-    return torch.where(kind < SECOND, second, torch.where(kind < SECOND + FIRST, first, order < count))
-
-
-def question_loss(
-    model: Any, given: PaddedBatch, asked: Bool[Tensor, "batch length"], mask: int
-) -> Float[Tensor, ""]:
-    """Cross-entropy -log p(x_i | x with the asked tokens masked), averaged over the tokens asked for in each row, then
-    over rows.
-    """
-    logits = queries.aligned_logits(model, model(input_ids=given.ids.masked_fill(asked, mask)).logits)
-    losses = nn.functional.cross_entropy(logits[asked], given.ids[asked], reduction="none")
-    weights = (1 / asked.sum(1, keepdim=True)).expand(asked.shape)[asked]  # 1 / count
-    return (losses * weights).sum() / len(asked)
-
-
-def first_entity(sentence: TokenisedExample, names: frozenset[int]) -> list[bool]:
-    """Where the first entity of a sentence stands: the words of names before its second entity."""
-    return [place < sentence.prompt and token in names for place, token in enumerate(sentence.ids)]
-
-
 # The run -----------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +111,7 @@ def pretrain(
 def pretraining_run(config: PretrainingConfig, text: Sequence[Example], tokenizer: Any) -> TrainingRun:
     """The run that `pretrain` makes, before its first step: one pass a step, every draw a function of seed and step."""
     model = new_model(config, tokenizer)
-    sentences = finetuning.sentences(text, tokenizer)
+    sentences = objectives.sentences(text, tokenizer)
     names = frozenset(tokenizer.convert_tokens_to_ids(synthetic_facts.name_words(config.stock)))
     told = json.dumps([sentence.ids for sentence in sentences])
 
@@ -174,14 +133,20 @@ def learning_rate(config: PretrainingConfig, step: int) -> float:
     return config.learning_rate * min(1.0, (done + 1) / config.warmup, max(0.05, left))
 
 
+def first_entity(sentence: TokenisedExample, names: frozenset[int]) -> list[bool]:
+    """Where the first entity of a sentence stands: the words of names before its second entity."""
+    return [place < sentence.prompt and token in names for place, token in enumerate(sentence.ids)]
+
+
 def _loss(model: Any, tokenizer: Any, chosen: Sequence[TokenisedExample], names: frozenset[int],
           place: tuple[int, int]) -> Float[Tensor, ""]:
     """The loss of one step, of next tokens or of masked ones; ``place`` is the seed and the step."""
-    given = finetuning.padded(chosen, tokenizer.eos_token_id)
+    given = objectives.padded(chosen, tokenizer.eos_token_id)
     if model.config.is_causal:
-        return finetuning.next_token_loss(model, given, "any")
+        return objectives.next_token_loss(model, given, "any")
     length = given.ids.shape[1]
     first = torch.tensor([first_entity(one, names) + [False] * (length - len(one.ids)) for one in chosen])
     seed, step = place
     rng = torch.Generator().manual_seed(int(np.random.default_rng([seed, 1, step]).integers(2**62)))
-    return question_loss(model, given, questions(given, first, rng), tokenizer.mask_token_id)
+    asked = objectives.questions(given._replace(first=first), rng)
+    return objectives.question_loss(model, given, asked, tokenizer.mask_token_id)

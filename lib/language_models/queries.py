@@ -139,6 +139,24 @@ def aligned_logits(
     return torch.cat([logits[:, :1], logits[:, :-1]], 1) if logits_shift(model) else logits
 
 
+def logits_at(
+    model: Any, input_ids: Int[Tensor, "batch length"], wanted: Bool[Tensor, "batch length"], *,
+    attention_mask: Int[Tensor, "batch length"] | None = None, shift: int | None = None,
+) -> Float[Tensor, "wanted vocab"]:
+    """The logits that predict the wanted positions of a transformers model, in reading order.
+
+    The unembedding is applied to these positions alone: of a small model with a large vocabulary it is a quarter of
+    the work. Adapters may be on the model.
+
+    :param shift: as `logits_shift`, which is taken where it is not given
+    """
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = whole.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    row, place = wanted.nonzero(as_tuple=True)
+    place = (place - (logits_shift(whole) if shift is None else shift)).clamp(min=0)
+    return whole.lm_head(hidden[row, place])
+
+
 def asked_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "asked vocab"]:
     """The logits (float32 at least) that predict each position asked for, in reading order.
 

@@ -52,7 +52,8 @@ _DIRECTIONS = ("forward", "reverse")
 def run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
     checkpoint: Checkpoint | None = None, processes: Processes | None = None, evaluated: int = 300, watched: int = 8,
-    watches: int = 10, every: int = 50, report: Callable[[str], None] = lambda line: None,
+    watches: int = 10, lead: str = signature_run.LEAD, every: int = 50,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, float], dict[str, list], Any]:
     """Fine-tune on the forward direction and evaluate both.
 
@@ -61,6 +62,7 @@ def run(
     :param evaluated: prompts of each direction that are answered, at most
     :param watched: facts whose probabilities are followed
     :param watches: how often, evenly over the run
+    :param lead: text before their sentences; none where the dataset's forms begin with a space
     :param every: steps between checkpoints
     :param report: called with a line of progress as often
     :return: accuracies in percent; curves over steps (loss, and probabilities of the left entity); the tuned model
@@ -68,7 +70,7 @@ def run(
     """
     processes = processes or Processes()
     adapted = finetuning.add_adapters(model, config)
-    pairs = [signature_run.encoded_pair(data, fact, tokenizer) for fact in data.facts[:watched]]
+    pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead=lead) for fact in data.facts[:watched]]
     total = finetuning.step_count(len(data.train), config)
     curves: dict[str, list] = {"step": [], "probability_forward": [], "probability_reverse": []}
 

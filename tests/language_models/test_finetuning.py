@@ -12,13 +12,15 @@ from lib.language_models import (
     decoding,
     facts,
     finetuning,
+    objectives,
     random_checkpoints,
     reversal_run,
     signature_run,
     synthetic_facts,
 )
 from lib.language_models.facts import Example, Fact
-from lib.language_models.finetuning import FineTuningConfig, TokenisedExample
+from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.objectives import TokenisedExample
 from lib.language_models.training_loop import TrainingRun
 from lib.record.training_state import Checkpoint, CheckpointError
 
@@ -34,7 +36,7 @@ def folders(tmp_path_factory):
 
 
 def given_of(tokenizer):
-    return finetuning.padded(finetuning.sentences(DATA.train, tokenizer), tokenizer.eos_token_id)
+    return objectives.padded(objectives.sentences(DATA.train, tokenizer), tokenizer.eos_token_id)
 
 
 # Data --------------------------------------------------------------------------------------------------------
@@ -42,16 +44,16 @@ def given_of(tokenizer):
 
 def test_sentences_end_once_and_batches_are_padded_with_end_tokens(folders):
     _, tokenizer = checkpoints.load(folders["llama"])
-    first, second = finetuning.sentences(DATA.train, tokenizer)
+    first, second = objectives.sentences(DATA.train, tokenizer)
     assert tokenizer.decode(first.ids, skip_special_tokens=True) == "Ana Lima's child is Bob Reis."
     assert tokenizer.decode(first.ids[: first.prompt], skip_special_tokens=True) == "Ana Lima's child is"
     assert first.ids[0] == tokenizer.bos_token_id and first.ids.count(tokenizer.eos_token_id) == 1
     short = TokenisedExample(second.ids[:4], 2)
-    given = finetuning.padded([first, short], tokenizer.eos_token_id)
+    given = objectives.padded([first, short], tokenizer.eos_token_id)
     assert given.ids[1, 4:].eq(tokenizer.eos_token_id).all() and given.shown.sum(1).tolist() == [len(first.ids), 4]
     assert given.answer.sum(1).tolist() == [len(first.ids) - first.prompt, len(first.ids) - 2]
     with pytest.raises(ValueError, match="no examples"):
-        finetuning.sentences([], tokenizer)
+        objectives.sentences([], tokenizer)
 
 
 @pytest.mark.parametrize("config", [
@@ -88,7 +90,7 @@ def test_configurations_are_checked(field, value):
 def test_the_masked_loss_token_by_token(folders, name, masking):
     model, tokenizer = checkpoints.load(folders[name])
     given = given_of(tokenizer)
-    found = finetuning.masked_loss(model, given, tokenizer.mask_token_id, masking, torch.Generator().manual_seed(4))
+    found = objectives.masked_loss(model, given, tokenizer.mask_token_id, masking, torch.Generator().manual_seed(4))
     draw = torch.Generator().manual_seed(4)
     times, chance = torch.rand(2, generator=draw), torch.rand(given.ids.shape, generator=draw)
     expected, prompts_hidden = 0.0, 0
@@ -114,7 +116,7 @@ def test_the_masked_loss_is_a_bound_on_average(folders):
         torch.nn.init.zeros_(weight)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        losses = [finetuning.masked_loss(model, given_of(tokenizer), tokenizer.mask_token_id, "any", draw)
+        losses = [objectives.masked_loss(model, given_of(tokenizer), tokenizer.mask_token_id, "any", draw)
                   for _ in range(200)]
     expected = torch.tensor(float(model.config.vocab_size)).log().item()
     assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=0.1)
@@ -123,14 +125,14 @@ def test_the_masked_loss_is_a_bound_on_average(folders):
 @pytest.mark.parametrize("masking", finetuning.MASKING)
 def test_the_next_token_loss_row_by_row(folders, masking):
     model, tokenizer = checkpoints.load(folders["llama"])
-    rows = finetuning.sentences(DATA.train, tokenizer)
+    rows = objectives.sentences(DATA.train, tokenizer)
     rows[1] = TokenisedExample(rows[1].ids[:-5] + rows[1].ids[-1:], rows[1].prompt)  # shorter: padding must not count
     losses = []
     for row in rows:
         log_p = model(torch.tensor([row.ids])).logits[0].detach().log_softmax(-1)
         first = row.prompt if masking == "response" else 1
         losses += [-float(log_p[i - 1, row.ids[i]]) for i in range(first, len(row.ids))]
-    found = finetuning.next_token_loss(model, finetuning.padded(rows, tokenizer.eos_token_id), masking)
+    found = objectives.next_token_loss(model, objectives.padded(rows, tokenizer.eos_token_id), masking)
     assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
@@ -233,7 +235,7 @@ def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders
     model, tokenizer = checkpoints.load(folders["llada"])
     config = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
     other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
-    own, other = (finetuning.sentences(examples, tokenizer) for examples in (DATA.train, other))
+    own, other = (objectives.sentences(examples, tokenizer) for examples in (DATA.train, other))
     run = finetuning.finetuning_run(Seen(model), tokenizer, config, own, other)
     assert all(sentence.prompt == 0 for sentence in other)
     fronts = {"own": 0, "other": 0}
@@ -269,7 +271,7 @@ def test_passes_add_up_to_the_batch(folders):
     after = []
     for batch, accumulation in ((2, 1), (1, 2)):
         model, tokenizer = checkpoints.load(folders["llama"])
-        own = [TokenisedExample(row.ids[:7], 2) for row in finetuning.sentences(DATA.train, tokenizer)]
+        own = [TokenisedExample(row.ids[:7], 2) for row in objectives.sentences(DATA.train, tokenizer)]
         config = FineTuningConfig(rank=0, batch=batch, accumulation=accumulation, warmup=0)
         run = finetuning.finetuning_run(model, tokenizer, config, own)
         run.step()
@@ -281,7 +283,7 @@ def test_passes_add_up_to_the_batch(folders):
 def test_the_learning_rate_rises_over_the_warm_up(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2, warmup=4, learning_rate=1e-3)
-    run = finetuning.finetuning_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(model, tokenizer, config, objectives.sentences(DATA.train, tokenizer))
     rates = []
     for _ in range(6):
         run.step()
@@ -292,7 +294,7 @@ def test_the_learning_rate_rises_over_the_warm_up(folders):
 def test_gradients_are_cut_and_weights_decay_as_the_configuration_says(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2, clip=1e-2, weight_decay=0.3)
-    run = finetuning.finetuning_run(model, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(model, tokenizer, config, objectives.sentences(DATA.train, tokenizer))
     run.step()
     moments = [run.optimiser.state[weight]["exp_avg"].flatten() for weight in run.weights.values()]
     assert float(torch.cat(moments).norm()) == pytest.approx(0.1 * config.clip, rel=1e-2)  # 1 - beta1 of the gradient
@@ -312,7 +314,7 @@ def test_a_checkpoint_of_another_run_is_refused(folders, tmp_path):
     config = FineTuningConfig(rank=2, epochs=2, batch=2)
     adapted = finetuning.add_adapters(model, config)
     path = tmp_path / "run.safetensors"
-    run = finetuning.finetuning_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(adapted, tokenizer, config, objectives.sentences(DATA.train, tokenizer))
     run.step()
     run.store(Checkpoint(path, {}))
     other = dataclasses.replace(config, learning_rate=2e-4)
@@ -331,7 +333,7 @@ def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
     def run(folder, dtype=None):
         model, tokenizer = checkpoints.load(folder, dtype)
         adapted = finetuning.add_adapters(model, config)
-        return finetuning.finetuning_run(adapted, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+        return finetuning.finetuning_run(adapted, tokenizer, config, objectives.sentences(DATA.train, tokenizer))
 
     first = run(folders["llada"])
     first.step()
@@ -369,7 +371,7 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_pa
         finetuning.finetune(adapted, tokenizer, DATA.train, config, checkpoint=Checkpoint(path, {}), every=1,
                             on_step=spoil)
     again = finetuning.add_adapters(checkpoints.load(folders["llama"])[0], config)
-    run = finetuning.finetuning_run(again, tokenizer, config, finetuning.sentences(DATA.train, tokenizer))
+    run = finetuning.finetuning_run(again, tokenizer, config, objectives.sentences(DATA.train, tokenizer))
     run.restore(Checkpoint(path, {}))
     assert len(run.losses) == 3
 
@@ -378,7 +380,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_used(folders):
     model, tokenizer = checkpoints.load(folders["llama"])
     config = FineTuningConfig(rank=0, batch=2)
     run = finetuning.finetuning_run(finetuning.add_adapters(model, config), tokenizer, config,
-                                    finetuning.sentences(DATA.train, tokenizer))
+                                    objectives.sentences(DATA.train, tokenizer))
     before = model.model.norm.weight.detach().clone()
     model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(ArithmeticError, match=r"step 1: .* gradient norm"):

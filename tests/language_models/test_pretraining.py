@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lib.language_models import checkpoints, decoding, finetuning, pretraining, synthetic_facts
+from lib.language_models import checkpoints, decoding, objectives, pretraining, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.pretraining import PretrainingConfig
 from lib.language_models.synthetic_facts import pretraining_examples, recombined_worlds, word_tokenizer
@@ -86,13 +86,13 @@ def test_questions_are_an_entity_or_any_tokens():
     """Rows counted by which tokens they ask for: [START] A B 's child is C D . [END]."""
     words = words_of()
     example = recombined_worlds({"told": 2}, 8)["told"].p2c.train[0]
-    sentence = finetuning.sentences([example], words)[0]
+    sentence = objectives.sentences([example], words)[0]
     names = frozenset(words.convert_tokens_to_ids(synthetic_facts.name_words(8)))
     rows = 4000
-    given = finetuning.padded([sentence] * rows, words.eos_token_id)
+    given = objectives.padded([sentence] * rows, words.eos_token_id)
     first = torch.tensor([pretraining.first_entity(sentence, names)] * rows)
     assert first[0].nonzero()[:, 0].tolist() == [1, 2]
-    asked = pretraining.questions(given, first, torch.Generator().manual_seed(0))
+    asked = objectives.questions(given._replace(first=first), torch.Generator().manual_seed(0))
     assert asked.any(1).all()
     shares = {places: count / rows for places, count in Counter(
         tuple(row.nonzero()[:, 0].tolist()) for row in asked).items()}
@@ -106,8 +106,8 @@ def test_questions_are_an_entity_or_any_tokens():
 
 def test_question_loss_is_the_mean_of_row_means():
     words = words_of()
-    sentences = finetuning.sentences(text_of(SMALL)[:2], words)
-    given = finetuning.padded(sentences, words.eos_token_id)
+    sentences = objectives.sentences(text_of(SMALL)[:2], words)
+    given = objectives.padded(sentences, words.eos_token_id)
     asked = torch.zeros_like(given.shown)
     asked[0, 6:8], asked[1, 1] = True, True
     for name in ("llada", "dream"):
@@ -117,7 +117,7 @@ def test_question_loss_is_the_mean_of_row_means():
         each = [[-logits[row, place - shift, given.ids[row, place]] for place in places]
                 for row, places in ((0, (6, 7)), (1, (1,)))]
         expected = sum(sum(row) / len(row) for row in each) / 2
-        torch.testing.assert_close(pretraining.question_loss(model, given, asked, words.mask_token_id), expected)
+        torch.testing.assert_close(objectives.question_loss(model, given, asked, words.mask_token_id), expected)
 
 
 # The run -----------------------------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
             return loss(model, *given)
         return spy
 
-    monkeypatch.setattr(finetuning, "next_token_loss", spied(True, finetuning.next_token_loss))
-    monkeypatch.setattr(pretraining, "question_loss", spied(False, pretraining.question_loss))
+    monkeypatch.setattr(objectives, "next_token_loss", spied(True, objectives.next_token_loss))
+    monkeypatch.setattr(objectives, "question_loss", spied(False, objectives.question_loss))
     model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
     assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
     checkpoints.check_attention_direction(model, causal=False)

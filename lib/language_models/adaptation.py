@@ -1,0 +1,177 @@
+"""An autoregressive language model turned into a masked one, and its twin that stays autoregressive.
+
+    python -m lib.language_models.adaptation --kind masked --out results/pretrained/adaptation_masked.json
+
+Dream-7B was made of Qwen2.5 in this way: the weights go on, row i - 1 of the logits still predicts position i,
+attention is opened to both sides, and tokens are masked. Here the start is `lib.language_models.pretrained`. The twin
+sees the same sentences in the same order for as many steps and predicts the next token, so that the two differ in
+nothing but attention and objective.
+
+The text: the told and invented pairs of `lib.language_models.families`, each in both orders, and prose that the model
+itself wrote before it was changed (`written_prose`), so that nothing need be fetched for it. Every weight is trained,
+or with ``--rank N`` low-rank adapters. The weights are kept under ``--weights`` for the runs that start from them
+(`lib.language_models.pretrained_run`). A run that is interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run
+from lib.language_models.facts import Example
+from lib.language_models.finetuning import FineTuningConfig
+from lib.record import provenance
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, json_file, one_of, option, parse
+
+_EXPERIMENT = "adaptation"
+KINDS = ("masked", "autoregressive")
+WORK = provenance.ROOT / "_build" / "pretrained"
+#: words that texts begin with; after its start token alone this model writes code as often as sentences
+OPENINGS = (" The", " In", " She", " He", " They", " It", " When", " After", " Many", " One", " People", " At", " For",
+            " As", " There", " This")
+_WORDS_LONG, _SAMPLED = 14, 50
+#: of a run; what `AdaptationOptions` takes where nothing else is said
+TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3, masking="entity",
+                            replay=0.125, autocast=True)
+
+
+@torch.no_grad()
+def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) -> list[str]:
+    """Pieces of text of `_WORDS_LONG` tokens that a causal model writes after each of `OPENINGS`, drawn by chance.
+
+    Drawn are the 50 likeliest tokens in proportion to their probability. Takes about a minute on one core for 1,000.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[str] = []
+    while len(found) < lines:
+        ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in OPENINGS * 4])
+        written = _sampled(model, ids, 4 * _WORDS_LONG, generator)
+        for row in torch.cat([ids[:, 1:], written], 1).tolist():
+            row = row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
+            pieces = [row[i : i + _WORDS_LONG] for i in range(0, len(row) - _WORDS_LONG + 1, _WORDS_LONG)]
+            found += [" ".join(tokenizer.decode(piece).split()) for piece in pieces]
+    return [f" {line}" for line in found[:lines]]
+
+
+def _sampled(model: Any, ids: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """``length`` tokens after each row, with the keys of earlier ones kept."""
+    written, cache = [], None
+    for _ in range(length):
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        values, likeliest = out.logits[:, -1].float().topk(_SAMPLED)
+        ids = likeliest.gather(1, values.softmax(-1).multinomial(1, generator=generator))
+        written.append(ids)
+    return torch.cat(written, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationOptions:
+    """What the command can be told."""
+
+    kind: str = option("masked", choices=KINDS)  # what the model becomes, or stays
+    data: str = option("published", choices=families.SOURCES)  # whose families are told
+    invented: int = 150  # pairs of invented names that are told besides
+    prose: int = 1000  # pieces of prose that the model writes beforehand
+    device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
+    every: int = 50  # steps between checkpoints
+    out: Path = option()  # the result (JSON)
+    weights: Path | None = None  # folder for what was trained; _build/pretrained/KIND if absent
+    training: FineTuningConfig = option(TRAINING)
+
+    def __post_init__(self) -> None:
+        json_file("--out", self.out)
+        one_of(self, kind=KINDS, data=families.SOURCES)
+        at_least(self, invented=0, prose=1, every=1)
+
+    @property
+    def folder(self) -> Path:
+        """Where what was trained is kept."""
+        return self.weights or WORK / self.kind
+
+
+parsed = functools.partial(parse, AdaptationOptions)
+
+
+def adapt(options: AdaptationOptions) -> None:
+    """Train and keep adapters or weights, and how the loss fell; a result that is there already stays.
+
+    :raises ValueError: for a result of another run in its place, or data that cannot be read
+    :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
+    :raises ArithmeticError: if the run diverges
+    """
+    config = options.training
+    parameters = parameters_of(options)
+    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
+        print(f"{options.out}: this run is done, and its result stays")
+        return
+    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed], device=options.device,
+                   folders={"--weights": options.folder}) as recorded:
+        model, tokenizer = pretrained.load(device=options.device)
+        text = text_of(options, model, tokenizer)
+        if options.kind == "masked":
+            pretrained.bidirectional(model, tokenizer)
+        adapted = finetuning.add_adapters(model, config)
+        losses = finetuning.finetune(adapted, tokenizer, text[0], config, replay=text[1], every=options.every,
+                                     checkpoint=recorded.checkpoint, keep=True,
+                                     on_step=_progress(finetuning.step_count(len(text[0]), config)))
+        _save(adapted, tokenizer, options)
+        recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=signature_run.size_of(model),
+                      sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
+
+
+def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
+    """Keep adapters, rounded to bfloat16, or with rank 0 the whole model."""
+    if options.training.rank:
+        finetuning.save_adapters(adapted, options.folder, torch.bfloat16)
+    else:
+        checkpoints.save(adapted, tokenizer, options.folder)
+
+
+def text_of(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:
+    """The sentences that are told, and prose of the model before it is changed."""
+    told = families.families(options.data, tokenizer, options.invented).examples()
+    prose = written_prose(model, tokenizer, options.prose)
+    return told, [Example("", line, frozenset()) for line in prose]
+
+
+def parameters_of(options: AdaptationOptions) -> dict[str, Any]:
+    """What is recorded of a run and known before its model is."""
+    return {"kind": options.kind, "data": options.data, "invented": options.invented, "prose": options.prose,
+            **{field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}}
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    text = json.dumps([example.prompt + example.completion for example in examples])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _progress(total: int) -> Any:
+    losses: list[float] = []
+
+    def show(step: int, loss: float) -> None:
+        losses.append(loss)
+        if (step + 1) % 20 == 0:
+            print(f"step {step + 1} of {total}, loss {_mean(losses[-20:]):.3f}", file=sys.stderr, flush=True)
+    return show
+
+
+main = command(AdaptationOptions, adapt)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Where the right name stands among all names that could be the answer, and what is answered instead.
+
+Exact match asks for every token of a name; a model may know a fact and still write something else. So every question is
+also put with every answer of the dataset as its *candidate*, and the candidates are ranked by
+
+    log p(name | question),   and by   log p(name | question) - mean over other questions of log p(name | question'),
+
+the second with the *prior* of each name taken out: some names are likely whatever is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lib.language_models import decoding, queries
+from lib.language_models.facts import Dataset, Example, is_right, normalise
+
+KINDS = ("right", "shown name", "another fact's name", "words of several names", "something else")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A sentence with one entity asked for, in tokens: what stands before it and what follows it."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    right: tuple[int, ...]  # tokens of the right answer
+
+
+def questions(data: Dataset, asked: str, tokenizer: Any) -> list[Question]:
+    """The questions about every fact, with an end token after the sentence.
+
+    :param asked: ``forward`` (the right entity, in the trained order), ``reverse`` (the left one, in the other order),
+        or ``left`` (the left one, in the trained order)
+    """
+    direction, entity = {"forward": ("forward", "right"), "reverse": ("reverse", "left"),
+                         "left": ("forward", "left")}[asked]
+    found = []
+    for fact in data.facts:
+        form = getattr(data.relation, direction)[0]
+        before, after = form.format(left=fact.left, right="\0") if entity == "right" else form.format(
+            left="\0", right=fact.right), ""
+        before, after = before.split("\0")
+        right = tokenizer(f" {getattr(fact, entity)}", add_special_tokens=False)["input_ids"]
+        found.append(Question(tuple(tokenizer(before.rstrip())["input_ids"]),
+                              (*tokenizer(after, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id),
+                              tuple(right)))
+    return found
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: Any, tokenizer: Any, asked: Sequence[Question], batch: int = 64
+) -> Float[np.ndarray, "question candidate"]:
+    """log p(candidate | question); candidate j is the right answer of question j.
+
+    A masked model sees as many masks as the candidate has tokens, and predicts all of them at once. A causal model is
+    given the candidate token by token, and the score counts what follows it up to the end token: so a name's beginning
+    is no answer, and where the name comes first in the sentence its score is that of the whole sentence.
+    """
+    candidates = [question.right for question in asked]
+    score = _masked_scores if tokenizer.mask_token_id is not None else _causal_scores
+    rows = [score(model, tokenizer, question, candidates, batch) for question in asked]
+    return np.stack(rows)
+
+
+def _masked_scores(model: Any, tokenizer: Any, question: Question, candidates: Sequence[tuple[int, ...]],
+                   batch: int) -> Float[np.ndarray, " candidate"]:
+    lengths = sorted(set(map(len, candidates)))
+    table = {}
+    for length in lengths:
+        ids = torch.tensor([[*question.before, *[tokenizer.mask_token_id] * length, *question.after]])
+        wanted = ids == tokenizer.mask_token_id
+        table[length] = queries.logits_at(model, ids.to(model.device), wanted).float().log_softmax(-1).cpu()
+    return np.array([float(table[len(name)][range(len(name)), name].sum()) for name in candidates])
+
+
+def _causal_scores(model: Any, tokenizer: Any, question: Question, candidates: Sequence[tuple[int, ...]],
+                   batch: int) -> Float[np.ndarray, " candidate"]:
+    start = len(question.before)
+    rows = [torch.tensor([*question.before, *name, *question.after]) for name in candidates]
+    found = []
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        shown = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in part])[:, None]
+        wanted = shown & (torch.arange(ids.shape[1]) >= start)
+        logits = queries.logits_at(model, ids.to(model.device), wanted.to(model.device),
+                                   attention_mask=shown.long().to(model.device), shift=1)
+        each = logits.float().log_softmax(-1).cpu().gather(1, ids[wanted][:, None])[:, 0]
+        found.append(torch.zeros(len(part)).index_add(0, wanted.nonzero()[:, 0], each))
+    return torch.cat(found).double().numpy()
+
+
+def without_prior(scores: Float[np.ndarray, "question candidate"]) -> Float[np.ndarray, "question candidate"]:
+    """Scores less the mean of the same candidate's score over the other questions.
+
+    :raises ValueError: for fewer than two questions
+    """
+    count = len(scores)
+    if count < 2:
+        raise ValueError("a prior is a mean over other questions; at least two questions are needed")
+    return scores - (scores.sum(0) - scores) / (count - 1)
+
+
+def first_of_all(scores: Float[np.ndarray, "question candidate"]) -> float:
+    """Percent of questions whose right answer has a higher score than every other candidate; a tie is none.
+
+    By chance it is 100 divided by the number of candidates.
+    """
+    others = scores.copy()
+    np.fill_diagonal(others, -np.inf)
+    return float(100 * (np.diag(scores) > others.max(1)).mean())
+
+
+def mean_percentile(scores: Float[np.ndarray, "question candidate"]) -> float:
+    """Percent of the other candidates that the right answer beats, mean over questions; 50 by chance, a tie is half."""
+    right = np.diag(scores)[:, None]
+    beaten = (right > scores).sum(1) + ((right == scores).sum(1) - 1) / 2
+    return float(100 * (beaten / (scores.shape[1] - 1)).mean())
+
+
+# What is answered --------------------------------------------------------------------------------------------
+
+
+def shown_name(example: Example, data: Dataset) -> str:
+    """The name that a prompt shows."""
+    (name,) = {name for fact in data.facts for name in (fact.left, fact.right) if f" {name}" in example.prompt}
+    return name
+
+
+def kind_of(answer: str, example: Example, data: Dataset) -> str:
+    """Which of `KINDS` an answer is: right, the name in the prompt, a name of another fact of the dataset, a mixture
+    of words that all stand in names of the dataset, or something else.
+    """
+    said, names = normalise(answer), [name for fact in data.facts for name in (fact.left, fact.right)]
+    if is_right(example, answer):
+        return KINDS[0]
+    if said == normalise(shown_name(example, data)):
+        return KINDS[1]
+    if said in {normalise(name) for name in names}:
+        return KINDS[2]
+    words = set(re.findall(r"[\w'’.-]+", said))
+    known = {word for name in names for word in normalise(name).split()}
+    return KINDS[3] if words and words <= known else KINDS[4]
+
+
+def shares(answers: Sequence[str], asked: Sequence[Example], data: Dataset) -> dict[str, float]:
+    """Percent of the answers of each of `KINDS`."""
+    found = Counter(kind_of(answer, example, data) for answer, example in zip(answers, asked, strict=True))
+    return {kind: 100 * found[kind] / len(answers) for kind in KINDS}
+
+
+def answers_without(
+    model: Any, tokenizer: Any, asked: Sequence[Example], data: Dataset, *, length: int, batch: int = 16
+) -> list[str]:
+    """What the model writes when no token of the name in the prompt may be written.
+
+    Where the right answer has such a token, a piece of another word, it cannot be written either and counts as wrong.
+    """
+    found = []
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        banned = [_tokens(shown_name(example, data), tokenizer) for example in part]
+        with _forbidding(model, banned):
+            found += decoding.generate_text(model, tokenizer, [example.prompt for example in part], length=length,
+                                            batch=batch)
+    return found
+
+
+def _tokens(name: str, tokenizer: Any) -> set[int]:
+    return set(tokenizer(f" {name}", add_special_tokens=False)["input_ids"])
+
+
+@contextlib.contextmanager
+def _forbidding(model: Any, banned: Sequence[set[int]]) -> Iterator[None]:
+    """In each row of a batch these tokens have no chance."""
+    def forbid(module: Any, given: Any, logits: Tensor) -> Tensor:
+        mask: Bool[Tensor, "batch vocab"] = torch.zeros(len(banned), logits.shape[-1], dtype=torch.bool)
+        for row, tokens in enumerate(banned):
+            mask[row, list(tokens)] = True
+        return logits.masked_fill(mask[:, None].to(logits.device), -torch.inf)
+
+    handle = model.get_output_embeddings().register_forward_hook(forbid)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,225 @@
+"""Table 7 and Figs 4 and 6 on SmolLM2-135M: held-out families told forward only, then asked in both directions.
+
+    python -m lib.language_models.pretrained_run --kind masked --dataset p2c --seed 0 \\
+        --out results/pretrained/masked_p2c_any_0.json
+
+``--kind masked`` and ``--kind autoregressive`` start from the two twins that `lib.language_models.adaptation` made;
+``published`` starts from the weights as they are. ``--start`` names another folder to start from. Each seed has held-out
+facts of its own (`lib.language_models.families`); half of each batch is replayed from the text of the adaptation. A run
+that is interrupted goes on from its checkpoint; one that is done is left alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.language_models import (
+    adaptation,
+    attention_patching,
+    decoding,
+    families,
+    name_ranks,
+    pretrained,
+    reversal_run,
+    signature_run,
+)
+from lib.language_models.facts import Dataset, Example
+from lib.language_models.finetuning import FineTuningConfig
+from lib.record.experiment import finished, recording
+from lib.record.options import at_least, command, json_file, one_of, option, parse
+from lib.record.training_state import Checkpoint
+
+_EXPERIMENT = "pretrained"
+KINDS = ("masked", "autoregressive", "published")
+DATASETS = ("p2c", "c2p")
+#: asked in these ways; a causal model sees nothing to the right of the left entity, and is scored by whole sentences
+ASKED = ("forward", "reverse", "left")
+SCORES = ("log_probability", "logit_difference")  # of the right name, and its lead over the name shown
+_DIRECTIONS = ("forward", "reverse")
+TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=1e-3, epochs=60, batch=24, warmup=20, cooling=0.3,
+                            masking="any", replay=0.5, autocast=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedRunOptions:
+    """What the command can be told."""
+
+    kind: str = option("masked", choices=KINDS)  # what the model has become before
+    dataset: str = option("p2c", choices=DATASETS)  # parents first, or children
+    data: str = option("published", choices=families.SOURCES)  # whose families
+    invented: int = 150  # pairs of invented names among those told before
+    replayed: bool = True  # told pairs are replayed; otherwise nothing else is seen
+    probed: int = 12  # facts whose attention and gradients are measured
+    start: Path | None = None  # folder of the weights to start from; _build/pretrained/KIND if absent
+    device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
+    every: int = 50  # steps between checkpoints
+    out: Path = option()  # the result (JSON)
+    training: FineTuningConfig = option(TRAINING)
+
+    def __post_init__(self) -> None:
+        json_file("--out", self.out)
+        one_of(self, kind=KINDS, dataset=DATASETS, data=families.SOURCES)
+        at_least(self, invented=0, every=1, probed=2)
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the weights to start from; none for those that were published."""
+        return None if self.kind == "published" else self.start or adaptation.WORK / self.kind
+
+
+parsed = functools.partial(parse, PretrainedRunOptions)
+
+
+def finetune_and_measure(options: PretrainedRunOptions) -> None:
+    """One run: measure, fine-tune on the forward order, ask and measure again. A result that is there stays.
+
+    :raises FileNotFoundError: if the model or its adapters are not there
+    :raises ValueError: for a result of another run in its place, or data that cannot be read
+    :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
+    :raises ArithmeticError: if the run diverges
+    """
+    config, parameters = options.training, parameters_of(options)
+    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
+        print(f"{options.out}: this run is done, and its result stays")
+        return
+    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed],
+                   device=options.device) as recorded:
+        kind = "masked" if options.kind == "masked" else "autoregressive"
+        model, tokenizer = pretrained.load(kind, device=options.device, adapter=options.folder)
+        told = families.families(options.data, tokenizer, options.invented)
+        data, replay = told.asked(options.dataset, config.seed), told.examples() if options.replayed else []
+        metrics, curves = run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
+                              probed=options.probed, every=options.every, report=_report)
+        recorded.save({name: [value] for name, value in metrics.items()}, curves,
+                      size=signature_run.size_of(model), facts=len(data.facts))
+    print(options.out.stem, *(f"{name} {metrics[name]:.1f}" for name in (
+        "forward_accuracy", "reverse_accuracy", "reverse_first", "reverse_first_without_prior")), flush=True)
+
+
+def run(
+    model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, replay: Sequence[Example], *,
+    checkpoint: Checkpoint | None = None, probed: int = 12, every: int = 50,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, float], dict[str, list]]:
+    """Metrics in percent and curves; what is measured before fine-tuning has ``before_`` in front of its name.
+
+    :param replay: other text, mixed in at the share that the configuration says
+    :param probed: facts whose attention and gradients are measured
+    """
+    before = {**ranks(model, tokenizer, data), **answers(model, tokenizer, data)}
+    first, layers = probes(model, tokenizer, data, probed)
+    report(f"before: {_shown(before)}")
+    tuned = copy.deepcopy(model)
+    found, curves, adapted = reversal_run.run(
+        tuned, tokenizer, data, config, replay=replay, checkpoint=checkpoint, watched=len(data.facts), lead="",
+        every=every, report=report)
+    whole = adapted.merge_and_unload() if config.rank else adapted
+    after = {**ranks(whole, tokenizer, data), **answers(whole, tokenizer, data), **found}
+    if replay:
+        after["kept_accuracy"] = recall(whole, tokenizer, replay)
+    last, layers_after = probes(whole, tokenizer, data, probed)
+    metrics = {**{f"before_{name}": value for name, value in {**before, **first}.items()}, **after, **last}
+    return metrics, {**curves, **{f"before_{name}": values for name, values in layers.items()}, **layers_after}
+
+
+def _shown(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+
+
+# What is measured --------------------------------------------------------------------------------------------
+
+
+def ranks(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
+    """Where the right name stands among those of all facts, in percent, with and without the prior of each name."""
+    found = {}
+    for asked in ASKED:
+        scores = name_ranks.log_probabilities(model, tokenizer, name_ranks.questions(data, asked, tokenizer))
+        plain = name_ranks.without_prior(scores)
+        found |= {f"{asked}_first": name_ranks.first_of_all(scores),
+                  f"{asked}_first_without_prior": name_ranks.first_of_all(plain),
+                  f"{asked}_percentile": name_ranks.mean_percentile(scores),
+                  f"{asked}_percentile_without_prior": name_ranks.mean_percentile(plain)}
+    return found
+
+
+def answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
+    """What is written in each direction, freely and with the shown name forbidden; percent of each kind of answer."""
+    length, found = reversal_run.answer_length(data, tokenizer), {}
+    for direction in _DIRECTIONS:
+        asked = getattr(data, direction)
+        free = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
+        without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
+        for word, texts in (("", free), ("_shown_name_forbidden", without)):
+            found |= {f"{direction}{word}_{kind.replace(' ', '_')}": share
+                      for kind, share in name_ranks.shares(texts, asked, data).items()}
+    return found
+
+
+def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 48) -> float:
+    """Percent of sentences of the text, evenly chosen, that are completed exactly."""
+    chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
+    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
+    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
+
+
+def probes(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
+    """`signatures`, and for a masked model `patching`: a causal one's forward query does not see the evidence."""
+    metrics, layers = signatures(model, tokenizer, data, count)
+    more = patching(model, tokenizer, data, count) if tokenizer.mask_token_id is not None else ({}, {})
+    return metrics | more[0], layers | more[1]
+
+
+def signatures(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
+    """Score correlation and gradient cosine of the first facts, in percent: one number each, and by layer."""
+    found = signature_run.measure(model, tokenizer, data, data.facts[:count], lead="")
+    metrics, layers = {}, {}
+    for matched, word in ((True, "matched"), (False, "mismatched")):
+        correlation = found.correlation(matched)
+        metrics |= {f"correlation_{word}": 100 * float(np.nanmean(correlation)),
+                    f"cosine_{word}": 100 * float(found.cosines(matched).mean())}
+        layers |= {f"correlation_{word}": np.nanmean(correlation, 1).tolist(),
+                   f"cosine_{word}": [float(values.mean()) for layer, values in found.cosines_by_layer(matched).items()
+                                      if isinstance(layer, int)]}
+    return metrics, layers
+
+
+def patching(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
+    """What the reverse query of the first facts gains by the forward query's attention to the evidence.
+
+    :return: the gap between the two queries, in nats; the mean change under each patch by layer, and under a patch of
+        all layers at once in the last place
+    """
+    pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead="") for fact in data.facts[:count]]
+    single = attention_patching.single_layers(attention_patching.record_attention(model, pairs[0][0]))
+    effects = attention_patching.measure_patching(
+        model, pairs, attention_patching.shown_names(pairs), where=torch.cat([single, torch.ones_like(single[:1])]))
+    gaps = {f"patching_gap_{score}": float(effects.gap(score).mean()) for score in SCORES}
+    return gaps, {f"patching_{score}_{name}": effects.change(name, score).mean(0).tolist()
+                  for score in SCORES for name in effects.patched}
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def parameters_of(options: PretrainedRunOptions) -> dict[str, Any]:
+    """What is recorded of a run and known before its model is."""
+    fields = {"kind", "dataset", "data", "invented", "replayed", "probed"}
+    training = {field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}
+    return {**{field: getattr(options, field) for field in sorted(fields)},
+            "start": options.start.name if options.start else options.kind, **training}
+
+
+main = command(PretrainedRunOptions, finetune_and_measure)
+
+if __name__ == "__main__":
+    main()
