@@ -88,6 +88,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> t
         state = gguf_files.weights(file, architecture.without_memory(config), chosen)
         model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
         _check(model, file.shapes, architecture)
+    model.config.name_or_path = path.name
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
     return model, tokenizer
 

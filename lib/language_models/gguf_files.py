@@ -78,7 +78,7 @@ def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
     class Reader(GGUFReader):
-        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **others: Any) -> Any:
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, *rest: Any, **others: Any) -> Any:
             end = int(offset) + int(count) * np.dtype(dtype).itemsize
             if end > len(self.data):
                 raise ValueError(f"ends before byte {end}")

@@ -19,7 +19,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
-from lib.language_models import checkpoints, finetuning
+from lib.language_models import checkpoints, finetuning, queries
 from lib.record.provenance import RECORDED
 
 __all__ = ["KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
@@ -44,7 +44,8 @@ def load(
 
     :param kind: one of `KINDS`
     :param dtype: of the weights
-    :param adapter: folder of adapters to merge in; where not given, the recorded one for ``masked``, none otherwise
+    :param adapter: folder of adapters to merge in, or of a model that was trained whole and saved; where not given, the
+        recorded adapters for ``masked``, none otherwise
     :raises FileNotFoundError: if the package or the adapter is not there; says what would bring it
     :raises ValueError: for another kind, another version of the package, a damaged file, or an adapter of another model
     :raises MemoryError: if the weights do not fit
@@ -57,14 +58,21 @@ def load(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: missing; `python -m lib.language_models.adaptation` makes it")
     if (folder / "config.json").exists():  # every weight was trained
-        model, tokenizer = _with_ends(*checkpoints.load(folder, dtype, device))
-        return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
+        return _trained(folder, kind, dtype, device)
     model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
     finetuning.load_adapters(model, folder)
     merge_adapters(model)
     for weight in model.parameters():  # cast last: in bfloat16 a merged weight loses what a small adapter adds
         weight.data = weight.data.to(dtype)
     return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
+
+
+def _trained(folder: Path, kind: str, dtype: torch.dtype, device: str | torch.device) -> tuple[PreTrainedModel, Any]:
+    model, tokenizer = _with_ends(*checkpoints.load(folder, dtype, device))
+    found = KINDS[0] if queries.is_causal(model) else KINDS[1]
+    if found != kind:
+        raise ValueError(f"{folder}: holds a model of kind {found!r}, not {kind!r}")
+    return model, tokenizer
 
 
 def model_file() -> Path:
