@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.language_models import decoding, queries
 from lib.language_models.facts import Dataset, Example, is_right, normalise
 
-KINDS = ("right", "shown name", "another fact's name", "words of several names", "something else")
+#: what an answer may be, see `kind_of`
+KINDS = ("right", "shown name", "other name", "mixture", "nothing", "other text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,8 @@ def questions(data: Dataset, asked: str, tokenizer: Any) -> list[Question]:
     found = []
     for fact in data.facts:
         form = getattr(data.relation, direction)[0]
-        before, after = form.format(left=fact.left, right="\0") if entity == "right" else form.format(
-            left="\0", right=fact.right), ""
-        before, after = before.split("\0")
+        filled = {"left": fact.left, "right": fact.right, entity: "\0"}
+        before, after = form.format(**filled).split("\0")
         right = tokenizer(f" {getattr(fact, entity)}", add_special_tokens=False)["input_ids"]
         found.append(Question(tuple(tokenizer(before.rstrip())["input_ids"]),
                               (*tokenizer(after, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id),
@@ -69,37 +70,51 @@ def log_probabilities(
     is no answer, and where the name comes first in the sentence its score is that of the whole sentence.
     """
     candidates = [question.right for question in asked]
-    score = _masked_scores if tokenizer.mask_token_id is not None else _causal_scores
-    rows = [score(model, tokenizer, question, candidates, batch) for question in asked]
-    return np.stack(rows)
+    if tokenizer.mask_token_id is None:
+        rows = [(question.before, name, question.after) for question in asked for name in candidates]
+        found = [float(part.sum()) for part in _predicted(model, rows, batch)]
+        return np.array(found).reshape(len(asked), len(asked))
+    lengths = sorted({len(name) for name in candidates})
+    rows = [(question.before, (tokenizer.mask_token_id,) * length, question.after)
+            for question in asked for length in lengths]
+    tables = dict(zip(itertools.product(range(len(asked)), lengths), _at_masks(model, rows, batch), strict=True))
+    return np.array([[float(tables[i, len(name)][range(len(name)), name].double().sum()) for name in candidates]
+                     for i in range(len(asked))])
 
 
-def _masked_scores(model: Any, tokenizer: Any, question: Question, candidates: Sequence[tuple[int, ...]],
-                   batch: int) -> Float[np.ndarray, " candidate"]:
-    lengths = sorted(set(map(len, candidates)))
-    table = {}
-    for length in lengths:
-        ids = torch.tensor([[*question.before, *[tokenizer.mask_token_id] * length, *question.after]])
-        wanted = ids == tokenizer.mask_token_id
-        table[length] = queries.logits_at(model, ids.to(model.device), wanted).float().log_softmax(-1).cpu()
-    return np.array([float(table[len(name)][range(len(name)), name].sum()) for name in candidates])
+Rows = Sequence[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]  # before, the name or its masks, after
 
 
-def _causal_scores(model: Any, tokenizer: Any, question: Question, candidates: Sequence[tuple[int, ...]],
-                   batch: int) -> Float[np.ndarray, " candidate"]:
-    start = len(question.before)
-    rows = [torch.tensor([*question.before, *name, *question.after]) for name in candidates]
-    found = []
+def _at_masks(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, "name vocab"]]:
+    """Log-probabilities of every token at the masks of each row."""
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
-        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
-        shown = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in part])[:, None]
-        wanted = shown & (torch.arange(ids.shape[1]) >= start)
+        ids, shown = _side_by_side(part)
+        place = torch.arange(ids.shape[1])
+        start, stop = (torch.tensor([[len(row[0]) + end * len(row[1])] for row in part]) for end in (0, 1))
+        wanted = (place >= start) & (place < stop)
+        logits = queries.logits_at(model, ids.to(model.device), wanted.to(model.device),
+                                   attention_mask=shown.long().to(model.device))
+        yield from logits.float().log_softmax(-1).cpu().split([len(row[1]) for row in part])
+
+
+def _predicted(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, " follows"]]:
+    """Log-probabilities of the tokens of each row that follow what stands before the name, by a causal model."""
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        ids, shown = _side_by_side(part)
+        wanted = shown & (torch.arange(ids.shape[1]) >= torch.tensor([[len(row[0])] for row in part]))
         logits = queries.logits_at(model, ids.to(model.device), wanted.to(model.device),
                                    attention_mask=shown.long().to(model.device), shift=1)
-        each = logits.float().log_softmax(-1).cpu().gather(1, ids[wanted][:, None])[:, 0]
-        found.append(torch.zeros(len(part)).index_add(0, wanted.nonzero()[:, 0], each))
-    return torch.cat(found).double().numpy()
+        each = logits.float().log_softmax(-1).cpu().gather(1, ids[wanted][:, None])[:, 0].double()
+        yield from each.split(wanted.sum(1).tolist())
+
+
+def _side_by_side(rows: Rows) -> tuple[Int[Tensor, "row length"], Bool[Tensor, "row length"]]:
+    """Rows padded on the right, and what of them is not padding."""
+    whole = [torch.tensor([*before, *name, *after]) for before, name, after in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)
+    return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in whole])
 
 
 def without_prior(scores: Float[np.ndarray, "question candidate"]) -> Float[np.ndarray, "question candidate"]:
@@ -140,8 +155,8 @@ def shown_name(example: Example, data: Dataset) -> str:
 
 
 def kind_of(answer: str, example: Example, data: Dataset) -> str:
-    """Which of `KINDS` an answer is: right, the name in the prompt, a name of another fact of the dataset, a mixture
-    of words that all stand in names of the dataset, or something else.
+    """Which of `KINDS` an answer is: right, the name in the prompt, another name of the dataset, a mixture of words
+    that all stand in names of the dataset, nothing, or other text.
     """
     said, names = normalise(answer), [name for fact in data.facts for name in (fact.left, fact.right)]
     if is_right(example, answer):
@@ -152,7 +167,9 @@ def kind_of(answer: str, example: Example, data: Dataset) -> str:
         return KINDS[2]
     words = set(re.findall(r"[\w'’.-]+", said))
     known = {word for name in names for word in normalise(name).split()}
-    return KINDS[3] if words and words <= known else KINDS[4]
+    if not words:
+        return KINDS[4]
+    return KINDS[3] if words <= known else KINDS[5]
 
 
 def shares(answers: Sequence[str], asked: Sequence[Example], data: Dataset) -> dict[str, float]:

@@ -3,7 +3,7 @@
     python -m lib.language_models.pretrained_run --kind masked --dataset p2c --seed 0 \\
         --out results/pretrained/masked_p2c_any_0.json
 
-``--kind masked`` and ``--kind autoregressive`` start from the two twins that `lib.language_models.adaptation` made;
+``--kind masked`` and ``--kind autoregressive`` start from the twins that `lib.language_models.adaptation` made;
 ``published`` starts from the weights as they are. ``--start`` names another folder to start from. Each seed has held-out
 facts of its own (`lib.language_models.families`); half of each batch is replayed from the text of the adaptation. A run
 that is interrupted goes on from its checkpoint; one that is done is left alone.
@@ -57,7 +57,6 @@ class PretrainedRunOptions:
     dataset: str = option("p2c", choices=DATASETS)  # parents first, or children
     data: str = option("published", choices=families.SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
-    replayed: bool = True  # told pairs are replayed; otherwise nothing else is seen
     probed: int = 12  # facts whose attention and gradients are measured
     start: Path | None = None  # folder of the weights to start from; _build/pretrained/KIND if absent
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
@@ -96,7 +95,7 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
         kind = "masked" if options.kind == "masked" else "autoregressive"
         model, tokenizer = pretrained.load(kind, device=options.device, adapter=options.folder)
         told = families.families(options.data, tokenizer, options.invented)
-        data, replay = told.asked(options.dataset, config.seed), told.examples() if options.replayed else []
+        data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
         metrics, curves = run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
                               probed=options.probed, every=options.every, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
@@ -158,8 +157,8 @@ def answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
         asked = getattr(data, direction)
         free = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
         without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
-        for word, texts in (("", free), ("_shown_name_forbidden", without)):
-            found |= {f"{direction}{word}_{kind.replace(' ', '_')}": share
+        for word, texts in (("free", free), ("forbidden", without)):
+            found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.shares(texts, asked, data).items()}
     return found
 
@@ -213,7 +212,7 @@ def _report(line: str) -> None:
 
 def parameters_of(options: PretrainedRunOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
-    fields = {"kind", "dataset", "data", "invented", "replayed", "probed"}
+    fields = {"kind", "dataset", "data", "invented", "probed"}
     training = {field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}
     return {**{field: getattr(options, field) for field in sorted(fields)},
             "start": options.start.name if options.start else options.kind, **training}
