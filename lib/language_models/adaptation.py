@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run
@@ -105,7 +106,7 @@ parsed = functools.partial(parse, AdaptationOptions)
 
 
 def adapt(options: AdaptationOptions) -> None:
-    """Train and keep adapters or weights, and how the loss fell; a result that is there already stays.
+    """Train, and keep weights or adapters and how the loss fell. A result that is there stays if its weights do.
 
     :raises ValueError: for a result of another run in its place, or data that cannot be read
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
@@ -113,7 +114,8 @@ def adapt(options: AdaptationOptions) -> None:
     """
     config = options.training
     parameters = parameters_of(options)
-    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
+    done = finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed])
+    if done and options.folder.exists():
         print(f"{options.out}: this run is done, and its result stays")
         return
     with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed], device=options.device,
@@ -129,6 +131,19 @@ def adapt(options: AdaptationOptions) -> None:
         _save(adapted, tokenizer, options)
         recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=signature_run.size_of(model),
                       sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
+
+
+def weights_of(kind: str, device: str = "cpu") -> Path:
+    """Folder of the weights of a kind, as the command makes them untold; made now if they are not there.
+
+    That takes more than an hour on one core. Of several processes one makes them, and the others wait.
+    """
+    folder = WORK / kind
+    WORK.mkdir(parents=True, exist_ok=True)
+    with FileLock(WORK / f".{kind}.lock"):
+        if not folder.exists():
+            adapt(AdaptationOptions(kind=kind, out=WORK / f"adaptation_{kind}.json", device=device))
+    return folder
 
 
 def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:

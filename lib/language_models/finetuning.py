@@ -179,10 +179,10 @@ def _identity(model: nn.Module, config: FineTuningConfig, own: Sequence[Tokenise
     data = json.dumps([own, other])
     return {"protocol": dataclasses.asdict(config), "data": hashlib.sha256(data.encode()).hexdigest(),
             "weights": {name: list(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad},
-            "dtype": sorted({str(weight.dtype) for weight in model.parameters()}), "start": _fingerprint(model)}
+            "dtype": sorted({str(weight.dtype) for weight in model.parameters()}), "start": fingerprint(model)}
 
 
-def _fingerprint(model: nn.Module, values: int = 64) -> str:
+def fingerprint(model: nn.Module, values: int = 64) -> str:
     """Digest of names, shapes, precisions and a few values, evenly spaced, of all weights that a run starts from.
 
     Adapters are left out: the seed draws them, and differently on each device. Where all is trained, all counts.

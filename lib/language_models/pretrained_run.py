@@ -3,10 +3,10 @@
     python -m lib.language_models.pretrained_run --kind masked --dataset p2c --seed 0 \\
         --out results/pretrained/masked_p2c_any_0.json
 
-``--kind masked`` and ``--kind autoregressive`` start from the twins that `lib.language_models.adaptation` made;
-``published`` starts from the weights as they are. ``--start`` names another folder to start from. Each seed has held-out
-facts of its own (`lib.language_models.families`); half of each batch is replayed from the text of the adaptation. A run
-that is interrupted goes on from its checkpoint; one that is done is left alone.
+``--kind masked`` and ``--kind autoregressive`` start from the twins of `lib.language_models.adaptation`, which are made
+first if they are not there; ``published`` starts from the weights as they are, and ``--start`` names another folder.
+Each seed has held-out facts of its own (`lib.language_models.families`); half of each batch is replayed from the text of
+the adaptation. A run that is interrupted goes on from its checkpoint; one that is done is left alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lib.language_models import (
     attention_patching,
     decoding,
     families,
+    finetuning,
     name_ranks,
     pretrained,
     reversal_run,
@@ -58,7 +59,7 @@ class PretrainedRunOptions:
     data: str = option("published", choices=families.SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
     probed: int = 12  # facts whose attention and gradients are measured
-    start: Path | None = None  # folder of the weights to start from; _build/pretrained/KIND if absent
+    start: Path | None = None  # folder of the weights to start from; those of the kind if absent
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
     out: Path = option()  # the result (JSON)
@@ -68,11 +69,6 @@ class PretrainedRunOptions:
         json_file("--out", self.out)
         one_of(self, kind=KINDS, dataset=DATASETS, data=families.SOURCES)
         at_least(self, invented=0, every=1, probed=2)
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the weights to start from; none for those that were published."""
-        return None if self.kind == "published" else self.start or adaptation.WORK / self.kind
 
 
 parsed = functools.partial(parse, PretrainedRunOptions)
@@ -92,16 +88,25 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
         return
     with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed],
                    device=options.device) as recorded:
-        kind = "masked" if options.kind == "masked" else "autoregressive"
-        model, tokenizer = pretrained.load(kind, device=options.device, adapter=options.folder)
+        model, tokenizer = start_of(options)
         told = families.families(options.data, tokenizer, options.invented)
         data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
         metrics, curves = run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
                               probed=options.probed, every=options.every, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
-                      size=signature_run.size_of(model), facts=len(data.facts))
+                      size=signature_run.size_of(model), facts=len(data.facts),
+                      weights=finetuning.fingerprint(model)[:16])
     print(options.out.stem, *(f"{name} {metrics[name]:.1f}" for name in (
         "forward_accuracy", "reverse_accuracy", "reverse_first", "reverse_first_without_prior")), flush=True)
+
+
+def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
+    """The model that a run starts from, and its tokenizer."""
+    published = options.kind == "published"
+    kind, folder = "autoregressive" if published else options.kind, options.start
+    if folder is None and not published:
+        folder = adaptation.weights_of(kind, options.device)
+    return pretrained.load(kind, device=options.device, adapter=folder)
 
 
 def run(
