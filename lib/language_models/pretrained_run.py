@@ -5,8 +5,8 @@
 
 ``--kind masked`` and ``--kind autoregressive`` start from the twins of `lib.language_models.adaptation`, which are made
 first if they are not there; ``published`` starts from the weights as they are, and ``--start`` names another folder.
-Each seed has held-out facts of its own (`lib.language_models.families`); half of each batch is replayed from the text of
-the adaptation. A run that is interrupted goes on from its checkpoint; one that is done is left alone.
+Each seed has held-out facts of its own (`lib.language_models.families`); half of each batch is replayed from the text
+of the adaptation. A run that is interrupted goes on from its checkpoint; one that is done is left alone.
 """
 
 from __future__ import annotations

@@ -1,0 +1,128 @@
+"""Figures of the runs on SmolLM2-135M: data in, a matplotlib figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from lib.language_models.name_ranks import KINDS
+from lib.language_models.pretrained_results import CHANCE, RecordedRuns
+from lib.record import figures
+from lib.record.figures import LINES
+
+#: kind of answer -> its colour, from right to wrong
+_COLOURS = dict(zip(KINDS, ("#009E73", "#D55E00", "#CC79A7", "#E69F00", "#BBBBBB", "#56B4E9"), strict=True))
+_PATCHES = (("matched", "same fact's", "rope"), ("mismatched", "another fact's", "control"))
+
+
+def written_and_ranked(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """Exact match, and how often the right name is first of all, by direction; a row a condition, one dot a seed."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 0.5 * len(conditions) + 1.6), sharey=True)
+    for panel, name in zip(panels, ("{}_accuracy", "{}_first_without_prior"), strict=True):
+        for place, condition in enumerate(conditions):
+            for direction, offset in (("forward", -0.16), ("reverse", 0.16)):
+                figures.dots(panel, place + offset, runs.metric(name.format(direction), condition), across=True,
+                             **LINES[direction] | {"label": direction if place == 0 else None})
+    panels[1].axvline(CHANCE, **LINES["bound"], label="chance")
+    panels[0].set(xlabel="written exactly, %", xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions)
+    panels[0].invert_yaxis()
+    panels[1].set(xlabel="ranked first of all, %", xlim=(-4, 104))
+    figures.legend_below(figure, panels[1], 3)
+    return figure
+
+
+def kinds_of_answers(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """What is written: a bar for each condition, direction and way of decoding, mean over seeds."""
+    rows = [(condition, direction, word) for condition in conditions for direction in ("forward", "reverse")
+            for word in ("free", "forbidden")]
+    figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(rows) + 1.4))
+    left = np.zeros(len(rows))
+    for kind, colour in _COLOURS.items():
+        widths = np.array([runs.metric(f"{direction}_{word}_{kind.replace(' ', '_')}", condition).mean()
+                           for condition, direction, word in rows])
+        axes.barh(range(len(rows)), widths, left=left, color=colour, label=kind, height=0.8)
+        left += widths
+    names = [f"{condition}, {direction}{', shown name forbidden' if word == 'forbidden' else ''}"
+             for condition, direction, word in rows]
+    axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="answers, %", xlim=(0, 100))
+    axes.invert_yaxis()
+    figures.legend_below(figure, axes, 6)
+    return figure
+
+
+def first_by_condition(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """How often the right name is first of all in reverse, its prior taken out, before and after; one dot a seed."""
+    figure, axes = plt.subplots(figsize=(7.2, 0.4 * len(conditions) + 1.4))
+    for place, condition in enumerate(conditions):
+        for when, line, offset in (("before_", "control", -0.14), ("", "reverse", 0.14)):
+            label = f"{'before' if when else 'after'} fine-tuning" if place == 0 else None
+            values = runs.metric(f"{when}reverse_first_without_prior", condition)
+            figures.dots(axes, place + offset, values, across=True, **LINES[line] | {"label": label})
+    axes.axvline(CHANCE, **LINES["bound"], label="chance")
+    axes.set(yticks=range(len(conditions)), yticklabels=conditions, xlabel="reverse: right name first of all, %",
+             xlim=(-4, 104))
+    axes.invert_yaxis()
+    figures.legend_below(figure, axes, 3)
+    return figure
+
+
+def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """Probability of the whole left name along fine-tuning in both queries, a panel a condition (Fig. 4, right)."""
+    figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 2.8), sharey=True, squeeze=False)
+    for panel, condition in zip(panels[0], conditions, strict=True):
+        steps = next(iter(runs.curves("step", condition)), np.zeros(0))
+        for direction in ("forward", "reverse"):
+            curves = np.maximum(runs.curves(f"probability_{direction}", condition), 1e-12)
+            panel.plot(steps, curves.T, **LINES[direction] | {"marker": ""}, linewidth=0.7, alpha=0.4)
+            panel.plot(steps, np.median(curves, 0), **LINES[direction], label=f"{direction}, median")
+        panel.set(xlabel="step of fine-tuning", yscale="log", title=condition)
+    panels[0, 0].set_ylabel("probability of the left name")
+    figures.legend_below(figure, panels[0, 0], 2)
+    return figure
+
+
+def signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """Score correlation and gradient cosine by layer, before and after fine-tuning, one fact and two (Figs 4 and 6)."""
+    figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
+                                  sharey="col", squeeze=False)
+    for row, condition in zip(panels, conditions, strict=True):
+        for panel, signature in zip(row, ("correlation", "cosine"), strict=True):
+            _by_layer(panel, {f"{word}, {when}": runs.curves(f"{prefix}{signature}_{word}", condition)
+                              for word in ("matched", "mismatched")
+                              for when, prefix in (("before", "before_"), ("after", ""))})
+            panel.set_ylabel(f"{'score correlation' if signature == 'correlation' else 'gradient cosine'}", fontsize=9)
+            panel.set_title(condition, fontsize=10)
+    for panel in panels[-1]:
+        panel.set_xlabel("layer")
+    figures.legend_below(figure, panels[0, 0], 4)
+    return figure
+
+
+def _by_layer(panel: plt.Axes, curves: Mapping[str, Float[np.ndarray, "seed layer"]]) -> None:
+    for label, values in curves.items():
+        word, when = label.split(", ")
+        look = LINES["rope" if word == "matched" else "control"] | {"linestyle": "-" if when == "after" else ":"}
+        figures.band(panel, range(values.shape[1]), values, **look | {"marker": ""}, label=label)
+    panel.axhline(0, color="k", linewidth=0.6)
+
+
+def patching_by_layer(runs: RecordedRuns, condition: str = "masked", score: str = "logit_difference") -> Figure:
+    """What the reverse query gains by the forward query's attention, one layer at a time; mean and range over seeds."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
+    for panel, (kind, title) in zip(panels, (("weights", "attention weights on the evidence"),
+                                             ("output", "output of the attention")), strict=True):
+        for source, label, line in _PATCHES:
+            values = runs.curves(f"patching_{score}_{kind}_{source}", condition)[:, :-1]
+            figures.band(panel, range(values.shape[1]), values, **LINES[line] | {"marker": ""},
+                         label=f"{label} forward query's")
+        knocked = runs.curves(f"patching_{score}_knockout_reverse", condition)[:, :-1]
+        figures.band(panel, range(knocked.shape[1]), knocked, **LINES["reverse"] | {"marker": ""}, label="knocked out")
+        panel.axhline(0, color="k", linewidth=0.6)
+        panel.set(xlabel="patched layer", title=title)
+    panels[0].set_ylabel("change in the right name's\nlead over the shown one (nats)", fontsize=9)
+    figures.legend_below(figure, panels[0], 3)
+    return figure
