@@ -36,6 +36,7 @@ from lib.language_models import (
     checkpoints,
     decoding,
     finetuning,
+    objectives,
     queries,
     signature_run,
     signatures,
@@ -157,7 +158,7 @@ def finetune(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float], 
     _, _, peak = meter(lambda: finetuning.finetune(
         adapted, tokenizer, examples, config, on_step=lambda step, loss: times.append(meter.clock())))
     seconds = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
-    tokens = sum(len(sentence.ids) for sentence in finetuning.sentences(examples, tokenizer)) / (steps + 1)
+    tokens = sum(len(sentence.ids) for sentence in objectives.sentences(examples, tokenizer)) / (steps + 1)
     found |= {"lora_step_seconds": seconds, "lora_tokens_per_second": tokens / seconds, "lora_peak": peak / weights}
 
 

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ from lib.language_models.facts import Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.record import provenance
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, one_of, option, parse
+from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse
+from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "adaptation"
 KINDS = ("masked", "autoregressive")
@@ -52,12 +54,13 @@ def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) 
     """Pieces of text of `_WORDS_LONG` tokens that a causal model writes after each of `OPENINGS`, drawn by chance.
 
     Drawn are the 50 likeliest tokens in proportion to their probability. Takes about a minute on one core for 1,000.
+    The draws are made on the CPU, whatever the model computes on.
     """
     generator = torch.Generator().manual_seed(seed)
     found: list[str] = []
     while len(found) < lines:
         ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in OPENINGS * 4])
-        written = _sampled(model, ids, 4 * _WORDS_LONG, generator)
+        written = _sampled(model, ids.to(model.device), 4 * _WORDS_LONG, generator).cpu()
         for row in torch.cat([ids[:, 1:], written], 1).tolist():
             row = row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
             pieces = [row[i : i + _WORDS_LONG] for i in range(0, len(row) - _WORDS_LONG + 1, _WORDS_LONG)]
@@ -72,7 +75,8 @@ def _sampled(model: Any, ids: Tensor, length: int, generator: torch.Generator) -
         out = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         values, likeliest = out.logits[:, -1].float().topk(_SAMPLED)
-        ids = likeliest.gather(1, values.softmax(-1).multinomial(1, generator=generator))
+        drawn = values.softmax(-1).cpu().multinomial(1, generator=generator)
+        ids = likeliest.gather(1, drawn.to(likeliest.device))
         written.append(ids)
     return torch.cat(written, 1)
 
@@ -115,12 +119,14 @@ def adapt(options: AdaptationOptions) -> None:
     config = options.training
     parameters = parameters_of(options)
     done = finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed])
-    if done and options.folder.exists():
+    if done and is_trained(options.folder):
         print(f"{options.out}: this run is done, and its result stays")
         return
-    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed], device=options.device,
+    device = device_named(options.device)
+    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed], device=device,
                    folders={"--weights": options.folder}) as recorded:
-        model, tokenizer = pretrained.load(device=options.device)
+        _check_free(options.folder, recorded.checkpoint)
+        model, tokenizer = pretrained.load(device=device)
         text = text_of(options, model, tokenizer)
         if options.kind == "masked":
             pretrained.bidirectional(model, tokenizer)
@@ -141,9 +147,23 @@ def weights_of(kind: str, device: str = "cpu") -> Path:
     folder = WORK / kind
     WORK.mkdir(parents=True, exist_ok=True)
     with FileLock(WORK / f".{kind}.lock"):
-        if not folder.exists():
+        if not is_trained(folder):
             adapt(AdaptationOptions(kind=kind, out=WORK / f"adaptation_{kind}.json", device=device))
     return folder
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether weights or adapters lie in a folder; it is there, and empty, while they are trained."""
+    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+
+
+def _check_free(folder: Path, checkpoint: Checkpoint) -> None:
+    """Refuse, before hours of work, to write over what another run has left in a folder.
+
+    :raises ValueError: if there is anything
+    """
+    if any(folder.iterdir()) and not (checkpoint.path and checkpoint.path.exists()):
+        raise ValueError(f"--weights: {folder} holds what another run has trained; move it away")
 
 
 def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
@@ -151,6 +171,7 @@ def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
     if options.training.rank:
         finetuning.save_adapters(adapted, options.folder, torch.bfloat16)
     else:
+        shutil.rmtree(options.folder, ignore_errors=True)  # of this very run, interrupted here
         checkpoints.save(adapted, tokenizer, options.folder)
 
 

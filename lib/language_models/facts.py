@@ -143,7 +143,7 @@ def query(
     form = getattr(relation, direction)[0]
     before, first, between, second, after = re.split(r"\{(left|right)\}", form)
     role = {asked: "target", "right" if asked == "left" else "left": "evidence"}
-    head = f"{lead} {before}".strip() if lead else before.rstrip()
+    head = f"{lead} {before.lstrip()}".strip() if lead else before.rstrip()
     space = " " if head or before else ""
     middle = between.rstrip() + gap
     pieces = [("text", head), (role[first], space + getattr(fact, first)), ("text", middle),

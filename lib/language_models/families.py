@@ -65,14 +65,17 @@ def families(source: str, tokenizer: Any, invented: int = 150, folder: Path | No
 
     :param invented: pairs of invented names that are told besides
     :param folder: of the published file, see `lib.language_models.published_facts.load`
-    :raises ValueError: for another source, or more invented names than the words of the told ones make
+    :raises ValueError: for another source, too few pairs, or more invented names than the words of the told ones make
     """
     if source not in SOURCES:
         raise ValueError(f"data must be one of {', '.join(SOURCES)}, not {source!r}")
     if source == "generated":
-        found = list(synthetic_facts.recombined_worlds({"all": _GENERATED}, seed=0)["all"].p2c.facts)
+        pairs = synthetic_facts.recombined_worlds({"all": _GENERATED}, seed=0)["all"].p2c.facts
+        found = [fact for fact in pairs if not _words(fact.left) & _words(fact.right)]
     else:
         found = usable(published_facts.load("p2c", folder).facts, tokenizer)
+    if len(found) <= SETS * HELD:
+        raise ValueError(f"data: {len(found)} of the pairs can be used, but {SETS * HELD} are held out")
     random.Random(0).shuffle(found)
     held = tuple(tuple(found[place : place + HELD]) for place in range(0, SETS * HELD, HELD))
     told = found[SETS * HELD :]

@@ -148,12 +148,6 @@ def mean_percentile(scores: Float[np.ndarray, "question candidate"]) -> float:
 # What is answered --------------------------------------------------------------------------------------------
 
 
-def shown_name(example: Example, data: Dataset) -> str:
-    """The name that a prompt shows."""
-    (name,) = {name for fact in data.facts for name in (fact.left, fact.right) if f" {name}" in example.prompt}
-    return name
-
-
 def kind_of(answer: str, example: Example, data: Dataset) -> str:
     """Which of `KINDS` an answer is: right, the name in the prompt, another name of the dataset, a mixture of words
     that all stand in names of the dataset, nothing, or other text.
@@ -161,7 +155,7 @@ def kind_of(answer: str, example: Example, data: Dataset) -> str:
     said, names = normalise(answer), [name for fact in data.facts for name in (fact.left, fact.right)]
     if is_right(example, answer):
         return KINDS[0]
-    if said == normalise(shown_name(example, data)):
+    if said == normalise(example.first):
         return KINDS[1]
     if said in {normalise(name) for name in names}:
         return KINDS[2]
@@ -188,7 +182,7 @@ def answers_without(
     found = []
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
-        banned = [_tokens(shown_name(example, data), tokenizer) for example in part]
+        banned = [_tokens(example.first, tokenizer) for example in part]
         with _forbidding(model, banned):
             found += decoding.generate_text(model, tokenizer, [example.prompt for example in part], length=length,
                                             batch=batch)

@@ -66,7 +66,7 @@ def sentences(examples: Sequence[Example], tokenizer: Any) -> list[TokenisedExam
 
 
 def _span(example: Example, tokenizer: Any) -> tuple[int, int]:
-    """Where the first entity of an example stands in its tokens; its prompt begins with it."""
+    """Where the first entity of an example stands in the tokens of its prompt, after whatever leads up to it."""
     if not example.first:
         return 0, 0
     place = example.prompt.index(example.first)

@@ -36,7 +36,7 @@ from lib.language_models import (
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, one_of, option, parse
+from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "pretrained"
@@ -46,7 +46,7 @@ DATASETS = ("p2c", "c2p")
 ASKED = ("forward", "reverse", "left")
 SCORES = ("log_probability", "logit_difference")  # of the right name, and its lead over the name shown
 _DIRECTIONS = ("forward", "reverse")
-TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=1e-3, epochs=60, batch=24, warmup=20, cooling=0.3,
+TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=2e-3, epochs=100, batch=24, warmup=20, cooling=0.3,
                             masking="any", replay=0.5, autocast=True)
 
 
@@ -69,6 +69,9 @@ class PretrainedRunOptions:
         json_file("--out", self.out)
         one_of(self, kind=KINDS, dataset=DATASETS, data=families.SOURCES)
         at_least(self, invented=0, every=1, probed=2)
+        if self.training.seed >= families.SETS:
+            raise ValueError(f"seed {self.training.seed}: there are {families.SETS} sets of facts that were never "
+                             "told, from 0 on")
 
 
 parsed = functools.partial(parse, PretrainedRunOptions)
@@ -87,7 +90,7 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
         print(f"{options.out}: this run is done, and its result stays")
         return
     with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed],
-                   device=options.device) as recorded:
+                   device=device_named(options.device)) as recorded:
         model, tokenizer = start_of(options)
         told = families.families(options.data, tokenizer, options.invented)
         data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
@@ -106,7 +109,7 @@ def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
     kind, folder = "autoregressive" if published else options.kind, options.start
     if folder is None and not published:
         folder = adaptation.weights_of(kind, options.device)
-    return pretrained.load(kind, device=options.device, adapter=folder)
+    return pretrained.load(kind, device=device_named(options.device), adapter=folder)
 
 
 def run(
@@ -120,6 +123,8 @@ def run(
     :param probed: facts whose attention and gradients are measured
     """
     before = {**ranks(model, tokenizer, data), **answers(model, tokenizer, data)}
+    if replay:
+        before["kept_accuracy"] = recall(model, tokenizer, replay)
     first, layers = probes(model, tokenizer, data, probed)
     report(f"before: {_shown(before)}")
     tuned = copy.deepcopy(model)
@@ -144,7 +149,7 @@ def _shown(found: dict[str, float]) -> str:
 
 def ranks(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     """Where the right name stands among those of all facts, in percent, with and without the prior of each name."""
-    found = {}
+    found: dict[str, float] = {}
     for asked in ASKED:
         scores = name_ranks.log_probabilities(model, tokenizer, name_ranks.questions(data, asked, tokenizer))
         plain = name_ranks.without_prior(scores)
@@ -157,7 +162,8 @@ def ranks(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
 
 def answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     """What is written in each direction, freely and with the shown name forbidden; percent of each kind of answer."""
-    length, found = reversal_run.answer_length(data, tokenizer), {}
+    length = reversal_run.answer_length(data, tokenizer)
+    found: dict[str, float] = {}
     for direction in _DIRECTIONS:
         asked = getattr(data, direction)
         free = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
@@ -185,7 +191,8 @@ def probes(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[
 def signatures(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
     """Score correlation and gradient cosine of the first facts, in percent: one number each, and by layer."""
     found = signature_run.measure(model, tokenizer, data, data.facts[:count], lead="")
-    metrics, layers = {}, {}
+    metrics: dict[str, float] = {}
+    layers: dict[str, list] = {}
     for matched, word in ((True, "matched"), (False, "mismatched")):
         correlation = found.correlation(matched)
         metrics |= {f"correlation_{word}": 100 * float(np.nanmean(correlation)),

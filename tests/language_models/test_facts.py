@@ -44,6 +44,27 @@ def test_lead_gap_and_the_other_entity():
     assert facts.query(CAPITAL_OF, Fact("Peru", "Lima"), "forward", "left").shown == "The capital of [M] is Lima."
 
 
+def test_forms_after_a_space_name_both_entities_after_one_with_a_lead_and_without():
+    spaced = Relation(("{left} has {right}.",), (" {right} is of {left}.",)).after_space()
+    assert spaced == Relation((" {left} has {right}.",), (" {right} is of {left}.",)) == spaced.after_space()
+    for lead in ("", "Fact:"):
+        for relation, fact in ((CHILD_OF, FACT), (CAPITAL_OF, Fact("Peru", "Lima"))):
+            plain, pair = relation.after_space(), [relation.forward[0], relation.reverse[0]]
+            for direction, form in zip(("forward", "reverse"), pair, strict=True):
+                asked = facts.query(plain, fact, direction, "left", lead=lead)
+                assert asked.sentence == f"{lead} {form.format(left=fact.left, right=fact.right)}"
+                assert {text for role, text in asked.pieces if role != "text"} == {f" {fact.left}", f" {fact.right}"}
+    assert facts.query(CHILD_OF, FACT, "forward", "left").pieces[0] == ("target", "Ana Lima")  # no space to begin with
+
+
+def test_examples_say_what_their_first_entity_is():
+    data = facts.dataset("p2d", facts.PERSON_IS, [Fact("Ana Lima", "the poet")])
+    assert [(example.first, example.prompt) for example in (*data.train, *data.reverse)] == [
+        ("Ana Lima", "Ana Lima is"), ("Ana Lima", "People remember Ana Lima as"),
+        ("Ana Lima", "Everyone knows that Ana Lima is"), ("the poet", "the poet is")]
+    assert facts.Example("a", "b", frozenset()).first == ""
+
+
 @pytest.mark.parametrize("form", ["{left} is.", "{right} of {left}.", "{left} {left} {right}"])
 def test_relation_forms_are_checked(form):
     with pytest.raises(ValueError, match=r"forward: .* must name"):

@@ -1,0 +1,176 @@
+"""Scores against one forward pass a candidate, ranks by hand, and answers without the tokens that are forbidden."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lib.language_models import decoding, facts, name_ranks, pretrained, pretraining, synthetic_facts
+from lib.language_models.facts import CHILD_OF, Fact
+from lib.language_models.pretraining import PretrainingConfig
+
+torch.set_num_threads(1)
+STOCK = synthetic_facts.name_words(8)
+A, B, C, D, E, F = STOCK[:6]
+#: names of one, two and three words, each word a token
+FAMILIES = [Fact(f"{A} {B}", f"{C} {D}"), Fact(f"{E} {F} {A}", STOCK[6]), Fact(STOCK[7], f"{STOCK[8]} {B} {C}")]
+DATA = facts.dataset("p2c", CHILD_OF.after_space(), FAMILIES)
+
+
+def small(name):
+    """An untrained model that knows whole words, with larger weights than at the start of training."""
+    words = synthetic_facts.word_tokenizer(name in ("llada", "dream"), 8)
+    config = PretrainingConfig("llama" if name == "opened" else name, stock=8, width=32, heads=2, layers=2)
+    model = pretraining.new_model(config, words)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                torch.nn.init.normal_(weight, std=0.2)
+    if name == "opened":  # as `lib.language_models.pretrained` makes a masked model of a causal one
+        model.original_config = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pretrained, "MASK", words.convert_tokens_to_ids(synthetic_facts.MASK_WORD))
+            pretrained.bidirectional(model, words)
+    return model, words
+
+
+# Scores ------------------------------------------------------------------------------------------------------
+
+
+def test_questions_are_the_sentences_around_the_entity():
+    words = synthetic_facts.word_tokenizer(True, 8)
+    left, right = (words.convert_tokens_to_ids(name.split()) for name in (FAMILIES[0].left, FAMILIES[0].right))
+    (start,), end = words("")["input_ids"], words.eos_token_id
+    child, parent, of, be, stop = words.convert_tokens_to_ids(["child", "parent", "'s", "is", "."])
+    asked = {kind: name_ranks.questions(DATA, kind, words)[0] for kind in ("forward", "reverse", "left")}
+    assert [dataclasses.astuple(asked[kind]) for kind in ("forward", "reverse", "left")] == [
+        ((start, *left, of, child, be), (stop, end), tuple(right)),
+        ((start, *right, of, parent, be), (stop, end), tuple(left)),
+        ((start,), (of, child, be, *right, stop, end), tuple(left))]
+
+
+def one_by_one(model, words, question, name):
+    """log p of a name, from a forward pass of its own and all of its logits."""
+    mask, start = words.mask_token_id, len(question.before)
+    whole = [*question.before, *name, *question.after]
+    if mask is None:
+        wanted = range(start, len(whole))
+        shown, shift = whole, 1
+    else:
+        wanted = range(start, start + len(name))
+        shown = [*question.before, *[mask] * len(name), *question.after]
+        shift = getattr(model.config, "logits_shift", 0)
+    log_p = model(torch.tensor([shown])).logits[0].double().log_softmax(-1)
+    return float(sum(log_p[place - shift, whole[place]] for place in wanted))
+
+
+@pytest.mark.parametrize("asked", ["forward", "reverse", "left"])
+@pytest.mark.parametrize(("name", "shift"), [("llada", 0), ("dream", 1), ("opened", 1), ("llama", 1)])
+@torch.no_grad()
+def test_scores_are_those_of_one_forward_pass_a_candidate(name, shift, asked):
+    model, words = small(name)
+    assert model.config.logits_shift == shift
+    questions = name_ranks.questions(DATA, asked, words)
+    expected = [[one_by_one(model, words, question, other.right) for other in questions] for question in questions]
+    for batch in (2, 64):
+        found = name_ranks.log_probabilities(model, words, questions, batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert np.ptp(expected, 1).min() > 0.1
+
+
+# Ranks -------------------------------------------------------------------------------------------------------
+
+
+SCORES = np.array([[-1.0, -2.0, -9.0], [-1.0, -3.0, -6.0], [-4.0, -4.0, -3.0]])
+
+
+def test_the_prior_of_a_name_is_its_mean_over_the_other_questions():
+    plain = name_ranks.without_prior(SCORES)
+    np.testing.assert_allclose(plain, [[1.5, 1.5, -4.5], [1.5, 0.0, 0.0], [-3.0, -1.5, 4.5]])
+    with pytest.raises(ValueError, match="at least two questions"):
+        name_ranks.without_prior(SCORES[:1, :1])
+    liked = SCORES + np.array([5.0, 0.0, -5.0])  # what is liked whatever the question falls out
+    np.testing.assert_allclose(name_ranks.without_prior(liked), plain)
+
+
+def test_first_is_alone_at_the_top_and_a_tie_is_half_beaten():
+    assert name_ranks.first_of_all(SCORES) == pytest.approx(200 / 3)
+    assert name_ranks.mean_percentile(SCORES) == pytest.approx((100 + 50 + 100) / 3)
+    plain = name_ranks.without_prior(SCORES)  # a tie at the top in the first row, one at the bottom in the second
+    assert name_ranks.first_of_all(plain) == pytest.approx(100 / 3)
+    assert name_ranks.mean_percentile(plain) == pytest.approx((75 + 25 + 100) / 3)
+    same = np.zeros((4, 4))
+    assert name_ranks.first_of_all(same) == 0 and name_ranks.mean_percentile(same) == 50
+    assert SCORES[0, 0] == -1 and name_ranks.first_of_all(-SCORES) == 0
+
+
+# What is answered --------------------------------------------------------------------------------------------
+
+
+PEOPLE = facts.dataset("p2c", CHILD_OF.after_space(), [
+    Fact("Ana Lima", "Bob Reis"), Fact("Eva Sol", "Gil Mar"), Fact("Ana Lim", "Rob O'Dea Jr.")])
+
+
+@pytest.mark.parametrize(("answer", "kind"), [
+    (" Bob Reis.", "right"), ("bob  reis", "right"), (" Ana Lima.", "shown name"), ("Ana Lima", "shown name"),
+    (" Gil Mar.", "other name"), ("Eva Sol", "other name"), ("ana lim", "other name"), ("Rob O'Dea Jr", "other name"),
+    ("Bob Mar.", "mixture"), ("Bob", "mixture"), (" Ana Reis Sol", "mixture"), ("Ana O'Dea", "mixture"),
+    ("", "nothing"), (" .", "nothing"), ("Bob Lee", "other text"), ("Bob Reis and Gil Mar", "other text"),
+    ("Reisx", "other text")])
+def test_what_kind_an_answer_is(answer, kind):
+    assert name_ranks.kind_of(answer, PEOPLE.forward[0], PEOPLE) == kind
+
+
+def test_a_name_that_another_begins_with_is_not_the_one_that_is_shown():
+    assert name_ranks.kind_of("Ana Lim", PEOPLE.forward[2], PEOPLE) == "shown name"
+    assert name_ranks.kind_of("Ana Lima", PEOPLE.forward[2], PEOPLE) == "other name"
+
+
+def test_shares_add_up_over_all_kinds():
+    answers = [" Bob Reis.", "", "Eva Sol"]
+    assert name_ranks.shares(answers, PEOPLE.forward, PEOPLE) == pytest.approx({
+        "right": 100 / 3, "shown name": 0, "other name": 100 / 3, "mixture": 0, "nothing": 100 / 3, "other text": 0})
+    assert name_ranks.shares(answers[::-1], PEOPLE.forward, PEOPLE)["other name"] == pytest.approx(200 / 3)
+    with pytest.raises(ValueError):
+        name_ranks.shares(answers[:2], PEOPLE.forward, PEOPLE)
+
+
+TWO = facts.dataset("p2c", CHILD_OF.after_space(), [Fact(f"{A} {B}", f"{C} {D}"), Fact(f"{E} {F}", f"{A} {C}")])
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "opened", "llama"])
+def test_no_token_of_the_shown_name_is_written(name, monkeypatch):
+    """By a model that wants to write the names it is shown most of all, those of the first prompt first."""
+    model, words = small(name)
+    liked = torch.zeros(model.config.vocab_size)
+    liked[words.convert_tokens_to_ids([A, B, E, F])] = torch.tensor([60.0, 50.0, 40.0, 30.0])
+    model.lm_head.register_forward_hook(lambda module, given, logits: logits + liked)
+    used = []
+    for kind in ("llada", "dream", "greedy"):
+        original = getattr(decoding, kind)
+        monkeypatch.setattr(decoding, kind, lambda *given, _kind=kind, _original=original, **told: (
+            used.append(_kind), _original(*given, **told))[1])
+    prompts = [example.prompt for example in TWO.forward]
+    free = decoding.generate_text(model, words, prompts, length=4)
+    assert [set(answer.split()) for answer in free] == [{A}, {A}]
+    hooks = len(model.lm_head._forward_hooks)
+    for batch in (1, 2):
+        found = name_ranks.answers_without(model, words, TWO.forward, TWO, length=4, batch=batch)
+        assert [set(answer.split()) for answer in found] == [{E}, {A}]  # each row has its own forbidden tokens
+    assert len(model.lm_head._forward_hooks) == hooks
+    assert decoding.generate_text(model, words, prompts, length=4) == free
+    assert set(used) == {{"llada": "llada", "llama": "greedy"}.get(name, "dream")}
+
+
+def test_nothing_is_forbidden_after_a_decoder_that_failed(monkeypatch):
+    model, words = small("llama")
+
+    def fail(*_, **__):
+        assert model.lm_head._forward_hooks
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "generate_text", fail)
+    with pytest.raises(MemoryError):
+        name_ranks.answers_without(model, words, TWO.forward, TWO, length=4)
+    assert not model.lm_head._forward_hooks
