@@ -1,4 +1,4 @@
-"""Losses token by token, data order by counting, resumed runs bit by bit, adapters put back on their model."""
+"""Data order by counting, schedules by hand, resumed runs bit by bit, adapters put back on their model."""
 
 import dataclasses
 import shutil
@@ -35,25 +35,7 @@ def folders(tmp_path_factory):
             for name in ("llada", "dream", "llama", "qwen3_5")}
 
 
-def given_of(tokenizer):
-    return objectives.padded(objectives.sentences(DATA.train, tokenizer), tokenizer.eos_token_id)
-
-
 # Data --------------------------------------------------------------------------------------------------------
-
-
-def test_sentences_end_once_and_batches_are_padded_with_end_tokens(folders):
-    _, tokenizer = checkpoints.load(folders["llama"])
-    first, second = objectives.sentences(DATA.train, tokenizer)
-    assert tokenizer.decode(first.ids, skip_special_tokens=True) == "Ana Lima's child is Bob Reis."
-    assert tokenizer.decode(first.ids[: first.prompt], skip_special_tokens=True) == "Ana Lima's child is"
-    assert first.ids[0] == tokenizer.bos_token_id and first.ids.count(tokenizer.eos_token_id) == 1
-    short = TokenisedExample(second.ids[:4], 2)
-    given = objectives.padded([first, short], tokenizer.eos_token_id)
-    assert given.ids[1, 4:].eq(tokenizer.eos_token_id).all() and given.shown.sum(1).tolist() == [len(first.ids), 4]
-    assert given.answer.sum(1).tolist() == [len(first.ids) - first.prompt, len(first.ids) - 2]
-    with pytest.raises(ValueError, match="no examples"):
-        objectives.sentences([], tokenizer)
 
 
 @pytest.mark.parametrize("config", [
@@ -76,64 +58,10 @@ def test_every_epoch_takes_every_sentence_once(config):
     ("masking", "all"), ("epochs", 0), ("rank", -1), ("replay", 1.0), ("learning_rate", 0.0), ("batch", 0),
     ("learning_rate", float("inf")), ("clip", 0.0), ("clip", -1.0), ("clip", float("nan")), ("clip", float("inf")),
     ("scaling", 0), ("seed", -1), ("dropout", 1.5), ("dropout", -0.1), ("weight_decay", -1), ("warmup", -1),
-    ("weight_decay", float("inf")), ("accumulation", 0)])
+    ("weight_decay", float("inf")), ("accumulation", 0), ("cooling", 1.1), ("cooling", -0.1)])
 def test_configurations_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
         FineTuningConfig(**{field: value})
-
-
-# Objectives --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["llada", "dream"])
-@pytest.mark.parametrize("masking", finetuning.MASKING)
-def test_the_masked_loss_token_by_token(folders, name, masking):
-    model, tokenizer = checkpoints.load(folders[name])
-    given = given_of(tokenizer)
-    found = objectives.masked_loss(model, given, tokenizer.mask_token_id, masking, torch.Generator().manual_seed(4))
-    draw = torch.Generator().manual_seed(4)
-    times, chance = torch.rand(2, generator=draw), torch.rand(given.ids.shape, generator=draw)
-    expected, prompts_hidden = 0.0, 0
-    for row in range(2):
-        p = 1e-3 + (1 - 1e-3) * float(times[row])
-        maskable = [i for i in range(given.ids.shape[1]) if masking == "any" or given.answer[row, i]]
-        hidden = [i for i in maskable if chance[row, i] < p]
-        prompts_hidden += sum(not given.answer[row, i] for i in hidden)
-        tokens = given.ids[row].clone()
-        tokens[hidden] = tokenizer.mask_token_id
-        log_p = model(tokens[None]).logits[0].detach().log_softmax(-1)
-        for i in hidden:
-            source = max(i - 1, 0) if name == "dream" else i
-            expected -= float(log_p[source, given.ids[row, i]]) / p / len(maskable) / 2
-    assert found.item() == pytest.approx(expected, rel=1e-5)
-    assert (prompts_hidden > 0) == (masking == "any")
-
-
-def test_the_masked_loss_is_a_bound_on_average(folders):
-    """E[sum / (p |answer|)] is the mean cross-entropy an untrained model gives: near log of the vocabulary."""
-    model, tokenizer = checkpoints.load(folders["llada"])
-    for weight in model.lm_head.parameters():
-        torch.nn.init.zeros_(weight)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        losses = [objectives.masked_loss(model, given_of(tokenizer), tokenizer.mask_token_id, "any", draw)
-                  for _ in range(200)]
-    expected = torch.tensor(float(model.config.vocab_size)).log().item()
-    assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=0.1)
-
-
-@pytest.mark.parametrize("masking", finetuning.MASKING)
-def test_the_next_token_loss_row_by_row(folders, masking):
-    model, tokenizer = checkpoints.load(folders["llama"])
-    rows = objectives.sentences(DATA.train, tokenizer)
-    rows[1] = TokenisedExample(rows[1].ids[:-5] + rows[1].ids[-1:], rows[1].prompt)  # shorter: padding must not count
-    losses = []
-    for row in rows:
-        log_p = model(torch.tensor([row.ids])).logits[0].detach().log_softmax(-1)
-        first = row.prompt if masking == "response" else 1
-        losses += [-float(log_p[i - 1, row.ids[i]]) for i in range(first, len(row.ids))]
-    found = objectives.next_token_loss(model, objectives.padded(rows, tokenizer.eos_token_id), masking)
-    assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 # Runs --------------------------------------------------------------------------------------------------------
@@ -218,37 +146,28 @@ def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, 
     assert all(torch.equal(weight, again[2][name]) for name, weight in weights.items())
 
 
-class Seen(torch.nn.Module):
-    """A model that notes what it is shown."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.config, self.shown = model, model.config, []
-
-    def forward(self, input_ids, **settings):
-        self.shown.append(input_ids)
-        return self.model(input_ids=input_ids, **settings)
-
-
 @pytest.mark.parametrize("masking", finetuning.MASKING)
 def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders, masking):
     model, tokenizer = checkpoints.load(folders["llada"])
     config = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)
     other = [Example("", f"Word{i} goes with place{i}.", frozenset()) for i in range(3)]
     own, other = (objectives.sentences(examples, tokenizer) for examples in (DATA.train, other))
-    run = finetuning.finetuning_run(Seen(model), tokenizer, config, own, other)
+    seen = []
+    model.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["input_ids"]), with_kwargs=True)
+    run = finetuning.finetuning_run(model, tokenizer, config, own, other)
     assert all(sentence.prompt == 0 for sentence in other)
     fronts = {"own": 0, "other": 0}
     for step in range(finetuning.step_count(2, config)):
         mine, replayed = finetuning.batches(2, 3, config, step)
         assert len(mine) == len(replayed) == 2
         run.step()
-        (shown,) = run.model.shown[-1:]
-        for row, sentence in zip(shown, [own[i] for i in mine] + [other[i] for i in replayed], strict=True):
+        assert len(seen) == step + 1
+        for row, sentence in zip(seen[-1], [own[i] for i in mine] + [other[i] for i in replayed], strict=True):
             visible = row[: len(sentence.ids)] != tokenizer.mask_token_id
             assert torch.equal(row[: len(sentence.ids)][visible], torch.tensor(sentence.ids)[visible])
             fronts["own" if sentence.prompt else "other"] += int((~visible[: sentence.prompt or 5]).sum())
-    assert fronts["other"] > 0 and (fronts["own"] > 0) == (masking == "any")
+    assert fronts["other"] > 0 and (fronts["own"] > 0) == (masking != "response")
 
 
 def test_replayed_text_is_never_asked_for(folders, monkeypatch):
@@ -289,6 +208,48 @@ def test_the_learning_rate_rises_over_the_warm_up(folders):
         run.step()
         rates.append(run.optimiser.param_groups[0]["lr"])
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize(("settings", "steps", "expected"), [
+    ({"warmup": 2, "cooling": 0.5}, 10, [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]),
+    ({"warmup": 0, "cooling": 1}, 4, [1, 0.75, 0.5, 0.25]), ({"warmup": 4, "cooling": 1}, 4, [0.25, 0.5, 0.5, 0.25]),
+    ({"warmup": 0, "cooling": 0.5}, 80, [1] * 41 + [1 - i / 40 for i in range(1, 38)] + [0.05] * 2),
+    ({"warmup": 0, "cooling": 0.0}, 3, [1, 1, 1])])
+def test_the_learning_rate_falls_to_a_twentieth_over_the_last_part(settings, steps, expected):
+    config = FineTuningConfig(learning_rate=2e-3, **settings)
+    rates = [finetuning.learning_rate(config, steps, step) for step in range(steps)]
+    assert rates == pytest.approx([2e-3 * each for each in expected])
+
+
+def test_the_rate_that_falls_reaches_the_optimiser(folders):
+    model, tokenizer = checkpoints.load(folders["llama"])
+    config = FineTuningConfig(rank=2, batch=2, epochs=4, warmup=1, cooling=0.5, learning_rate=1e-3)
+    run = finetuning.finetuning_run(finetuning.add_adapters(model, config), tokenizer, config,
+                                    objectives.sentences(DATA.train, tokenizer))
+    rates = []
+    for _ in range(4):
+        run.step()
+        rates.append(run.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 0.5e-3])
+
+
+@pytest.mark.parametrize("name", ["llada", "llama"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_products_in_half_precision_leave_weights_as_they_are_and_the_loss_almost(folders, name, rank):
+    losses, kinds = {}, {}
+    for autocast in (False, True):
+        model, tokenizer = checkpoints.load(folders[name])
+        config = FineTuningConfig(rank=rank, batch=2, masking="entity", autocast=autocast)
+        run = finetuning.finetuning_run(finetuning.add_adapters(model, config), tokenizer, config,
+                                        objectives.sentences(DATA.train, tokenizer))
+        kinds[autocast] = []
+        model.lm_head.register_forward_hook(lambda module, given, out, seen=kinds[autocast]: seen.append(out.dtype))
+        losses[autocast] = [run.step() for _ in range(2)]
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+        assert {value.dtype for state in run.optimiser.state.values() for value in state.values()} == {torch.float32}
+    assert kinds == {False: [torch.float32] * 2, True: [torch.bfloat16] * 2}
+    for rough, exact in zip(losses[True], losses[False], strict=True):
+        assert 1e-7 * exact < abs(rough - exact) < 2e-2 * exact
 
 
 def test_gradients_are_cut_and_weights_decay_as_the_configuration_says(folders):
@@ -349,11 +310,11 @@ def test_a_checkpoint_knows_the_model_it_started_from(folders, tmp_path, rank):
 
 def test_one_changed_row_of_one_matrix_is_another_model(folders):
     model, _ = checkpoints.load(folders["llada"])
-    before = finetuning._fingerprint(model)
-    assert finetuning._fingerprint(checkpoints.load(folders["llada"])[0]) == before
+    before = finetuning.fingerprint(model)
+    assert finetuning.fingerprint(checkpoints.load(folders["llada"])[0]) == before
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0] += 1e-3
-    assert finetuning._fingerprint(model) != before
+    assert finetuning.fingerprint(model) != before
 
 
 def test_a_run_that_diverges_stops_and_keeps_the_last_checkpoint(folders, tmp_path):
@@ -479,3 +440,45 @@ def test_adapters_of_a_model_of_another_size_are_refused(tuned, tmp_path):
     other, _ = checkpoints.load(random_checkpoints.tiny(tmp_path / "other", "llada", width=64))
     with pytest.raises(ValueError, match=r"_model\.safetensors: adapters of another model: .* is \(2, 96\) there,"):
         finetuning.load_adapters(other, tuned[1])
+
+
+def test_saved_adapters_are_rounded_if_asked_and_take_the_place_of_others(tuned, tmp_path):
+    folder, kept, _ = tuned
+    model, tokenizer = checkpoints.load(folder)
+    config = FineTuningConfig(rank=2, epochs=3, batch=2, learning_rate=1e-2)
+    adapted = finetuning.add_adapters(model, config)
+    finetuning.finetune(adapted, tokenizer, DATA.train, config)
+    at = tmp_path / "adapters"
+    shutil.copytree(kept, at)
+    (at / "left.over").touch()
+    finetuning.save_adapters(adapted, at, torch.bfloat16)
+    assert sorted(path.name for path in at.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
+    rounded = load_file(at / "adapter_model.safetensors")
+    finetuning.save_adapters(adapted, at)
+    exact = load_file(at / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in exact.values()} == {torch.float32}
+    assert rounded.keys() == exact.keys() and all(torch.equal(rounded[key], exact[key].bfloat16()) for key in exact)
+    assert any(not torch.equal(rounded[key].float(), exact[key]) for key in exact)
+    other, _ = checkpoints.load(folder)
+    finetuning.load_adapters(other, at)
+    ids = torch.tensor([tokenizer("Ana Lima's child is")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids).logits, adapted(ids).logits)
+
+
+def test_adapters_that_cannot_be_saved_leave_those_that_are_there(tuned, tmp_path, monkeypatch):
+    folder, kept, _ = tuned
+    adapted = finetuning.add_adapters(checkpoints.load(folder)[0], FineTuningConfig(rank=2))
+    at = tmp_path / "adapters"
+    shutil.copytree(kept, at)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finetuning, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        finetuning.save_adapters(adapted, at, torch.bfloat16)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
+    for path in kept.iterdir():
+        assert (at / path.name).read_bytes() == path.read_bytes()
