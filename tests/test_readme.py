@@ -15,7 +15,7 @@ from lib.one_layer import intervention_results as read
 from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
 from lib.one_layer.intervention_runs import Sources
 from lib.one_layer.results import Runs
-from lib.record import claims_file, report
+from lib.record import claims_file, provenance, report
 from pipeline.chapters import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,6 +165,15 @@ def test_the_signatures_at_a_glance_are_what_is_recorded(glance, recorded):
                   f"({decimals(at_end.correlation)})", f"gave {first[0]} and {first[1]}"):
         assert words in glance["The signatures"], words
     assert cosine.kinds == 7 and len(end) == 9
+
+
+def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
+    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    above, across = (rows[name]["checks"][0]["ours"] for name in ("smollm-guarantee", "smollm-alignment"))
+    text = glance["Theorem 4.3 in a real model (SmolLM2-135M)"]
+    for words in (f"at least {above['trained']:.0f} % of the 270 heads", f"(untrained weights: {above['untrained']:.0f} %)",
+                  f"in {across['trained']:.0f} % of the heads (untrained {across['untrained']:.0f} %)"):
+        assert words in text, words
 
 
 def test_rows_at_a_glance_are_claims(glance):

@@ -37,7 +37,8 @@ def written_and_ranked(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
 
 def kinds_of_answers(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     """What is written: a bar for each condition, direction and way of decoding, mean over seeds."""
-    rows = [(condition, direction, word) for condition in conditions for direction in ("forward", "reverse")
+    rows = [(condition, direction, word) for condition in runs.recorded(conditions)
+            for direction in ("forward", "reverse")
             for word in ("free", "forbidden")]
     figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(rows) + 1.4))
     left = np.zeros(len(rows))
@@ -74,11 +75,11 @@ def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
     """Probability of the whole left name along fine-tuning in both queries, a panel a condition (Fig. 4, right)."""
     figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 2.8), sharey=True, squeeze=False)
     for panel, condition in zip(panels[0], conditions, strict=True):
-        steps = next(iter(runs.curves("step", condition)), np.zeros(0))
-        for direction in ("forward", "reverse"):
+        steps = runs.curves("step", condition)
+        for direction in ("forward", "reverse") if len(steps) else ():
             curves = np.maximum(runs.curves(f"probability_{direction}", condition), 1e-12)
-            panel.plot(steps, curves.T, **LINES[direction] | {"marker": ""}, linewidth=0.7, alpha=0.4)
-            panel.plot(steps, np.median(curves, 0), **LINES[direction], label=f"{direction}, median")
+            panel.plot(steps[0], curves.T, **LINES[direction] | {"marker": ""}, linewidth=0.7, alpha=0.4)
+            panel.plot(steps[0], np.median(curves, 0), **LINES[direction], label=f"{direction}, median")
         panel.set(xlabel="step of fine-tuning", yscale="log", title=condition)
     panels[0, 0].set_ylabel("probability of the left name")
     figures.legend_below(figure, panels[0, 0], 2)
@@ -104,6 +105,8 @@ def signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
 
 def _by_layer(panel: plt.Axes, curves: Mapping[str, Float[np.ndarray, "seed layer"]]) -> None:
     for label, values in curves.items():
+        if not len(values):
+            continue
         word, when = label.split(", ")
         look = LINES["rope" if word == "matched" else "control"] | {"linestyle": "-" if when == "after" else ":"}
         figures.band(panel, range(values.shape[1]), values, **look | {"marker": ""}, label=label)
@@ -115,14 +118,18 @@ def patching_by_layer(runs: RecordedRuns, condition: str = "masked", score: str 
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
     for panel, (kind, title) in zip(panels, (("weights", "attention weights on the evidence"),
                                              ("output", "output of the attention")), strict=True):
-        for source, label, line in _PATCHES:
-            values = runs.curves(f"patching_{score}_{kind}_{source}", condition)[:, :-1]
-            figures.band(panel, range(values.shape[1]), values, **LINES[line] | {"marker": ""},
-                         label=f"{label} forward query's")
-        knocked = runs.curves(f"patching_{score}_knockout_reverse", condition)[:, :-1]
-        figures.band(panel, range(knocked.shape[1]), knocked, **LINES["reverse"] | {"marker": ""}, label="knocked out")
+        for source, whose, line in _PATCHES:
+            change = runs.curves(f"patching_{score}_{kind}_{source}", condition)
+            _patched(panel, change, f"{whose} forward query's", line)
+        _patched(panel, runs.curves(f"patching_{score}_knockout_reverse", condition), "knocked out", "reverse")
         panel.axhline(0, color="k", linewidth=0.6)
         panel.set(xlabel="patched layer", title=title)
     panels[0].set_ylabel("change in the right name's\nlead over the shown one (nats)", fontsize=9)
     figures.legend_below(figure, panels[0], 3)
     return figure
+
+
+def _patched(panel: plt.Axes, change: Float[np.ndarray, "seed variant"], label: str, line: str) -> None:
+    """One line; the last variant, all layers at once, is left out."""
+    if len(change):
+        figures.band(panel, range(change.shape[1] - 1), change[:, :-1], **LINES[line] | {"marker": ""}, label=label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,35 @@ class RecordedRuns:
         return np.array([result["metrics"][name][0] for result in self.find(condition).values()])
 
     def curves(self, name: str, condition: str = "masked") -> Float[np.ndarray, "seed point"]:
-        """One curve, seed by seed."""
-        return np.array([result["curves"][name] for result in self.find(condition).values()])
+        """One curve, seed by seed; (0, 0) where nothing is recorded."""
+        found = [result["curves"][name] for result in self.find(condition).values()]
+        return np.array(found) if found else np.zeros((0, 0))
 
-    def complete(self, *conditions: str, seeds: int = 2) -> bool:
-        """Whether each condition has at least so many seeds."""
-        return all(len(self.find(condition)) >= seeds for condition in conditions)
+    def recorded(self, conditions: Sequence[str]) -> list[str]:
+        """Those of the conditions that have a run."""
+        return [condition for condition in conditions if self.find(condition)]
+
+    def evidence(self, cells: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+        """What `lib.record.claims.verify` is told of metrics: their means with intervals, and the runs they are from.
+
+        :param cells: label -> metric and condition
+        """
+        conditions = dict.fromkeys(condition for _, condition in cells.values())
+        needs = {f"{condition}, seed {seed}": run for condition in conditions
+                 for seed, run in (self.find(condition) or {0: None}).items()}
+        values = {label: self.metric(*cell) for label, cell in cells.items()}
+        return {"needs": needs, "seeds": lambda: [list(self.find(condition)) for _, condition in cells.values()],
+                "ours": lambda: {label: float(each.mean()) for label, each in values.items()},
+                "interval": lambda: {label: report.bootstrap_interval(each) for label, each in values.items()}}
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> dict[str, Any]:
+        """What `lib.record.claims.verify` is told of the difference of two metrics, first less second.
+
+        :param first: metric and condition
+        """
+        told = self.evidence({"first": first, "second": second})
+        pair = {"difference": (self.metric(*second), self.metric(*first))}
+        return told | {name: (lambda name=name: report.told_effects(pair)[name]) for name in ("ours", "interval")}
 
 
 # What the checks ask -----------------------------------------------------------------------------------------
@@ -121,3 +145,12 @@ def patch_share(runs: RecordedRuns, patch: str = "weights_matched", condition: s
 def patch_closes(runs: RecordedRuns, patch: str = "weights_matched") -> bool:
     """Does it close at least a quarter of the gap, mean over seeds?"""
     return bool(patch_share(runs, patch).mean() >= 0.25)
+
+
+def shares_told(runs: RecordedRuns) -> dict[str, Any]:
+    """What `lib.record.claims.verify` is told of `patch_share`."""
+    found = {patch: lambda patch=patch: patch_share(runs, patch) for patch in ("weights_matched", "weights_mismatched")}
+    told = runs.evidence({"gap, nats": ("patching_gap_logit_difference", "masked")})
+    return told | {"ours": lambda: {f"share, {patch}": float(each().mean()) for patch, each in found.items()},
+                   "interval": lambda: {f"share, {patch}": report.bootstrap_interval(each())
+                                        for patch, each in found.items()}}

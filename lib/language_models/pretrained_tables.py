@@ -1,0 +1,38 @@
+"""Tables of the runs on SmolLM2-135M, as Markdown."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib.language_models import table_7
+from lib.language_models.pretrained_results import CHANCE, CONDITIONS, RecordedRuns
+from lib.record import report
+
+#: column -> metric
+_COLUMNS = {
+    "forward, exact": "forward_accuracy", "reverse, exact": "reverse_accuracy",
+    "forward, first": "forward_first_without_prior", "reverse, first": "reverse_first_without_prior",
+    "reverse, first, prior left in": "reverse_first", "left in place, first": "left_first_without_prior",
+    "told pairs kept": "kept_accuracy",
+}
+#: printed row -> dataset and model of Table 7
+_PRINTED = {f"{model}, {name}, as printed": (name, place) for name in ("p2c", "c2p")
+            for place, model in enumerate(("LLaDA-8B", "Dream-7B", "Llama-3.1-8B", "Qwen-2.5-7B"))}
+
+
+def conditions_table(runs: RecordedRuns) -> str:
+    """Mean over seeds with its 95 % interval of every condition, in percent, and Table 7 as printed below."""
+    rows = [[condition, len(runs.find(condition)), *(_cell(runs, metric, condition) for metric in _COLUMNS.values())]
+            for condition in CONDITIONS]
+    chance = ["by chance", "", "0", "0", *[f"{CHANCE:.1f}"] * 4, ""]
+    printed = [[name, "", *(f"{value:g}" for value in table_7.PRINTED[dataset][place]), *[""] * 5]
+               for name, (dataset, place) in _PRINTED.items()]
+    return report.markdown(["", "seeds", *_COLUMNS], [*rows, chance, *printed])
+
+
+def _cell(runs: RecordedRuns, metric: str, condition: str) -> str:
+    found = [result["metrics"][metric][0] for result in runs.find(condition).values() if metric in result["metrics"]]
+    if not found:
+        return "–" if runs.find(condition) else "not run here"
+    low, high = report.bootstrap_interval(np.array(found)) if len(found) > 1 else (found[0], found[0])
+    return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"
