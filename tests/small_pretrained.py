@@ -18,8 +18,8 @@ def take_the_place(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """`lib.language_models.pretrained.load` reads this checkpoint; one token ends and begins its texts, one masks."""
     _, tokenizer = checkpoints.load(folder)
     patch.setattr(pretrained, "model_file", lambda: folder)
-    patch.setattr(pretrained, "END", tokenizer.eos_token_id)
-    patch.setattr(pretrained, "MASK", tokenizer.bos_token_id)
-    patch.setattr(adaptation, "OPENINGS", OPENINGS)
+    patch.setattr(pretrained, "END_ID", tokenizer.eos_token_id)
+    patch.setattr(pretrained, "MASK_ID", tokenizer.bos_token_id)
+    patch.setattr(adaptation, "PROSE_OPENINGS", OPENINGS)
     for name, few in (("SETS", 2), ("HELD", 4), ("_GENERATED", 15)):
         patch.setattr(families, name, few)

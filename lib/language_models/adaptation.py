@@ -38,20 +38,20 @@ from lib.record.options import at_least, command, device_named, json_file, one_o
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "adaptation"
-KINDS = ("masked", "autoregressive")
+TWINS = ("masked", "autoregressive")
 WORK = provenance.ROOT / "_build" / "pretrained"
 #: words that texts begin with; after its start token alone this model writes code as often as sentences
-OPENINGS = (" The", " In", " She", " He", " They", " It", " When", " After", " Many", " One", " People", " At", " For",
-            " As", " There", " This")
+PROSE_OPENINGS = (" The", " In", " She", " He", " They", " It", " When", " After", " Many", " One", " People", " At",
+                  " For", " As", " There", " This")
 _WORDS_LONG, _SAMPLED = 14, 50
 #: of a run; what `AdaptationOptions` takes where nothing else is said
-TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3, masking="entity",
-                            replay=0.125, autocast=True)
+ADAPTATION_TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3,
+                                       masking="entity", replay=0.125, autocast=True)
 
 
 @torch.no_grad()
 def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) -> list[str]:
-    """Pieces of text of `_WORDS_LONG` tokens that a causal model writes after each of `OPENINGS`, drawn by chance.
+    """Pieces of text of `_WORDS_LONG` tokens that a causal model writes after `PROSE_OPENINGS`, drawn by chance.
 
     Drawn are the 50 likeliest tokens in proportion to their probability. Takes about a minute on one core for 1,000.
     The draws are made on the CPU, whatever the model computes on.
@@ -59,7 +59,7 @@ def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) 
     generator = torch.Generator().manual_seed(seed)
     found: list[str] = []
     while len(found) < lines:
-        ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in OPENINGS * 4])
+        ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in PROSE_OPENINGS * 4])
         written = _sampled(model, ids.to(model.device), 4 * _WORDS_LONG, generator).cpu()
         for row in torch.cat([ids[:, 1:], written], 1).tolist():
             row = row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
@@ -85,19 +85,19 @@ def _sampled(model: Any, ids: Tensor, length: int, generator: torch.Generator) -
 class AdaptationOptions:
     """What the command can be told."""
 
-    kind: str = option("masked", choices=KINDS)  # what the model becomes, or stays
-    data: str = option("published", choices=families.SOURCES)  # whose families are told
+    kind: str = option("masked", choices=TWINS)  # what the model becomes, or stays
+    data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families are told
     invented: int = 150  # pairs of invented names that are told besides
     prose: int = 1000  # pieces of prose that the model writes beforehand
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
     out: Path = option()  # the result (JSON)
     weights: Path | None = None  # folder for what was trained; _build/pretrained/KIND if absent
-    training: FineTuningConfig = option(TRAINING)
+    training: FineTuningConfig = option(ADAPTATION_TRAINING)
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=KINDS, data=families.SOURCES)
+        one_of(self, kind=TWINS, data=families.FAMILY_SOURCES)
         at_least(self, invented=0, prose=1, every=1)
 
     @property
@@ -106,7 +106,7 @@ class AdaptationOptions:
         return self.weights or WORK / self.kind
 
 
-parsed = functools.partial(parse, AdaptationOptions)
+parsed_adaptation = functools.partial(parse, AdaptationOptions)
 
 
 def adapt(options: AdaptationOptions) -> None:
@@ -117,7 +117,7 @@ def adapt(options: AdaptationOptions) -> None:
     :raises ArithmeticError: if the run diverges
     """
     config = options.training
-    parameters = parameters_of(options)
+    parameters = adaptation_parameters(options)
     done = finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed])
     if done and is_trained(options.folder):
         print(f"{options.out}: this run is done, and its result stays")
@@ -127,7 +127,7 @@ def adapt(options: AdaptationOptions) -> None:
                    folders={"--weights": options.folder}) as recorded:
         _check_free(options.folder, recorded.checkpoint)
         model, tokenizer = pretrained.load(device=device)
-        text = text_of(options, model, tokenizer)
+        text = adaptation_text(options, model, tokenizer)
         if options.kind == "masked":
             pretrained.bidirectional(model, tokenizer)
         adapted = finetuning.add_adapters(model, config)
@@ -175,14 +175,14 @@ def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
         checkpoints.save(adapted, tokenizer, options.folder)
 
 
-def text_of(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:
+def adaptation_text(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:
     """The sentences that are told, and prose of the model before it is changed."""
     told = families.families(options.data, tokenizer, options.invented).examples()
     prose = written_prose(model, tokenizer, options.prose)
     return told, [Example("", line, frozenset()) for line in prose]
 
 
-def parameters_of(options: AdaptationOptions) -> dict[str, Any]:
+def adaptation_parameters(options: AdaptationOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
     return {"kind": options.kind, "data": options.data, "invented": options.invented, "prose": options.prose,
             **{field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}}

@@ -336,7 +336,11 @@ def mean_log_probabilities(
 
 
 def shown_names(pairs: Sequence[tuple[EncodedQuery, EncodedQuery]]) -> list[Candidates]:
-    """The competitor of each fact that a model copies: the name shown as evidence, cut to the answer's length."""
+    """The competitor of each fact that a model may copy: the name shown as evidence, cut to the answer's length.
+
+    A knockout of the evidence also hinders the copying, so that the logit difference over this competitor can rise
+    while the right answer loses: compare `AnswerScores.log_probability`, or `other_answers` as competitors.
+    """
     return [[tokens_at(reverse, reverse.evidence)[:len(reverse.target)]] for _, reverse in pairs]
 
 

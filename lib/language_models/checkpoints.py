@@ -78,8 +78,8 @@ def load(
 def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[PreTrainedModel, Any]:
     """As `load`, from a GGUF file; in float32 where no precision is asked for."""
     with _naming(path):
-        file = gguf_files.read(path)
-        fields = gguf_files.config_fields(file)
+        file = gguf_files.read_gguf(path)
+        fields = gguf_files.llama_fields(file)
         architecture = recognise(fields)
         config = architecture.configure(fields)
         chosen = _precision(fields, dtype)
@@ -88,7 +88,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> t
         state = gguf_files.weights(file, architecture.without_memory(config), chosen)
         model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
         _check(model, file.shapes, architecture)
-    model.config.name_or_path = path.name
+    model.config.name_or_path = model.name_or_path = path.name
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
     return model, tokenizer
 

@@ -52,7 +52,7 @@ class Relation:
 
 
     def after_space(self) -> Relation:
-        """The same forms with a space before each, so that a subword tokenizer cuts a name alike wherever it stands."""
+        """These forms with a space before each, so that a subword tokenizer cuts a name alike wherever it stands."""
         return Relation(*(tuple(f" {form.lstrip()}" for form in forms) for forms in (self.forward, self.reverse)))
 
 

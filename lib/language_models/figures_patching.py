@@ -24,15 +24,16 @@ def patching_by_layer(
 
     :param found: title of the panel -> what `measure_patching` found, one layer at a time
     :param kind: patch whose matched and mismatched source are drawn beside the knockouts
-    :param share: of the gap between forward and reverse query, not nats; a panel whose mean gap is below ``smallest``
-        nats says so and stays empty
+    :param share: of the gap between forward and reverse query, not nats; a panel whose mean gap is not above
+        ``smallest`` nats with its whole 95 % interval says so and stays empty
     """
     figure, panels = plt.subplots(1, max(len(found), 1), figsize=(7.2, 3), sharey=True, squeeze=False)
     for panel, (title, effects) in zip(panels[0], found.items(), strict=False):
-        gap = effects.gap(score).mean()
-        if share and gap < smallest:
-            panel.text(0.5, 0.5, f"mean gap {gap:.2f} nats:\ntoo small to divide by", ha="center", va="center",
-                       transform=panel.transAxes, fontsize=8)
+        gap = effects.gap(score)
+        low, high = resampled_interval(np.mean, gap)
+        if share and low < smallest:
+            said = f"mean gap {gap.mean():.2f} nats\n({low:.2f} to {high:.2f}):\ntoo small to divide by"
+            panel.text(0.5, 0.5, said, ha="center", va="center", transform=panel.transAxes, fontsize=8)
         else:
             _effects(panel, effects, kind, score, smallest if share else None)
         panel.axhline(0, color="k", linewidth=0.6)

@@ -25,7 +25,7 @@ _BY_LAYER = {
 }
 
 
-def correlations_by_distance(found: Mapping[str, ScorePremises]) -> Figure:
+def head_correlations_by_distance(found: Mapping[str, ScorePremises]) -> Figure:
     """Correlation of scores at +Delta and -Delta by distance, a panel a condition.
 
     The line is the median over heads, the bands hold 80 % of them and all of them; beside it the median of the heads'

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from lib.language_models.name_ranks import KINDS
+from lib.language_models.name_ranks import ANSWER_KINDS
 from lib.language_models.pretrained_results import CHANCE, RecordedRuns
 from lib.record import figures
 from lib.record.figures import LINES
 
 #: kind of answer -> its colour, from right to wrong
-_COLOURS = dict(zip(KINDS, ("#009E73", "#D55E00", "#CC79A7", "#E69F00", "#BBBBBB", "#56B4E9"), strict=True))
+_COLOURS = dict(zip(ANSWER_KINDS, ("#009E73", "#D55E00", "#CC79A7", "#E69F00", "#BBBBBB", "#56B4E9"), strict=True))
 _PATCHES = (("matched", "same fact's", "rope"), ("mismatched", "another fact's", "control"))
 
 
@@ -86,7 +86,7 @@ def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
     return figure
 
 
-def signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+def trained_signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     """Score correlation and gradient cosine by layer, before and after fine-tuning, one fact and two (Figs 4 and 6)."""
     figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
                                   sharey="col", squeeze=False)
@@ -113,7 +113,9 @@ def _by_layer(panel: plt.Axes, curves: Mapping[str, Float[np.ndarray, "seed laye
     panel.axhline(0, color="k", linewidth=0.6)
 
 
-def patching_by_layer(runs: RecordedRuns, condition: str = "masked", score: str = "logit_difference") -> Figure:
+def recorded_patching_by_layer(
+    runs: RecordedRuns, condition: str = "masked", score: str = "logit_difference"
+) -> Figure:
     """What the reverse query gains by the forward query's attention, one layer at a time; mean and range over seeds."""
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
     for panel, (kind, title) in zip(panels, (("weights", "attention weights on the evidence"),

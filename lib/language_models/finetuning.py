@@ -98,7 +98,7 @@ def step_count(own: int, config: FineTuningConfig) -> int:
     return -(-own * config.epochs // (total - round(total * config.replay)))
 
 
-def learning_rate(config: FineTuningConfig, steps: int, step: int) -> float:
+def rate_of_step(config: FineTuningConfig, steps: int, step: int) -> float:
     """The rate of a step: rising over the warm-up, falling to a twentieth over the last part of the run, if told to."""
     left = (steps - step) / (config.cooling * steps) if config.cooling else 1.0
     return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup), max(0.05, left))
@@ -156,7 +156,7 @@ def finetuning_run(
                 for place, part in enumerate(parts)]
 
     return TrainingRun(
-        model, passes, functools.partial(learning_rate, config, step_count(len(own), config)),
+        model, passes, functools.partial(rate_of_step, config, step_count(len(own), config)),
         clip=config.clip, weight_decay=config.weight_decay, identity=_identity(model, config, own, other),
         processes=processes, curves=curves)
 
@@ -170,7 +170,7 @@ def _loss(model: Any, tokenizer: Any, config: FineTuningConfig, part: Sequence[T
     torch.manual_seed(seeds[0])  # dropout
     rng = torch.Generator().manual_seed(seeds[1])
     with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
-        return objectives.loss(model, given, tokenizer.mask_token_id, config.masking, rng)
+        return objectives.batch_loss(model, given, tokenizer.mask_token_id, config.masking, rng)
 
 
 def _identity(model: nn.Module, config: FineTuningConfig, own: Sequence[TokenisedExample],

@@ -55,7 +55,7 @@ class GGUFFile(NamedTuple):
         return {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in self.tensors.items()}
 
 
-def read(path: Path) -> GGUFFile:
+def read_gguf(path: Path) -> GGUFFile:
     """The header of a GGUF file, and where its tensors lie.
 
     :raises FileNotFoundError: if there is no such file
@@ -90,7 +90,7 @@ def _reader(path: Path) -> Any:
 # Configuration -----------------------------------------------------------------------------------------------
 
 
-def config_fields(file: GGUFFile) -> dict[str, Any]:
+def llama_fields(file: GGUFFile) -> dict[str, Any]:
     """What config.json would say.
 
     :raises ValueError: for another architecture than Llama, and for a field that is missing, of another type, or

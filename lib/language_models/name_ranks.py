@@ -26,8 +26,8 @@ from torch import Tensor
 from lib.language_models import decoding, queries
 from lib.language_models.facts import Dataset, Example, is_right, normalise
 
-#: what an answer may be, see `kind_of`
-KINDS = ("right", "shown name", "other name", "mixture", "nothing", "other text")
+#: what an answer may be, see `answer_kind`
+ANSWER_KINDS = ("right", "shown name", "other name", "mixture", "nothing", "other text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Question:
     right: tuple[int, ...]  # tokens of the right answer
 
 
-def questions(data: Dataset, asked: str, tokenizer: Any) -> list[Question]:
+def name_questions(data: Dataset, asked: str, tokenizer: Any) -> list[Question]:
     """The questions about every fact, with an end token after the sentence.
 
     :param asked: ``forward`` (the right entity, in the trained order), ``reverse`` (the left one, in the other order),
@@ -148,28 +148,28 @@ def mean_percentile(scores: Float[np.ndarray, "question candidate"]) -> float:
 # What is answered --------------------------------------------------------------------------------------------
 
 
-def kind_of(answer: str, example: Example, data: Dataset) -> str:
-    """Which of `KINDS` an answer is: right, the name in the prompt, another name of the dataset, a mixture of words
-    that all stand in names of the dataset, nothing, or other text.
+def answer_kind(answer: str, example: Example, data: Dataset) -> str:
+    """Which of `ANSWER_KINDS` an answer is: right, the name in the prompt, another name of the dataset, a mixture of
+    words that all stand in names of the dataset, nothing, or other text.
     """
     said, names = normalise(answer), [name for fact in data.facts for name in (fact.left, fact.right)]
     if is_right(example, answer):
-        return KINDS[0]
+        return ANSWER_KINDS[0]
     if said == normalise(example.first):
-        return KINDS[1]
+        return ANSWER_KINDS[1]
     if said in {normalise(name) for name in names}:
-        return KINDS[2]
+        return ANSWER_KINDS[2]
     words = set(re.findall(r"[\w'’.-]+", said))
     known = {word for name in names for word in normalise(name).split()}
     if not words:
-        return KINDS[4]
-    return KINDS[3] if words <= known else KINDS[5]
+        return ANSWER_KINDS[4]
+    return ANSWER_KINDS[3] if words <= known else ANSWER_KINDS[5]
 
 
-def shares(answers: Sequence[str], asked: Sequence[Example], data: Dataset) -> dict[str, float]:
-    """Percent of the answers of each of `KINDS`."""
-    found = Counter(kind_of(answer, example, data) for answer, example in zip(answers, asked, strict=True))
-    return {kind: 100 * found[kind] / len(answers) for kind in KINDS}
+def answer_kind_shares(answers: Sequence[str], asked: Sequence[Example], data: Dataset) -> dict[str, float]:
+    """Percent of the answers of each of `ANSWER_KINDS`."""
+    found = Counter(answer_kind(answer, example, data) for answer, example in zip(answers, asked, strict=True))
+    return {kind: 100 * found[kind] / len(answers) for kind in ANSWER_KINDS}
 
 
 def answers_without(

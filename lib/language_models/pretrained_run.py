@@ -40,41 +40,41 @@ from lib.record.options import at_least, command, device_named, json_file, one_o
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "pretrained"
-KINDS = ("masked", "autoregressive", "published")
-DATASETS = ("p2c", "c2p")
+START_KINDS = ("masked", "autoregressive", "published")
+FAMILY_DATASETS = ("p2c", "c2p")
 #: asked in these ways; a causal model sees nothing to the right of the left entity, and is scored by whole sentences
 ASKED = ("forward", "reverse", "left")
 SCORES = ("log_probability", "logit_difference")  # of the right name, and its lead over the name shown
 _DIRECTIONS = ("forward", "reverse")
-TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=2e-3, epochs=100, batch=24, warmup=20, cooling=0.3,
-                            masking="any", replay=0.5, autocast=True)
+RUN_TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=2e-3, epochs=100, batch=24, warmup=20, cooling=0.3,
+                                masking="any", replay=0.5, autocast=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedRunOptions:
     """What the command can be told."""
 
-    kind: str = option("masked", choices=KINDS)  # what the model has become before
-    dataset: str = option("p2c", choices=DATASETS)  # parents first, or children
-    data: str = option("published", choices=families.SOURCES)  # whose families
+    kind: str = option("masked", choices=START_KINDS)  # what the model has become before
+    dataset: str = option("p2c", choices=FAMILY_DATASETS)  # parents first, or children
+    data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
     probed: int = 12  # facts whose attention and gradients are measured
     start: Path | None = None  # folder of the weights to start from; those of the kind if absent
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
     out: Path = option()  # the result (JSON)
-    training: FineTuningConfig = option(TRAINING)
+    training: FineTuningConfig = option(RUN_TRAINING)
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=KINDS, dataset=DATASETS, data=families.SOURCES)
+        one_of(self, kind=START_KINDS, dataset=FAMILY_DATASETS, data=families.FAMILY_SOURCES)
         at_least(self, invented=0, every=1, probed=2)
         if self.training.seed >= families.SETS:
             raise ValueError(f"seed {self.training.seed}: there are {families.SETS} sets of facts that were never "
                              "told, from 0 on")
 
 
-parsed = functools.partial(parse, PretrainedRunOptions)
+parsed_run = functools.partial(parse, PretrainedRunOptions)
 
 
 def finetune_and_measure(options: PretrainedRunOptions) -> None:
@@ -85,7 +85,7 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
     :raises ArithmeticError: if the run diverges
     """
-    config, parameters = options.training, parameters_of(options)
+    config, parameters = options.training, run_parameters(options)
     if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
         print(f"{options.out}: this run is done, and its result stays")
         return
@@ -94,7 +94,7 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
         model, tokenizer = start_of(options)
         told = families.families(options.data, tokenizer, options.invented)
         data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
-        metrics, curves = run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
+        metrics, curves = measured_run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
                               probed=options.probed, every=options.every, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
                       size=signature_run.size_of(model), facts=len(data.facts),
@@ -112,7 +112,7 @@ def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
     return pretrained.load(kind, device=device_named(options.device), adapter=folder)
 
 
-def run(
+def measured_run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, replay: Sequence[Example], *,
     checkpoint: Checkpoint | None = None, probed: int = 12, every: int = 50,
     report: Callable[[str], None] = lambda line: None,
@@ -122,7 +122,7 @@ def run(
     :param replay: other text, mixed in at the share that the configuration says
     :param probed: facts whose attention and gradients are measured
     """
-    before = {**ranks(model, tokenizer, data), **answers(model, tokenizer, data)}
+    before = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data)}
     if replay:
         before["kept_accuracy"] = recall(model, tokenizer, replay)
     first, layers = probes(model, tokenizer, data, probed)
@@ -132,7 +132,7 @@ def run(
         tuned, tokenizer, data, config, replay=replay, checkpoint=checkpoint, watched=len(data.facts), lead="",
         every=every, report=report)
     whole = adapted.merge_and_unload() if config.rank else adapted
-    after = {**ranks(whole, tokenizer, data), **answers(whole, tokenizer, data), **found}
+    after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
     if replay:
         after["kept_accuracy"] = recall(whole, tokenizer, replay)
     last, layers_after = probes(whole, tokenizer, data, probed)
@@ -147,11 +147,11 @@ def _shown(found: dict[str, float]) -> str:
 # What is measured --------------------------------------------------------------------------------------------
 
 
-def ranks(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
+def rank_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     """Where the right name stands among those of all facts, in percent, with and without the prior of each name."""
     found: dict[str, float] = {}
     for asked in ASKED:
-        scores = name_ranks.log_probabilities(model, tokenizer, name_ranks.questions(data, asked, tokenizer))
+        scores = name_ranks.log_probabilities(model, tokenizer, name_ranks.name_questions(data, asked, tokenizer))
         plain = name_ranks.without_prior(scores)
         found |= {f"{asked}_first": name_ranks.first_of_all(scores),
                   f"{asked}_first_without_prior": name_ranks.first_of_all(plain),
@@ -160,7 +160,7 @@ def ranks(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     return found
 
 
-def answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
+def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     """What is written in each direction, freely and with the shown name forbidden; percent of each kind of answer."""
     length = reversal_run.answer_length(data, tokenizer)
     found: dict[str, float] = {}
@@ -170,7 +170,7 @@ def answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
         without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
         for word, texts in (("free", free), ("forbidden", without)):
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
-                      for kind, share in name_ranks.shares(texts, asked, data).items()}
+                      for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}
     return found
 
 
@@ -182,13 +182,18 @@ def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 48)
 
 
 def probes(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
-    """`signatures`, and for a masked model `patching`: a causal one's forward query does not see the evidence."""
-    metrics, layers = signatures(model, tokenizer, data, count)
-    more = patching(model, tokenizer, data, count) if tokenizer.mask_token_id is not None else ({}, {})
+    """`signature_metrics`, and for a masked model `patching_metrics`.
+
+    A causal model's forward query does not see the evidence, so it has no attention to give.
+    """
+    metrics, layers = signature_metrics(model, tokenizer, data, count)
+    more = patching_metrics(model, tokenizer, data, count) if tokenizer.mask_token_id is not None else ({}, {})
     return metrics | more[0], layers | more[1]
 
 
-def signatures(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
+def signature_metrics(
+    model: Any, tokenizer: Any, data: Dataset, count: int
+) -> tuple[dict[str, float], dict[str, list]]:
     """Score correlation and gradient cosine of the first facts, in percent: one number each, and by layer."""
     found = signature_run.measure(model, tokenizer, data, data.facts[:count], lead="")
     metrics: dict[str, float] = {}
@@ -203,7 +208,7 @@ def signatures(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[d
     return metrics, layers
 
 
-def patching(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
+def patching_metrics(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
     """What the reverse query of the first facts gains by the forward query's attention to the evidence.
 
     :return: the gap between the two queries, in nats; the mean change under each patch by layer, and under a patch of
@@ -222,7 +227,7 @@ def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def parameters_of(options: PretrainedRunOptions) -> dict[str, Any]:
+def run_parameters(options: PretrainedRunOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
     fields = {"kind", "dataset", "data", "invented", "probed"}
     training = {field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lib.language_models import table_7
-from lib.language_models.pretrained_results import CHANCE, CONDITIONS, RecordedRuns
+from lib.language_models.pretrained_results import CHANCE, RUN_CONDITIONS, RecordedRuns
 from lib.record import report
 
 #: column -> metric
@@ -23,7 +23,7 @@ _PRINTED = {f"{model}, {name}, as printed": (name, place) for name in ("p2c", "c
 def conditions_table(runs: RecordedRuns) -> str:
     """Mean over seeds with its 95 % interval of every condition, in percent, and Table 7 as printed below."""
     rows = [[condition, len(runs.find(condition)), *(_cell(runs, metric, condition) for metric in _COLUMNS.values())]
-            for condition in CONDITIONS]
+            for condition in RUN_CONDITIONS]
     chance = ["by chance", "", "0", "0", *[f"{CHANCE:.1f}"] * 4, ""]
     printed = [[name, "", *(f"{value:g}" for value in table_7.PRINTED[dataset][place]), *[""] * 5]
                for name, (dataset, place) in _PRINTED.items()]

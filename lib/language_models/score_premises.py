@@ -42,7 +42,7 @@ from lib.theory.validation import Number
 #: distances Delta, in positions
 DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128)
 #: measure of a premise -> what it is, and its value where Assumption 4.2 and a normal query hold
-MEASURES = {
+PREMISE_MEASURES = {
     "planes": ("planes that carry the query, share of m", "1"),
     "traces": ("spread of the traces over planes, in means", "0"),
     "alignment": ("alignment kappa, weighted by score variance", "at least 0"),
@@ -53,7 +53,7 @@ MEASURES = {
 }
 
 #: how the texts begin that a model writes
-OPENINGS = (" The river rises in", " Once upon a time there was", " In the year 1848", " Dear sister,",
+TEXT_OPENINGS = (" The river rises in", " Once upon a time there was", " In the year 1848", " Dear sister,",
             " To cook rice well, first", " The second law of thermodynamics", " \"Who is there?\" asked",
             " The parliament voted on Tuesday")
 
@@ -144,7 +144,7 @@ def generated_sentences(facts: int = 3, seed: int = 0) -> list[str]:
 
 @torch.no_grad()
 def written_texts(
-    model: Any, tokenizer: Any, openings: Sequence[str] = OPENINGS, tokens: int = 60, seed: int = 0
+    model: Any, tokenizer: Any, openings: Sequence[str] = TEXT_OPENINGS, tokens: int = 60, seed: int = 0
 ) -> list[str]:
     """Texts that the model writes itself, one from each opening: draws from the likeliest 90 % of each next token.
 
@@ -169,7 +169,7 @@ def written_texts(
 
 @dataclasses.dataclass(frozen=True)
 class ScorePremises:
-    """What Theorem 4.3 says of each head, what is measured, and how far each premise is from true (`MEASURES`)."""
+    """What Theorem 4.3 says of each head, what is measured, and how far from true each premise is."""
 
     distances: tuple[int, ...]  # Delta, in positions
     base: float
@@ -412,7 +412,7 @@ def steps_from_guarantee(found: ScorePremises) -> dict[str, Float[np.ndarray, " 
     return dict(zip(("weights", *premises.RUNGS[1:]), np.diff(means, axis=0), strict=True))
 
 
-def summary(values: Float[np.ndarray, "layer head"]) -> tuple[float, float, float]:
+def over_heads(values: Float[np.ndarray, "layer head"]) -> tuple[float, float, float]:
     """Median, least and greatest over all heads."""
     return float(np.median(values)), float(values.min()), float(values.max())
 
@@ -431,12 +431,12 @@ def correlation_table(found: Mapping[str, ScorePremises]) -> str:
 
 
 def premise_table(found: Mapping[str, ScorePremises]) -> str:
-    """A row for each of `MEASURES`: what the assumption wants, and median and range over heads of each condition."""
+    """A row for each of `PREMISE_MEASURES`: what is assumed, and median and range over heads of each condition."""
     rows = [[title, wanted, *(_range(getattr(each, name)) for each in found.values())]
-            for name, (title, wanted) in MEASURES.items()]
+            for name, (title, wanted) in PREMISE_MEASURES.items()]
     return report.markdown(["", "wanted", *found], rows)
 
 
 def _range(values: Float[np.ndarray, "layer head"]) -> str:
-    middle, low, high = summary(values)
+    middle, low, high = over_heads(values)
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"

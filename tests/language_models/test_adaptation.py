@@ -106,8 +106,9 @@ def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path, monkeypatch, ca
     result = json.loads((whole / "run.json").read_text())
     told = adaptation.families.families("generated", None, 2)
     assert result["parameters"]["sentences"] == 2 * (len(told.told) + 2)
-    assert len(result["curves"]["loss"]) == finetuning.step_count(
-        result["parameters"]["sentences"], adaptation.parsed([*FEW, "--out", "x.json"]).training) == made[-1] + 1
+    asked = adaptation.parsed_adaptation([*FEW, "--out", "x.json"]).training
+    steps = finetuning.step_count(result["parameters"]["sentences"], asked)
+    assert len(result["curves"]["loss"]) == steps == made[-1] + 1
     model, tokenizer = pretrained.load(kind, adapter=whole / "weights")
     assert queries.is_causal(model) == (kind == "autoregressive") == (tokenizer.mask_token_id is None)
     start = dict(pretrained.load()[0].named_parameters())
@@ -117,14 +118,14 @@ def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path, monkeypatch, ca
 
 def test_the_twins_are_told_the_same_sentences_in_the_same_order(tmp_path, monkeypatch):
     seen = {}
-    loss = objectives.loss
+    loss = objectives.batch_loss
 
     def noted(model, given, mask, masking, rng):
         assert (mask is None) == queries.is_causal(model) == now.startswith("autoregressive") and masking == "entity"
         seen.setdefault(now, []).append([tuple(row[shown].tolist()) for row, shown in zip(*given[::3], strict=True)])
         return loss(model, given, mask, masking, rng)
 
-    monkeypatch.setattr(objectives, "loss", noted)
+    monkeypatch.setattr(objectives, "batch_loss", noted)
     results = {}
     for now, options in {"masked": [], "autoregressive": [], "autoregressive again": ["--seed", "1"]}.items():
         adapt(tmp_path / now, "--kind", now.split()[0], *options)
@@ -135,8 +136,8 @@ def test_the_twins_are_told_the_same_sentences_in_the_same_order(tmp_path, monke
     assert results["masked"]["curves"]["loss"] != results["autoregressive"]["curves"]["loss"]
 
     model, tokenizer = pretrained.load()
-    options = adaptation.parsed([*FEW, "--out", "x.json"])
-    sentences, prose = adaptation.text_of(options, model, tokenizer)
+    options = adaptation.parsed_adaptation([*FEW, "--out", "x.json"])
+    sentences, prose = adaptation.adaptation_text(options, model, tokenizer)
     own, other = ([row.ids for row in objectives.sentences(text, tokenizer)] for text in (sentences, prose))
     rows = [row for batch in seen["masked"] for row in batch]
     assert sum(rows.count(row) for row in own) == 7 * len(seen["masked"])  # of 8 in a batch
@@ -202,7 +203,7 @@ def test_weights_of_a_kind_are_made_once(tmp_path, monkeypatch):
     (work / "masked").mkdir(parents=True)  # of a run that was killed
     for kind in ("masked", "autoregressive", "masked"):
         assert adaptation.weights_of(kind) == work / kind
-    assert made == [(kind, "cpu", work / f"adaptation_{kind}.json", work / kind, adaptation.TRAINING)
+    assert made == [(kind, "cpu", work / f"adaptation_{kind}.json", work / kind, adaptation.ADAPTATION_TRAINING)
                     for kind in ("masked", "autoregressive")]
 
 

@@ -494,9 +494,11 @@ def test_the_figure_draws_means_and_says_where_there_is_no_gap():
     shares = figures_patching.patching_by_layer(found, share=True)
     assert shares.axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([1 / 1.5, 0.2])
     assert "mean gap 0.15 nats" in shares.axes[1].texts[0].get_text() and len(shares.axes[1].get_lines()) == 1
+    unsure = figures_patching.patching_by_layer({"": effects([4.0, -1.0], [[1.0, 0.5]] * 2)}, share=True)
+    assert "mean gap 1.50 nats\n(-1.00 to 4.00)" in unsure.axes[0].texts[0].get_text()
     empty = figures_patching.patching_by_layer({"causal": found["causal"]}, share=True)
     assert not empty.legends
-    for each in (figure, shares, empty):
+    for each in (figure, shares, unsure, empty):
         each.canvas.draw()
         plt.close(each)
 

@@ -16,7 +16,7 @@ PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "parent_child"
 WORDS = synthetic_facts.word_tokenizer(True, 4)  # every word is a token of it, known or not
 
 
-@pytest.fixture(scope="module", params=families_module.SOURCES)
+@pytest.fixture(scope="module", params=families_module.FAMILY_SOURCES)
 def chosen(request, tmp_path_factory):
     """The families of a source, and the folder of the published file."""
     folder = tmp_path_factory.mktemp("data")

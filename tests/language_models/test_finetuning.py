@@ -217,7 +217,7 @@ def test_the_learning_rate_rises_over_the_warm_up(folders):
     ({"warmup": 0, "cooling": 0.0}, 3, [1, 1, 1])])
 def test_the_learning_rate_falls_to_a_twentieth_over_the_last_part(settings, steps, expected):
     config = FineTuningConfig(learning_rate=2e-3, **settings)
-    rates = [finetuning.learning_rate(config, steps, step) for step in range(steps)]
+    rates = [finetuning.rate_of_step(config, steps, step) for step in range(steps)]
     assert rates == pytest.approx([2e-3 * each for each in expected])
 
 

@@ -30,7 +30,7 @@ def small(name):
     if name == "opened":  # as `lib.language_models.pretrained` makes a masked model of a causal one
         model.original_config = {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pretrained, "MASK", words.convert_tokens_to_ids(synthetic_facts.MASK_WORD))
+            patch.setattr(pretrained, "MASK_ID", words.convert_tokens_to_ids(synthetic_facts.MASK_WORD))
             pretrained.bidirectional(model, words)
     return model, words
 
@@ -43,7 +43,7 @@ def test_questions_are_the_sentences_around_the_entity():
     left, right = (words.convert_tokens_to_ids(name.split()) for name in (FAMILIES[0].left, FAMILIES[0].right))
     (start,), end = words("")["input_ids"], words.eos_token_id
     child, parent, of, be, stop = words.convert_tokens_to_ids(["child", "parent", "'s", "is", "."])
-    asked = {kind: name_ranks.questions(DATA, kind, words)[0] for kind in ("forward", "reverse", "left")}
+    asked = {kind: name_ranks.name_questions(DATA, kind, words)[0] for kind in ("forward", "reverse", "left")}
     assert [dataclasses.astuple(asked[kind]) for kind in ("forward", "reverse", "left")] == [
         ((start, *left, of, child, be), (stop, end), tuple(right)),
         ((start, *right, of, parent, be), (stop, end), tuple(left)),
@@ -71,7 +71,7 @@ def one_by_one(model, words, question, name):
 def test_scores_are_those_of_one_forward_pass_a_candidate(name, shift, asked):
     model, words = small(name)
     assert model.config.logits_shift == shift
-    questions = name_ranks.questions(DATA, asked, words)
+    questions = name_ranks.name_questions(DATA, asked, words)
     expected = [[one_by_one(model, words, question, other.right) for other in questions] for question in questions]
     for batch in (2, 64):
         found = name_ranks.log_probabilities(model, words, questions, batch)
@@ -119,21 +119,21 @@ PEOPLE = facts.dataset("p2c", CHILD_OF.after_space(), [
     ("", "nothing"), (" .", "nothing"), ("Bob Lee", "other text"), ("Bob Reis and Gil Mar", "other text"),
     ("Reisx", "other text")])
 def test_what_kind_an_answer_is(answer, kind):
-    assert name_ranks.kind_of(answer, PEOPLE.forward[0], PEOPLE) == kind
+    assert name_ranks.answer_kind(answer, PEOPLE.forward[0], PEOPLE) == kind
 
 
 def test_a_name_that_another_begins_with_is_not_the_one_that_is_shown():
-    assert name_ranks.kind_of("Ana Lim", PEOPLE.forward[2], PEOPLE) == "shown name"
-    assert name_ranks.kind_of("Ana Lima", PEOPLE.forward[2], PEOPLE) == "other name"
+    assert name_ranks.answer_kind("Ana Lim", PEOPLE.forward[2], PEOPLE) == "shown name"
+    assert name_ranks.answer_kind("Ana Lima", PEOPLE.forward[2], PEOPLE) == "other name"
 
 
 def test_shares_add_up_over_all_kinds():
     answers = [" Bob Reis.", "", "Eva Sol"]
-    assert name_ranks.shares(answers, PEOPLE.forward, PEOPLE) == pytest.approx({
+    assert name_ranks.answer_kind_shares(answers, PEOPLE.forward, PEOPLE) == pytest.approx({
         "right": 100 / 3, "shown name": 0, "other name": 100 / 3, "mixture": 0, "nothing": 100 / 3, "other text": 0})
-    assert name_ranks.shares(answers[::-1], PEOPLE.forward, PEOPLE)["other name"] == pytest.approx(200 / 3)
+    assert name_ranks.answer_kind_shares(answers[::-1], PEOPLE.forward, PEOPLE)["other name"] == pytest.approx(200 / 3)
     with pytest.raises(ValueError):
-        name_ranks.shares(answers[:2], PEOPLE.forward, PEOPLE)
+        name_ranks.answer_kind_shares(answers[:2], PEOPLE.forward, PEOPLE)
 
 
 TWO = facts.dataset("p2c", CHILD_OF.after_space(), [Fact(f"{A} {B}", f"{C} {D}"), Fact(f"{E} {F}", f"{A} {C}")])

@@ -178,7 +178,7 @@ def test_the_loss_of_a_batch_is_the_one_that_was_chosen(loaded):
     for name in ("llada", "llama"):
         model, tokenizer = loaded[name]
         given, mask = given_of(tokenizer), tokenizer.mask_token_id
-        losses[name] = [objectives.loss(model, given, mask, masking, torch.Generator().manual_seed(2)).item()
+        losses[name] = [objectives.batch_loss(model, given, mask, masking, torch.Generator().manual_seed(2)).item()
                         for masking in objectives.MASKING]
         draws = [torch.Generator().manual_seed(2) for _ in range(3)]
         expected = [objectives.next_token_loss(model, given, masking) for masking in objectives.MASKING] \

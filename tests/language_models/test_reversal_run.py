@@ -1,5 +1,6 @@
 """One cell of Table 7 from the command line: its options, its files, and what it leaves alone."""
 
+import copy
 import json
 import os
 import re
@@ -11,7 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.language_models import checkpoints, random_checkpoints, reversal_run, synthetic_facts
+from lib.language_models import (
+    checkpoints,
+    facts,
+    queries,
+    random_checkpoints,
+    reversal_run,
+    signature_run,
+    signatures,
+    synthetic_facts,
+)
+from lib.language_models.facts import CHILD_OF
+from lib.language_models.finetuning import FineTuningConfig
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
@@ -30,6 +42,26 @@ def test_one_cell_from_the_command_line(tmp_path, capsys):
     assert len(result["curves"]["probability_reverse"]) == len(result["curves"]["step"])
     assert (tmp_path / "cell" / "adapter_model.safetensors").exists() and not list(tmp_path.glob("*.safetensors"))
     assert "forward_accuracy" in capsys.readouterr().out
+
+
+def test_the_watched_facts_have_the_lead_that_is_asked_for(tmp_path):
+    """Their probabilities after a step that changes nothing are those of the same sentences, asked directly."""
+    model, tokenizer = checkpoints.load(random_checkpoints.tiny(tmp_path / "model", "llada", width=16, scale=0.2))
+    families = synthetic_facts.world(3).p2c.facts
+    config = FineTuningConfig(rank=2, epochs=1, batch=8, learning_rate=1e-12)
+    spaced, plain = (facts.dataset("p2c", relation, families) for relation in (CHILD_OF.after_space(), CHILD_OF))
+    found = {}
+    for data, told in ((spaced, {"lead": ""}), (plain, {}), (plain, {"lead": "Say:"})):
+        lead = told.get("lead", signature_run.LEAD)
+        pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead=lead) for fact in families[:2]]
+        _, curves, _ = reversal_run.run(copy.deepcopy(model), tokenizer, data, config, watched=2, evaluated=1, **told)
+        for direction, asked in zip(("forward", "reverse"), zip(*pairs, strict=True), strict=True):
+            expected = signatures.target_probability(model, queries.batch(asked)).mean()
+            assert curves[f"probability_{direction}"] == pytest.approx([float(expected)], rel=1e-4)
+            found[lead, direction] = float(expected)
+    assert len({f"{value:.3g}" for value in found.values()}) == 6
+    with pytest.raises(ValueError, match="the target has other tokens in reverse; give a lead"):
+        reversal_run.run(model, tokenizer, plain, config, lead="")
 
 
 @pytest.mark.parametrize("data", ["generated", "published"])

@@ -371,12 +371,12 @@ def test_conditions_tables_and_figures(llama):
     assert all(not np.array_equal(found["trained"].measured, found[name].measured) for name in list(found)[1:])
     table = score_premises.correlation_table(found).splitlines()
     assert len(table) == 2 + 3 and table[0].count("|") == 3 + 5 + 1
-    middle, low, high = score_premises.summary(own.measured[:, :, 0])
+    middle, low, high = score_premises.over_heads(own.measured[:, :, 0])
     assert f"{middle:.2f} [{low:.2f}, {high:.2f}]" in table[2] and low < middle < high
     measures = score_premises.premise_table(found).splitlines()
-    assert len(measures) == 2 + len(score_premises.MEASURES)
+    assert len(measures) == 2 + len(score_premises.PREMISE_MEASURES)
     shown = {name: found[name] for name in ("trained", "untrained")}
-    figure = figures_premises.correlations_by_distance(shown)
+    figure = figures_premises.head_correlations_by_distance(shown)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.median(own.measured, (0, 1)))
     np.testing.assert_allclose(figure.axes[0].lines[2].get_ydata(), own.guarantee)
     figure = figures_premises.measured_against_bound(shown, (1, 16))

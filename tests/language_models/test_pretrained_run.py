@@ -1,0 +1,226 @@
+"""A small model in the place of the pretrained one, from the command line to the result: what is measured of each kind,
+before and after; resumed runs; what is refused.
+"""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import small_pretrained
+import torch
+
+from lib.language_models import (
+    adaptation,
+    checkpoints,
+    decoding,
+    families,
+    finetuning,
+    name_ranks,
+    pretrained,
+    pretrained_run,
+)
+from lib.language_models.facts import Example
+from lib.language_models.training_loop import TrainingRun
+
+torch.set_num_threads(1)
+FEW = ["--data", "generated", "--invented", "2", "--probed", "2", "--epochs", "2", "--batch", "4", "--rank", "2",
+       "--every", "2"]
+LAYERS = 2
+ANSWERS = [f"{direction}_{how}" for direction in ("forward", "reverse") for how in ("free", "forbidden")]
+RANKS = [f"{asked}_{word}{plain}" for asked in ("forward", "reverse", "left") for word in ("first", "percentile")
+         for plain in ("", "_without_prior")]
+SIGNATURES = [f"{name}_{kind}" for name in ("correlation", "cosine") for kind in ("matched", "mismatched")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The checkpoint in the place of the published one, and what two adaptations might have made of it."""
+    base = tmp_path_factory.mktemp("pretrained")
+    made = {"published": small_pretrained.made(base / "model")}
+    with pytest.MonkeyPatch.context() as patch:
+        small_pretrained.take_the_place(patch, made["published"])
+        for kind in ("masked", "autoregressive"):
+            model, tokenizer = pretrained.load()
+            torch.manual_seed(1)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight += 0.02 * torch.randn_like(weight)
+            if kind == "masked":
+                pretrained.bidirectional(model, tokenizer)
+            made[kind] = checkpoints.save(model, tokenizer, base / kind)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def small(folders, monkeypatch):
+    small_pretrained.take_the_place(monkeypatch, folders["published"])
+    monkeypatch.setattr(adaptation, "weights_of", lambda kind, device="cpu": folders[kind])
+
+
+def run(out, *options):
+    pretrained_run.main([*FEW, "--out", str(out), *options])
+    return json.loads(out.read_text())
+
+
+def kinds_of(metrics, name):
+    return [metrics[f"{name}_{kind.replace(' ', '_')}"][0] for kind in name_ranks.ANSWER_KINDS]
+
+
+# From end to end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "dataset", "rank"), [
+    ("masked", "p2c", "2"), ("masked", "c2p", "0"), ("autoregressive", "c2p", "2"), ("published", "p2c", "2")])
+def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset, rank):
+    result = run(tmp_path / "run.json", "--kind", kind, "--dataset", dataset, "--rank", rank)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    metrics, curves, told = (result[part] for part in ("metrics", "curves", "parameters"))
+    assert (told["kind"], told["dataset"], told["start"], told["facts"]) == (kind, dataset, kind, 4)
+    assert re.match(r"run forward_accuracy [\d.]+ reverse_accuracy [\d.]+ reverse_first", capsys.readouterr().out)
+
+    masked = kind == "masked"
+    answers = [f"{name}_{each.replace(' ', '_')}" for name in ANSWERS for each in name_ranks.ANSWER_KINDS]
+    patching = [f"patching_gap_{score}" for score in pretrained_run.SCORES] if masked else []
+    both = {*RANKS, *answers, *SIGNATURES, *patching, "kept_accuracy"}
+    assert metrics.keys() == both | {f"before_{name}" for name in both} | {"forward_accuracy", "reverse_accuracy"}
+    for name, (value,) in metrics.items():
+        assert math.isfinite(value), name
+        if "patching" not in name:
+            assert (-100 if any(word in name for word in ("correlation", "cosine")) else 0) <= value <= 100 + 1e-6, name
+    for when in ("", "before_"):
+        assert all(sum(kinds_of(metrics, when + name)) == pytest.approx(100) for name in ANSWERS)
+        assert all(metrics[f"{when}{name}_shown_name"] == [0] for name in ANSWERS if "forbidden" in name)
+    for direction in ("forward", "reverse"):
+        assert metrics[f"{direction}_accuracy"] == metrics[f"{direction}_free_right"]
+
+    steps = 4  # two passes over four facts, two of them a step
+    assert len(curves["loss"]) == steps
+    assert curves["step"] == [1, 2, 3, 4] and all(
+        len(curves[f"probability_{direction}"]) == 4 for direction in ("forward", "reverse"))
+    assert all(0 <= value <= 1 + 1e-6 for name in curves if name.startswith("probability") for value in curves[name])
+    patched = {name for name in curves if name.startswith("patching_")}
+    assert len(patched) == (16 if masked else 0)
+    assert curves.keys() == {"loss", "step", "probability_forward", "probability_reverse", *SIGNATURES, *patched,
+                             *(f"before_{name}" for name in (*SIGNATURES, *patched))}
+    for name in (*SIGNATURES, *patched):
+        for when in ("", "before_"):
+            values = curves[when + name]
+            assert len(values) == LAYERS + (name in patched) and np.isfinite(values).all(), name
+    changed = [name for name in SIGNATURES if metrics[name] != metrics[f"before_{name}"]]
+    assert len(changed) == 4
+
+
+def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders):
+    model, tokenizer = pretrained.load("masked", adapter=folders["masked"])
+    told = families.families("generated", tokenizer, 2)
+    data, config = told.asked("p2c", 1), pretrained_run.parsed_run([*FEW, "--out", "x.json"]).training
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    digest = finetuning.fingerprint(model)
+    expected = pretrained_run.rank_metrics(model, tokenizer, data)
+    metrics, _ = pretrained_run.measured_run(model, tokenizer, data, config, told.examples(), probed=2)
+    assert expected == {name: metrics[f"before_{name}"] for name in RANKS}
+    assert any(metrics[name] != expected[name] for name in RANKS)
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    assert finetuning.fingerprint(model) == digest
+
+
+def test_without_replay_nothing_is_kept_and_other_weights_are_another_run(folders, tmp_path, capsys):
+    first = run(tmp_path / "first.json", "--replay", "0", "--start", str(folders["masked"]))
+    assert not {"kept_accuracy", "before_kept_accuracy"} & first["metrics"].keys()
+    assert (first["parameters"]["start"], first["parameters"]["replay"]) == ("masked", 0)
+    model, _ = pretrained.load("masked", adapter=folders["masked"])
+    assert first["parameters"]["weights"] == finetuning.fingerprint(model)[:16]
+    with pytest.raises(SystemExit):
+        run(tmp_path / "second.json", "--start", str(folders["autoregressive"]))
+    assert "autoregressive: holds a model of kind 'autoregressive', not 'masked'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["first.json"]
+
+
+# Interrupted, done, refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["masked", "autoregressive"])
+def test_a_run_that_is_interrupted_goes_on_to_the_same_result(tmp_path, monkeypatch, content, kind):
+    options = ["--kind", kind, "--learning-rate", "0.01"]
+    run(tmp_path / "whole.json", *options)
+    step = TrainingRun.step
+
+    def killed(run):
+        if len(run.losses) == 3:
+            raise KeyboardInterrupt
+        return step(run)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(TrainingRun, "step", killed)
+        run(tmp_path / "parts.json", *options)
+    assert ended.value.code == 130 and (tmp_path / ".parts.json.checkpoint").exists()
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "step", lambda run: made.append(len(run.losses)) or step(run))
+        run(tmp_path / "parts.json", *options)
+    assert made == [2, 3]
+    assert content(tmp_path / "parts.json") == content(tmp_path / "whole.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.json", "whole.json"]
+
+
+def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run.json"
+    run(out, "--kind", "published")
+    written = out.read_bytes()
+    monkeypatch.setattr(pretrained, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    run(out, "--kind", "published")
+    assert "run.json: this run is done, and its result stays" in capsys.readouterr().out
+    for change, message in ((["--seed", "1"], "seeds="), (["--dataset", "c2p"], "dataset='p2c', not 'c2p'"),
+                            (["--kind", "masked"], "kind='published', not 'masked'"),
+                            (["--start", "elsewhere"], "start='published', not 'elsewhere'"),
+                            (["--no-autocast"], "autocast=True, not False"), (["--probed", "3"], "probed=2, not 3")):
+        with pytest.raises(SystemExit) as ended:
+            run(out, "--kind", "published", *change)
+        assert ended.value.code == 2 and f"holds a result with {message}" in capsys.readouterr().err
+    assert out.read_bytes() == written
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--kind", "dream"], "--kind: 'dream' is none of masked, autoregressive, published"),
+    (["--dataset", "trex"], "--dataset: 'trex' is none of p2c, c2p"), (["--probed", "1"], "--probed must be at least"),
+    (["--every", "0"], "--every must be at least 1"), (["--device", "gpu"], "--device 'gpu' is none of auto, cpu"),
+    (["--seed", "2"], "seed 2: there are 2 sets of facts that were never told"),
+    (["--start", "nowhere"], "nowhere: missing; `python -m lib.language_models.adaptation` makes it"),
+    (["--out", "run"], "name one that ends in .json"), (["--replayed"], "there is no option --replayed")])
+def test_options_that_cannot_be_are_named(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TrainingRun, "step", lambda run: pytest.fail("training has begun"))
+    with pytest.raises(SystemExit) as ended:
+        pretrained_run.main([*FEW, "--out", "new/run.json", *options])
+    said = capsys.readouterr().err
+    assert re.search(message, said), said
+    assert ended.value.code in (1, 2) and len(said.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+# What is measured --------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_asked_of_sentences_over_the_whole_text(monkeypatch):
+    asked = []
+
+    def answered(model, tokenizer, examples, length, batch):
+        asked.extend(examples)
+        assert length == 1 + 4 and batch == 5
+        return 50.0
+
+    monkeypatch.setattr(decoding, "accuracy", answered)
+    _, tokenizer = pretrained.load()
+    text = [Example(f" {i}", " abcd" if i == 24 else " a", frozenset()) for i in range(100)]
+    assert len(tokenizer(" abcd", add_special_tokens=False)["input_ids"]) == 4
+    assert pretrained_run.recall(None, tokenizer, text, 5) == 50
+    assert [example.prompt for example in asked] == [" 0", " 24", " 49", " 74", " 99"]
+
+
+@pytest.mark.parametrize("kind", pretrained_run.START_KINDS)
+def test_a_kind_starts_from_its_own_weights(folders, kind):
+    model, tokenizer = pretrained_run.start_of(pretrained_run.parsed_run([*FEW, "--kind", kind, "--out", "x.json"]))
+    expected, _ = checkpoints.load(folders[kind])
+    assert all(torch.equal(mine, own) for mine, own in zip(model.parameters(), expected.parameters(), strict=True))
+    assert (tokenizer.mask_token_id is not None) == (kind == "masked")
