@@ -58,7 +58,7 @@ class PretrainedRunOptions:
     dataset: str = option("p2c", choices=FAMILY_DATASETS)  # parents first, or children
     data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
-    probed: int = 12  # facts whose attention and gradients are measured
+    probed: int = 8  # facts whose attention and gradients are measured
     start: Path | None = None  # folder of the weights to start from; those of the kind if absent
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
@@ -114,7 +114,7 @@ def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
 
 def measured_run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, replay: Sequence[Example], *,
-    checkpoint: Checkpoint | None = None, probed: int = 12, every: int = 50,
+    checkpoint: Checkpoint | None = None, probed: int = 8, every: int = 50,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, float], dict[str, list]]:
     """Metrics in percent and curves; what is measured before fine-tuning has ``before_`` in front of its name.
@@ -125,7 +125,7 @@ def measured_run(
     before = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data)}
     if replay:
         before["kept_accuracy"] = recall(model, tokenizer, replay)
-    first, layers = probes(model, tokenizer, data, probed)
+    first, layers = signature_metrics(model, tokenizer, data, probed)
     report(f"before: {_shown(before)}")
     tuned = copy.deepcopy(model)
     found, curves, adapted = reversal_run.run(
@@ -135,7 +135,10 @@ def measured_run(
     after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
     if replay:
         after["kept_accuracy"] = recall(whole, tokenizer, replay)
-    last, layers_after = probes(whole, tokenizer, data, probed)
+    last, layers_after = signature_metrics(whole, tokenizer, data, probed)
+    if tokenizer.mask_token_id is not None:  # a causal model's forward query does not see the evidence
+        gaps, effects = patching_metrics(whole, tokenizer, data, probed)
+        last, layers_after = {**last, **gaps}, {**layers_after, **effects}
     metrics = {**{f"before_{name}": value for name, value in {**before, **first}.items()}, **after, **last}
     return metrics, {**curves, **{f"before_{name}": values for name, values in layers.items()}, **layers_after}
 
@@ -179,16 +182,6 @@ def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 48)
     chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
     length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
     return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
-
-
-def probes(model: Any, tokenizer: Any, data: Dataset, count: int) -> tuple[dict[str, float], dict[str, list]]:
-    """`signature_metrics`, and for a masked model `patching_metrics`.
-
-    A causal model's forward query does not see the evidence, so it has no attention to give.
-    """
-    metrics, layers = signature_metrics(model, tokenizer, data, count)
-    more = patching_metrics(model, tokenizer, data, count) if tokenizer.mask_token_id is not None else ({}, {})
-    return metrics | more[0], layers | more[1]
 
 
 def signature_metrics(

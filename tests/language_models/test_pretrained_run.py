@@ -83,8 +83,9 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     masked = kind == "masked"
     answers = [f"{name}_{each.replace(' ', '_')}" for name in ANSWERS for each in name_ranks.ANSWER_KINDS]
     patching = [f"patching_gap_{score}" for score in pretrained_run.SCORES] if masked else []
-    both = {*RANKS, *answers, *SIGNATURES, *patching, "kept_accuracy"}
-    assert metrics.keys() == both | {f"before_{name}" for name in both} | {"forward_accuracy", "reverse_accuracy"}
+    both = {*RANKS, *answers, *SIGNATURES, "kept_accuracy"}
+    assert metrics.keys() == both | {f"before_{name}" for name in both} | {
+        *patching, "forward_accuracy", "reverse_accuracy"}
     for name, (value,) in metrics.items():
         assert math.isfinite(value), name
         if "patching" not in name:
@@ -103,11 +104,9 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     patched = {name for name in curves if name.startswith("patching_")}
     assert len(patched) == (16 if masked else 0)
     assert curves.keys() == {"loss", "step", "probability_forward", "probability_reverse", *SIGNATURES, *patched,
-                             *(f"before_{name}" for name in (*SIGNATURES, *patched))}
-    for name in (*SIGNATURES, *patched):
-        for when in ("", "before_"):
-            values = curves[when + name]
-            assert len(values) == LAYERS + (name in patched) and np.isfinite(values).all(), name
+                             *(f"before_{name}" for name in SIGNATURES)}
+    for name in (*SIGNATURES, *patched, *(f"before_{name}" for name in SIGNATURES)):
+        assert len(curves[name]) == LAYERS + (name in patched) and np.isfinite(curves[name]).all(), name
     changed = [name for name in SIGNATURES if metrics[name] != metrics[f"before_{name}"]]
     assert len(changed) == 4
 
