@@ -7,6 +7,7 @@ import shutil
 import pytest
 import small_pretrained
 import torch
+from elsewhere import Elsewhere, machine
 
 from lib.language_models import adaptation, checkpoints, finetuning, objectives, pretrained, queries
 from lib.language_models.training_loop import TrainingRun
@@ -71,6 +72,15 @@ def test_prose_ends_where_a_text_does_and_goes_on_until_there_are_enough_lines(m
     assert found[:3] == [first[0], first[1], " y" + "abcd" * 3]
     assert found[3:7] == [" y" + "abcd" * 3, first[1], " cd" + "abcd" * 3, " " + "abcd" * 3 + "ab"]
     assert len(calls) == 2 and found[23] == first[0]  # 23 pieces a call
+
+
+def test_a_model_on_another_device_writes_the_same(monkeypatch):
+    model, tokenizer = pretrained.load()
+    here = adaptation.written_prose(model, tokenizer, 5)
+    with machine():
+        model._apply(lambda tensor: Elsewhere(tensor.detach().clone()))
+        model.tie_weights()
+        assert adaptation.written_prose(model, tokenizer, 5) == here
 
 
 # The run -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from elsewhere import Elsewhere, machine
 
 from lib.language_models import decoding, facts, name_ranks, pretrained, pretraining, synthetic_facts
 from lib.language_models.facts import CHILD_OF, Fact
@@ -77,6 +78,24 @@ def test_scores_are_those_of_one_forward_pass_a_candidate(name, shift, asked):
         found = name_ranks.log_probabilities(model, words, questions, batch)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert np.ptp(expected, 1).min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "llama"])
+def test_a_model_on_another_device_scores_and_answers_the_same(name):
+    model, words = small(name)
+
+    def found():
+        questions = name_ranks.name_questions(DATA, "reverse", words)
+        return (name_ranks.log_probabilities(model, words, questions, 4),
+                name_ranks.answers_without(model, words, DATA.reverse, DATA, length=3))
+
+    here = found()
+    with machine():
+        model._apply(lambda tensor: Elsewhere(tensor.detach().clone()))
+        model.tie_weights()
+        there = found()
+    np.testing.assert_allclose(there[0], here[0], rtol=1e-4)
+    assert there[1] == here[1]
 
 
 # Ranks -------------------------------------------------------------------------------------------------------
