@@ -55,16 +55,21 @@ def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) 
 
     Drawn are the 50 likeliest tokens in proportion to their probability. Takes about a minute on one core for 1,000.
     The draws are made on the CPU, whatever the model computes on.
+
+    :raises ValueError: if no text is as long as a piece
     """
     generator = torch.Generator().manual_seed(seed)
     found: list[str] = []
     while len(found) < lines:
+        before = len(found)
         ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in PROSE_OPENINGS * 4])
         written = _sampled(model, ids.to(model.device), 4 * _WORDS_LONG, generator).cpu()
         for row in torch.cat([ids[:, 1:], written], 1).tolist():
             row = row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
             pieces = [row[i : i + _WORDS_LONG] for i in range(0, len(row) - _WORDS_LONG + 1, _WORDS_LONG)]
             found += [" ".join(tokenizer.decode(piece).split()) for piece in pieces]
+        if len(found) == before:
+            raise ValueError(f"prose: the model ends every text within {_WORDS_LONG} tokens")
     return [f" {line}" for line in found[:lines]]
 
 

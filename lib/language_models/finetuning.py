@@ -14,6 +14,7 @@ lose most of what a small adapter adds.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -169,7 +170,7 @@ def _loss(model: Any, tokenizer: Any, config: FineTuningConfig, part: Sequence[T
     given = objectives.padded(part, tokenizer.eos_token_id, device)
     torch.manual_seed(seeds[0])  # dropout
     rng = torch.Generator().manual_seed(seeds[1])
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
+    with torch.autocast(device.type, torch.bfloat16) if config.autocast else contextlib.nullcontext():
         return objectives.batch_loss(model, given, tokenizer.mask_token_id, config.masking, rng)
 
 

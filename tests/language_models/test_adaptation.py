@@ -72,6 +72,10 @@ def test_prose_ends_where_a_text_does_and_goes_on_until_there_are_enough_lines(m
     assert found[:3] == [first[0], first[1], " y" + "abcd" * 3]
     assert found[3:7] == [" y" + "abcd" * 3, first[1], " cd" + "abcd" * 3, " " + "abcd" * 3 + "ab"]
     assert len(calls) == 2 and found[23] == first[0]  # 23 pieces a call
+    ended = torch.full((8, 56), tokenizer.eos_token_id)
+    monkeypatch.setattr(adaptation, "_sampled", lambda *_: ended)
+    with pytest.raises(ValueError, match="prose: the model ends every text within 14 tokens"):
+        adaptation.written_prose(model, tokenizer, 1)
 
 
 def test_a_model_on_another_device_writes_the_same(monkeypatch):
