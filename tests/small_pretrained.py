@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.language_models import adaptation, checkpoints, families, pretrained, random_checkpoints
+from lib.language_models import checkpoints, families, pretrained, random_checkpoints, written_text
 
 OPENINGS = (" x", " y")  # as many tokens each
 
@@ -20,6 +20,6 @@ def take_the_place(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(pretrained, "model_file", lambda: folder)
     patch.setattr(pretrained, "END_ID", tokenizer.eos_token_id)
     patch.setattr(pretrained, "MASK_ID", tokenizer.bos_token_id)
-    patch.setattr(adaptation, "PROSE_OPENINGS", OPENINGS)
+    patch.setattr(written_text, "OPENING_WORDS", OPENINGS)
     for name, few in (("SETS", 2), ("HELD", 4), ("_GENERATED", 15)):
         patch.setattr(families, name, few)

@@ -8,9 +8,9 @@ sees the same sentences in the same order for as many steps and predicts the nex
 nothing but attention and objective.
 
 The text: the told and invented pairs of `lib.language_models.families`, each in both orders, and prose that the model
-itself wrote before it was changed (`written_prose`), so that nothing need be fetched for it. Every weight is trained,
-or with ``--rank N`` low-rank adapters. The weights are kept under ``--weights`` for the runs that start from them
-(`lib.language_models.pretrained_run`). A run that is interrupted goes on from its checkpoint.
+itself wrote before it was changed (`lib.language_models.written_text`), so that nothing need be fetched for it. Every
+weight is trained, or with ``--rank N`` low-rank adapters. The weights are kept under ``--weights`` for the runs that
+start from them (`lib.language_models.pretrained_run`). A run that is interrupted goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor
 
-from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run
+from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run, written_text
 from lib.language_models.facts import Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.record import provenance
@@ -40,50 +39,9 @@ from lib.record.training_state import Checkpoint
 _EXPERIMENT = "adaptation"
 TWINS = ("masked", "autoregressive")
 WORK = provenance.ROOT / "_build" / "pretrained"
-#: words that texts begin with; after its start token alone this model writes code as often as sentences
-PROSE_OPENINGS = (" The", " In", " She", " He", " They", " It", " When", " After", " Many", " One", " People", " At",
-                  " For", " As", " There", " This")
-_WORDS_LONG, _SAMPLED = 14, 50
 #: of a run; what `AdaptationOptions` takes where nothing else is said
 ADAPTATION_TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3,
                                        masking="entity", replay=0.125, autocast=True)
-
-
-@torch.no_grad()
-def written_prose(model: Any, tokenizer: Any, lines: int = 1000, seed: int = 0) -> list[str]:
-    """Pieces of text of `_WORDS_LONG` tokens that a causal model writes after `PROSE_OPENINGS`, drawn by chance.
-
-    Drawn are the 50 likeliest tokens in proportion to their probability. Takes about a minute on one core for 1,000.
-    The draws are made on the CPU, whatever the model computes on.
-
-    :raises ValueError: if no text is as long as a piece
-    """
-    generator = torch.Generator().manual_seed(seed)
-    found: list[str] = []
-    while len(found) < lines:
-        before = len(found)
-        ids = torch.tensor([tokenizer(opening)["input_ids"] for opening in PROSE_OPENINGS * 4])
-        written = _sampled(model, ids.to(model.device), 4 * _WORDS_LONG, generator).cpu()
-        for row in torch.cat([ids[:, 1:], written], 1).tolist():
-            row = row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
-            pieces = [row[i : i + _WORDS_LONG] for i in range(0, len(row) - _WORDS_LONG + 1, _WORDS_LONG)]
-            found += [" ".join(tokenizer.decode(piece).split()) for piece in pieces]
-        if len(found) == before:
-            raise ValueError(f"prose: the model ends every text within {_WORDS_LONG} tokens")
-    return [f" {line}" for line in found[:lines]]
-
-
-def _sampled(model: Any, ids: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """``length`` tokens after each row, with the keys of earlier ones kept."""
-    written, cache = [], None
-    for _ in range(length):
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        values, likeliest = out.logits[:, -1].float().topk(_SAMPLED)
-        drawn = values.softmax(-1).cpu().multinomial(1, generator=generator)
-        ids = likeliest.gather(1, drawn.to(likeliest.device))
-        written.append(ids)
-    return torch.cat(written, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +141,7 @@ def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
 def adaptation_text(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:
     """The sentences that are told, and prose of the model before it is changed."""
     told = families.families(options.data, tokenizer, options.invented).examples()
-    prose = written_prose(model, tokenizer, options.prose)
+    prose = written_text.written_prose(model, tokenizer, options.prose)
     return told, [Example("", line, frozenset()) for line in prose]
 
 

@@ -22,13 +22,13 @@ RUN_CONDITIONS: dict[str, dict[str, Any]] = {
     "masked, no replay": {"replay": 0.0}, "masked, children first": {"dataset": "c2p"},
     "autoregressive, children first": {"kind": "autoregressive", "dataset": "c2p"},
     "published": {"kind": "published", "replay": 0.0}}
-SEEDS = dict.fromkeys(RUN_CONDITIONS, SETS) | {"published": 2}  # of each condition
+RUN_SEEDS = dict.fromkeys(RUN_CONDITIONS, SETS) | {"published": 2}  # of each condition
 _STANDARD = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5, "data": "published"}
 
 
 def planned() -> int:
     """How many runs the chapter reads when all are there."""
-    return sum(SEEDS.values())
+    return sum(RUN_SEEDS.values())
 
 
 class RecordedRuns:

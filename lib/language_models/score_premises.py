@@ -31,7 +31,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.language_models import synthetic_facts
-from lib.language_models.queries import is_causal
 from lib.language_models.signatures import evaluating
 from lib.record import report
 from lib.theory import premises, routing
@@ -51,11 +50,6 @@ PREMISE_MEASURES = {
     "forward": ("variance of forward scores over that of their planes", "1"),
     "reverse": ("variance of reverse scores over that of their planes", "1"),
 }
-
-#: how the texts begin that a model writes
-TEXT_OPENINGS = (" The river rises in", " Once upon a time there was", " In the year 1848", " Dear sister,",
-            " To cook rice well, first", " The second law of thermodynamics", " \"Who is there?\" asked",
-            " The parliament voted on Tuesday")
 
 # Queries and keys --------------------------------------------------------------------------------------------
 
@@ -140,28 +134,6 @@ def _plain_attentions(model: Any) -> list[Any]:
 def generated_sentences(facts: int = 3, seed: int = 0) -> list[str]:
     """Sentences about people, parents, descriptions and capitals that exist nowhere else; ten to a fact."""
     return [f" {sentence}" for sentence in synthetic_facts.world(facts, seed).sentences()]
-
-
-@torch.no_grad()
-def written_texts(
-    model: Any, tokenizer: Any, openings: Sequence[str] = TEXT_OPENINGS, tokens: int = 60, seed: int = 0
-) -> list[str]:
-    """Texts that the model writes itself, one from each opening: draws from the likeliest 90 % of each next token.
-
-    The same seed gives the same texts on the same machine; rounding may turn a draw on another.
-
-    :param tokens: how many are written to each
-    :raises ValueError: for a model that does not write from left to right
-    """
-    if not is_causal(model):
-        raise ValueError("model: only a causal one writes from left to right; let that write and read it with this one")
-    prompts = tokenizer(list(openings), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        rows = model.generate(prompts.input_ids, attention_mask=prompts.attention_mask, do_sample=True, top_p=0.9,
-                              top_k=0, temperature=1.0, min_new_tokens=tokens, max_new_tokens=tokens,
-                              pad_token_id=tokenizer.pad_token_id)
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 # Measurement -------------------------------------------------------------------------------------------------

@@ -141,31 +141,6 @@ def test_heads_that_cannot_share_keys_are_refused():
 # Texts -------------------------------------------------------------------------------------------------------
 
 
-def test_texts_are_written_by_the_model_and_depend_on_the_seed_alone(llama, llada):
-    model, tokenizer = llama
-    openings = [" The river", " Who is there, asked the"]
-    state = torch.random.get_rng_state()
-    first, again, other = (score_premises.written_texts(model, tokenizer, openings, 12, seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert first == again and first != other
-    assert all(text.startswith(opening) and len(text) > len(opening)
-               for text, opening in zip(first, openings, strict=True))
-    with pytest.raises(ValueError, match="only a causal one"):
-        score_premises.written_texts(*llada)
-
-
-def test_padding_does_not_change_what_is_written(llama):
-    """The likeliest continuation of a short opening, alone and beside a long one."""
-    model, tokenizer = llama
-    short, long = " The river", " Who is there, asked the child of the captain?"
-    prompts = tokenizer([short, long], return_tensors="pt", padding=True, padding_side="left")
-    assert (prompts.attention_mask[0] == 0).any()
-    alone = tokenizer(short, return_tensors="pt")
-    settings = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": tokenizer.pad_token_id}
-    both, one = (model.generate(**given, **settings)[0, -5:] for given in (prompts, alone))
-    assert torch.equal(both, one)
-
-
 def test_generated_sentences_begin_with_a_space():
     sentences = score_premises.generated_sentences(2)
     assert len(sentences) == 20 and all(text[0] == " " and text[1] != " " for text in sentences)
