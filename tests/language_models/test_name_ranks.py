@@ -8,7 +8,7 @@ import torch
 from elsewhere import Elsewhere, machine
 
 from lib.language_models import decoding, facts, name_ranks, pretrained, pretraining, synthetic_facts
-from lib.language_models.facts import CHILD_OF, Fact
+from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Fact
 from lib.language_models.pretraining import PretrainingConfig
 
 torch.set_num_threads(1)
@@ -49,6 +49,28 @@ def test_questions_are_the_sentences_around_the_entity():
         ((start, *left, of, child, be), (stop, end), tuple(right)),
         ((start, *right, of, parent, be), (stop, end), tuple(left)),
         ((start,), (of, child, be, *right, stop, end), tuple(left))]
+
+
+class Texts(list):
+    """In the place of a tokenizer: every text is one token, and its place in this list is its id."""
+
+    eos_token_id = 0
+
+    def __call__(self, text, add_special_tokens=True):
+        self.append(text)
+        return {"input_ids": [len(self) - 1] if text else []}
+
+
+def test_every_part_of_a_question_begins_where_a_word_does():
+    data = facts.dataset("trex", CAPITAL_OF.after_space(), [Fact("Peru", "Lima")])
+    found = []
+    for kind in ("forward", "reverse", "left"):
+        texts = Texts(["END"])
+        (question,) = name_ranks.name_questions(data, kind, texts)
+        found.append(tuple([texts[token] for token in part] for part in dataclasses.astuple(question)))
+    assert found == [([" The capital of Peru is"], [".", "END"], [" Lima"]),
+                     ([" Lima is the capital of"], [".", "END"], [" Peru"]),
+                     ([" The capital of"], [" is Lima.", "END"], [" Peru"])]
 
 
 def one_by_one(model, words, question, name):

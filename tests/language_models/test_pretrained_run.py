@@ -20,6 +20,7 @@ from lib.language_models import (
     name_ranks,
     pretrained,
     pretrained_run,
+    signature_run,
 )
 from lib.language_models.facts import Example
 from lib.language_models.training_loop import TrainingRun
@@ -111,14 +112,18 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     assert len(changed) == 4
 
 
-def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders):
+def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders, monkeypatch):
     model, tokenizer = pretrained.load("masked", adapter=folders["masked"])
     told = families.families("generated", tokenizer, 2)
     data, config = told.asked("p2c", 1), pretrained_run.parsed_run([*FEW, "--out", "x.json"]).training
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     digest = finetuning.fingerprint(model)
     expected = pretrained_run.rank_metrics(model, tokenizer, data)
+    leads, encoded = set(), signature_run.encoded_pair
+    monkeypatch.setattr(signature_run, "encoded_pair", lambda *given, **settings: (
+        leads.add(settings["lead"]), encoded(*given, **settings))[1])
     metrics, _ = pretrained_run.measured_run(model, tokenizer, data, config, told.examples(), probed=2)
+    assert leads == {""}  # a sentence is asked as it is trained
     assert expected == {name: metrics[f"before_{name}"] for name in RANKS}
     assert any(metrics[name] != expected[name] for name in RANKS)
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
