@@ -200,9 +200,9 @@ def test_a_query_patched_with_itself_or_nowhere_is_unchanged(loaded, name):
         plain = plain_logits(model, prompt, name)
         for kind in ("weights", "total_weight", "output"):
             found = attention_patching.logits_under_patch(model, prompt, Patch(kind, own), where)
-            torch.testing.assert_close(found, plain.expand_as(found), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found, plain.expand_as(found), atol=1e-4, rtol=1e-4)
         nowhere = attention_patching.logits_under_patch(model, prompt, Patch("knockout"), torch.zeros_like(where))
-        torch.testing.assert_close(nowhere, plain.expand_as(nowhere), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(nowhere, plain.expand_as(nowhere), atol=1e-4, rtol=1e-4)
         assert torch.equal(plain_logits(model, prompt, name), plain) and model.config._attn_implementation == "sdpa"
 
 
@@ -302,7 +302,7 @@ def test_a_hybrid_model_is_patched_in_its_attention_layers(tmp_path):
     where = attention_patching.single_layers(own)
     plain = plain_logits(model, reverse, "llama")
     same = attention_patching.logits_under_patch(model, reverse, Patch("weights", own), where)
-    torch.testing.assert_close(same, plain.expand_as(same), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(same, plain.expand_as(same), atol=1e-4, rtol=1e-4)
     other = attention_patching.logits_under_patch(
         model, reverse, Patch("output", attention_patching.record_attention(model, forward)), where)
     assert (other - plain).abs().amax((1, 2)).min() > 1e-3
@@ -320,7 +320,7 @@ def test_a_model_with_adapters(loaded, tmp_path):
     own = attention_patching.record_attention(adapted, prompt)
     where = attention_patching.single_layers(own)
     found = attention_patching.logits_under_patch(adapted, prompt, Patch("weights", own), where)
-    torch.testing.assert_close(found, plain.expand_as(found), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, plain.expand_as(found), atol=1e-4, rtol=1e-4)
 
 
 # Scores ------------------------------------------------------------------------------------------------------
