@@ -51,12 +51,12 @@ class RecordedRuns:
 
     def metric(self, name: str, condition: str = "masked") -> Float[np.ndarray, " seed"]:
         """One metric, seed by seed."""
-        return np.array([result["metrics"][name][0] for result in self.find(condition).values()])
+        return np.array([result["metrics"][name][0] for result in self.find(condition).values()], dtype=float)
 
     def curves(self, name: str, condition: str = "masked") -> Float[np.ndarray, "seed point"]:
         """One curve, seed by seed; (0, 0) where nothing is recorded."""
         found = [result["curves"][name] for result in self.find(condition).values()]
-        return np.array(found) if found else np.zeros((0, 0))
+        return np.array(found, dtype=float) if found else np.zeros((0, 0))
 
     def recorded(self, conditions: Sequence[str]) -> list[str]:
         """Those of the conditions that have a run."""
@@ -97,14 +97,14 @@ def forward_only(runs: RecordedRuns, condition: str = "autoregressive", *, turn:
     return bool(min(forward, reverse) <= 5 and (reverse if turn else forward) >= 80)
 
 
-def exceeds_by(first: Values, second: Values, points: float) -> bool:
+def exceeds_by(first: Values, second: Values, points: float | int) -> bool:
     """Is the mean over seeds of the first above that of the second by so many points, and the interval above zero?"""
     found = report.effect(second, first)
     return bool(found.difference >= points and found.interval[0] > 0)
 
 
 def rank_gain(runs: RecordedRuns, condition: str, other: str, *, when: str = "", asked: str = "reverse",
-              points: float = 20) -> bool:
+              points: float | int = 20) -> bool:
     """Is the right name first of all, its prior taken out, more often in one condition than in another?
 
     :param when: ``before_`` for the models before fine-tuning

@@ -1,0 +1,150 @@
+"""Checks of recorded runs: each is true of runs made to satisfy it, and false once what it says is not so."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from lib.language_models import figures_pretrained, name_ranks, pretrained_tables
+from lib.language_models import pretrained_results as results
+from lib.language_models.pretrained_results import RUN_CONDITIONS, RecordedRuns
+from lib.record import claims
+from lib.record.provenance import Result
+from pipeline import experiments
+
+CONDITIONS = list(RUN_CONDITIONS)
+LAYERS = 3
+#: what the book expects of a masked model and of its twin
+MASKED = {"forward_accuracy": 95.0, "reverse_accuracy": 5.0, "reverse_first_without_prior": 70.0,
+          "before_reverse_first_without_prior": 5.0, "left_first_without_prior": 80.0,
+          "before_left_first_without_prior": 5.0, "reverse_free_right": 5.0, "reverse_forbidden_right": 40.0,
+          "reverse_free_shown_name": 40.0, "reverse_free_mixture": 30.0, "forward_free_shown_name": 0.0,
+          "forward_free_mixture": 5.0, "forward_free_right": 95.0, "forward_forbidden_right": 95.0,
+          "cosine_matched": 60.0, "cosine_mismatched": 5.0, "patching_gap_logit_difference": 4.0}
+TWIN = {**MASKED, "reverse_accuracy": 0.0, "reverse_first_without_prior": 5.0}
+
+
+def curves():
+    ups = {f"patching_logit_difference_{name}": [0.1] * LAYERS + [last] for name, last in (
+        ("weights_matched", 2.0), ("weights_mismatched", 0.2), ("output_matched", 3.0), ("output_mismatched", 0.3),
+        ("knockout_reverse", -1.0))}
+    layers = {f"{when}{name}_{word}": [0.5] * LAYERS for when in ("", "before_") for name in ("correlation", "cosine")
+              for word in ("matched", "mismatched")}
+    return {"step": [1, 2], "probability_forward": [0.1, 0.9], "probability_reverse": [0.0, 0.2], **ups, **layers}
+
+
+def made(condition, seed, values, **parts):
+    told = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5, "data": "published"}
+    told |= RUN_CONDITIONS[condition]
+    kinds = {f"{side}_{how}_{kind.replace(' ', '_')}": 0.0 for side in ("forward", "reverse")
+             for how in ("free", "forbidden") for kind in name_ranks.ANSWER_KINDS}
+    metrics = {**kinds, "forward_first_without_prior": 90.0, "reverse_first": 40.0, "kept_accuracy": 98.0, **values}
+    return Result({"experiment": "pretrained", "parameters": told | {"start": told["kind"]} | parts, "seeds": [seed],
+                   "metrics": {name: [value + seed / 10] for name, value in metrics.items()}, "curves": curves()},
+                  Path("run.json"))
+
+
+def runs_of(*found):
+    runs = RecordedRuns.__new__(RecordedRuns)
+    runs.results = list(found)
+    return runs
+
+
+def both(masked=MASKED, twin=TWIN, **other):
+    """Five seeds of the two twins, and of other conditions by number in `CONDITIONS`."""
+    pairs = {"masked": masked, "autoregressive": twin, **other}
+    return runs_of(*(made(condition, seed, values) for condition, values in pairs.items() for seed in range(5)))
+
+
+def test_the_runs_of_a_condition_are_those_and_no_others():
+    runs = both()
+    assert list(runs.find("masked")) == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(runs.metric("reverse_accuracy"), [5.0, 5.1, 5.2, 5.3, 5.4])
+    assert runs.find("masked, whole entities") == {} and runs.recorded(CONDITIONS) == ["masked", "autoregressive"]
+    moved = runs_of(made("masked", 0, MASKED, start="elsewhere"), made("masked", 1, MASKED, data="generated"))
+    assert moved.find("masked") == {}
+    assert runs.curves("step").shape == (5, 2) and runs.curves("step", "published").shape == (0, 0)
+
+
+def test_every_planned_run_is_of_a_condition():
+    planned = experiments.experiments("pretrained", "full").values()
+    assert len(planned) == results.planned()
+    standard = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5}
+    asked = [{**standard, **{key: value for key, value in run["fixed"].items() if key != "seed"}} for run in planned]
+    wanted = [{**standard, **change} for change in RUN_CONDITIONS.values()]
+    assert all(each in wanted for each in asked) and all(each in asked for each in wanted)
+
+
+@pytest.mark.parametrize(("check", "masked", "twin"), [
+    (lambda runs: results.forward_only(runs), {}, {"reverse_accuracy": 6.0}),
+    (lambda runs: results.forward_only(runs), {}, {"forward_accuracy": 70.0}),
+    (lambda runs: results.rank_gain(runs, "masked", "autoregressive"), {"reverse_first_without_prior": 20.0}, {}),
+    (lambda runs: results.learned_left(runs), {"left_first_without_prior": 40.0}, {}),
+    (lambda runs: results.written_rarely(runs), {"reverse_accuracy": 15.0}, {}),
+    (lambda runs: results.repeats_shown_name(runs), {"reverse_free_mixture": 5.0}, {}),
+    (lambda runs: results.forbidding_helps(runs), {"reverse_forbidden_right": 15.0}, {}),
+    (lambda runs: results.cosine_gap(runs), {"cosine_mismatched": 55.0}, {}),
+    (lambda runs: results.patch_closes(runs), {"patching_gap_logit_difference": 10.0}, {}),
+])
+def test_a_check_holds_of_what_it_says_and_of_nothing_else(check, masked, twin):
+    assert check(both())
+    assert not check(both({**MASKED, **masked}, {**TWIN, **twin}))
+
+
+def test_the_controls_of_the_checks_fail():
+    runs = both()
+    assert not results.forward_only(runs, turn=True)
+    assert not results.rank_gain(runs, "masked", "autoregressive", when="before_")
+    assert not results.learned_left(runs, when="before_") and not results.written_rarely(runs, direction="forward")
+    assert not results.repeats_shown_name(runs, direction="forward")
+    assert not results.forbidding_helps(runs, direction="forward") and not results.cosine_gap(runs, turn=True)
+    assert not results.patch_closes(runs, "knockout_reverse")
+
+
+def test_the_last_variant_is_the_patch_of_all_layers():
+    np.testing.assert_allclose(results.patch_share(both()), [2 / (4 + seed / 10) for seed in range(5)])
+
+
+def test_a_difference_that_seeds_disagree_about_is_none():
+    wild = runs_of(*(made("masked", seed, {**MASKED, "reverse_first_without_prior": value})
+                     for seed, value in enumerate((100.0, 0.0, 90.0, 0.0, 0.0))),
+                   *(made("autoregressive", seed, TWIN) for seed in range(5)))
+    assert wild.metric("reverse_first_without_prior").mean() > 25
+    assert not results.rank_gain(wild, "masked", "autoregressive")
+
+
+def test_what_is_told_of_a_check():
+    told = both().evidence({"reverse": ("reverse_accuracy", "masked")})
+    assert told["ours"]()["reverse"] == pytest.approx(5.2) and told["seeds"]() == [[0, 1, 2, 3, 4]]
+    low, high = told["interval"]()["reverse"]
+    assert 5 <= low < 5.2 < high <= 5.4 and len(told["needs"]) == 5
+    first = "reverse_first_without_prior"
+    gap = both().difference((first, "masked"), (first, "autoregressive"))
+    assert gap["ours"]()["difference"] == pytest.approx(65) and len(gap["needs"]) == 10
+    assert results.patch_shares_told(both())["ours"]()["share, weights_matched"] == pytest.approx(0.476, abs=1e-3)
+
+
+def test_a_check_without_its_runs_is_skipped_and_names_them():
+    skipped = claims.verify("smollm-curse", "forward-only", results.forward_only, given={"runs": runs_of()},
+                            broken={"runs": runs_of(), "turn": True},
+                            **runs_of().evidence({"reverse": ("reverse_accuracy", "autoregressive")}))
+    assert isinstance(skipped, claims.Skip) and "autoregressive, seed 0" in str(skipped)
+
+
+@pytest.mark.parametrize("runs", [runs_of(), both()], ids=["nothing recorded", "two conditions"])
+def test_tables_and_figures_show_what_is_there(runs):
+    table = pretrained_tables.conditions_table(runs)
+    assert ("| masked | 5 | 95 (95 to 95) | 5 (5 to 5) |" in table) == bool(runs.results)
+    assert "| published | 0 | not run here |" in table and "| LLaDA-8B, p2c, as printed |  | 76.7 | 48.3 |" in table
+    figures_pretrained.written_and_ranked(runs, ["masked", "autoregressive", "published"])
+    bars = figures_pretrained.kinds_of_answers(runs, ["masked", "autoregressive"]).axes[0].patches
+    assert len(bars) == (8 * len(name_ranks.ANSWER_KINDS) if runs.results else 0)
+    figures_pretrained.first_by_condition(runs, CONDITIONS)
+    lines = figures_pretrained.probabilities_along(runs, ["masked"]).axes[0].get_lines()
+    assert len(lines) == (12 if runs.results else 0)
+    figures_pretrained.trained_signatures_by_layer(runs, ["masked", "autoregressive"])
+    panel = figures_pretrained.recorded_patching_by_layer(runs).axes[0]
+    drawn = [line for line in panel.get_lines() if len(line.get_xdata()) == LAYERS]
+    assert len(drawn) == (3 if runs.results else 0)
+    plt.close("all")
