@@ -42,12 +42,12 @@ class RecordedRuns:
         self.results = [result for result in found if result["experiment"] == "pretrained"]
 
     def find(self, condition: str) -> dict[int, Result]:
-        """Runs of one of `RUN_CONDITIONS` by seed."""
+        """Runs of one of `RUN_CONDITIONS` by seed; none where there is but one, of which nothing could be concluded."""
         wanted = {**_STANDARD, **RUN_CONDITIONS[condition]}
         found = {result["seeds"][0]: result for result in self.results
                  if all(result["parameters"].get(name) == value for name, value in wanted.items())
                  and result["parameters"]["start"] == wanted["kind"]}
-        return dict(sorted(found.items()))
+        return dict(sorted(found.items())) if len(found) > 1 else {}
 
     def metric(self, name: str, condition: str = "masked") -> Float[np.ndarray, " seed"]:
         """One metric, seed by seed."""

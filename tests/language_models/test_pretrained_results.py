@@ -64,6 +64,7 @@ def test_the_runs_of_a_condition_are_those_and_no_others():
     assert runs.find("masked, whole entities") == {} and runs.recorded(CONDITIONS) == ["masked", "autoregressive"]
     moved = runs_of(made("masked", 0, MASKED, start="elsewhere"), made("masked", 1, MASKED, data="generated"))
     assert moved.find("masked") == {}
+    assert runs_of(made("masked", 3, MASKED)).recorded(CONDITIONS) == []  # one seed says nothing
     assert runs.curves("step").shape == (5, 2) and runs.curves("step", "published").shape == (0, 0)
 
 
