@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib.language_models import decoding, queries, reversal_run, signature_run, signatures, synthetic_facts
 from lib.language_models import facts as facts_module
+from lib.language_models import queries, reversal_run, signature_run, signatures, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example, Fact
 from lib.language_models.finetuning import MASKING, FineTuningConfig
@@ -118,7 +118,7 @@ def run_cell(
 
 def _before(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -> dict[str, float]:
     cosines = {f"cosine_{name}": value for name, value in alignment(model, tokenizer, data).items()}
-    return cosines | {"told_accuracy": _recall(model, tokenizer, text)}
+    return cosines | {"told_accuracy": reversal_run.recall(model, tokenizer, text)}
 
 
 def _after(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -> dict[str, float]:
@@ -126,14 +126,7 @@ def _after(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -
     asked = [[queries.encode(query, tokenizer) for query in data.queries(fact)] for fact in data.facts]
     likely = {f"probability_{side}": float(signatures.target_probability(model, queries.batch(rows)).mean())
               for side, rows in zip(("forward", "reverse"), zip(*asked, strict=True), strict=True)}
-    return likely | {"kept_accuracy": _recall(model, tokenizer, text)}
-
-
-def _recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 60) -> float:
-    """Percent of sentences of the pretraining text, evenly chosen, that are completed exactly."""
-    chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
-    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
-    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
+    return likely | {"kept_accuracy": reversal_run.recall(model, tokenizer, text)}
 
 
 def alignment(model: Any, tokenizer: Any, data: Dataset, facts: int = 8) -> dict[str, float]:

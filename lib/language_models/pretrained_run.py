@@ -95,7 +95,7 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
         told = families.families(options.data, tokenizer, options.invented)
         data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
         metrics, curves = measured_run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
-                              probed=options.probed, every=options.every, report=_report)
+                                       probed=options.probed, every=options.every, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
                       size=signature_run.size_of(model), facts=len(data.facts),
                       weights=finetuning.fingerprint(model)[:16])
@@ -124,7 +124,7 @@ def measured_run(
     """
     before = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data)}
     if replay:
-        before["kept_accuracy"] = recall(model, tokenizer, replay)
+        before["kept_accuracy"] = reversal_run.recall(model, tokenizer, replay, 48)
     first, layers = signature_metrics(model, tokenizer, data, probed)
     report(f"before: {_shown(before)}")
     tuned = copy.deepcopy(model)
@@ -134,7 +134,7 @@ def measured_run(
     whole = adapted.merge_and_unload() if config.rank else adapted
     after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
     if replay:
-        after["kept_accuracy"] = recall(whole, tokenizer, replay)
+        after["kept_accuracy"] = reversal_run.recall(whole, tokenizer, replay, 48)
     last, layers_after = signature_metrics(whole, tokenizer, data, probed)
     if tokenizer.mask_token_id is not None:  # a causal model's forward query does not see the evidence
         gaps, effects = patching_metrics(whole, tokenizer, data, probed)
@@ -175,13 +175,6 @@ def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}
     return found
-
-
-def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 48) -> float:
-    """Percent of sentences of the text, evenly chosen, that are completed exactly."""
-    chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
-    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
-    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
 
 
 def signature_metrics(

@@ -34,5 +34,5 @@ def _cell(runs: RecordedRuns, metric: str, condition: str) -> str:
     found = [result["metrics"][metric][0] for result in runs.find(condition).values() if metric in result["metrics"]]
     if not found:
         return "–" if runs.find(condition) else "not run here"
-    low, high = report.bootstrap_interval(np.array(found)) if len(found) > 1 else (found[0], found[0])
+    low, high = report.bootstrap_interval(np.array(found))
     return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"

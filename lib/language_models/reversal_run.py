@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lib.language_models import (
@@ -107,6 +108,13 @@ def answer_length(data: Dataset, tokenizer: Any) -> int:
     """Tokens an answer of either direction may need, its end token included."""
     texts = {example.completion for example in (*data.forward, *data.reverse, *data.train)}
     return 1 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+
+def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 60) -> float:
+    """Percent of sentences of a text, evenly chosen, that are completed exactly."""
+    chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
+    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
+    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
 
 
 def dataset_of(name: str, data: str, facts: int, seed: int) -> Dataset:

@@ -20,6 +20,7 @@ from lib.language_models import (
     name_ranks,
     pretrained,
     pretrained_run,
+    reversal_run,
     signature_run,
 )
 from lib.language_models.facts import Example
@@ -218,7 +219,7 @@ def test_what_is_kept_is_asked_of_sentences_over_the_whole_text(monkeypatch):
     _, tokenizer = pretrained.load()
     text = [Example(f" {i}", " abcd" if i == 24 else " a", frozenset()) for i in range(100)]
     assert len(tokenizer(" abcd", add_special_tokens=False)["input_ids"]) == 4
-    assert pretrained_run.recall(None, tokenizer, text, 5) == 50
+    assert reversal_run.recall(None, tokenizer, text, 5) == 50
     assert [example.prompt for example in asked] == [" 0", " 24", " 49", " 74", " 99"]
 
 
