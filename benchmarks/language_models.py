@@ -14,6 +14,7 @@ size in both ways, by hooks and from two stored gradients. Exits with 1 if the h
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
 import dataclasses
 import functools
 import gc
@@ -67,11 +68,12 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.clock = time.perf_counter if device.type == "cuda" else time.process_time
+        _give_back()
         self.start = self._now()
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, float, int]:
         """What ``work`` returns, its seconds, and the peak in bytes while it ran."""
-        gc.collect()
+        _give_back()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -87,6 +89,14 @@ class Meter:
 
     def _now(self) -> int:
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else _status("VmRSS")
+
+
+def _give_back() -> None:
+    """Freed memory goes back to the system: what the allocator keeps would serve the next call, unseen by its peak."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; other C libraries keep little
+    if trim:
+        trim(0)
 
 
 def _status(field: str) -> int:

@@ -74,6 +74,16 @@ def test_the_meter_sees_what_is_allocated_and_forgets_it():
     assert 190e6 < large < 260e6 and small < 60e6 and seconds > 0
 
 
+def test_the_meter_sees_what_is_allocated_in_memory_that_was_freed_before():
+    torch.ones(30_000_000, dtype=torch.uint8)  # freed at once: from here on blocks of this size come from the heap
+    freed = [torch.ones(24_000_000, dtype=torch.uint8) for _ in range(10)]
+    above = torch.ones(24_000_000, dtype=torch.uint8)
+    del freed
+    meter = language_models.Meter(torch.device("cpu"))
+    _, _, large = meter(lambda: torch.ones(50_000_000).sum())
+    assert 190e6 < large < 260e6 and len(above)
+
+
 @pytest.mark.parametrize("name", ["llada", "dream", "llama", "qwen2"])
 def test_a_checkpoint_of_any_size_is_one_that_loads(tmp_path, name):
     size = random_checkpoints.Size(width=32, layers=3, heads=4, key_heads=2, mlp=40, tokens=640)
