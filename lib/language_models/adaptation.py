@@ -29,11 +29,12 @@ import torch
 from filelock import FileLock
 
 from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run, written_text
+from lib.language_models.attention_opening import AttentionOpening
 from lib.language_models.facts import Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.record import provenance
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse
+from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse, within
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "adaptation"
@@ -42,6 +43,10 @@ WORK = provenance.ROOT / "_build" / "pretrained"
 #: of a run; what `AdaptationOptions` takes where nothing else is said
 ADAPTATION_TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3,
                                        masking="entity", replay=0.125, autocast=True)
+#: what is changed of the conversion that the command makes untold; three are a third as long, to be compared
+CONVERSIONS: dict[str, dict[str, Any]] = {
+    "standard": {}, "third": {"epochs": 16}, "plain": {"epochs": 16, "masking": "any"},
+    "opening": {"epochs": 16, "opening": 0.5}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,7 @@ class AdaptationOptions:
     data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families are told
     invented: int = 150  # pairs of invented names that are told besides
     prose: int = 1000  # pieces of prose that the model writes beforehand
+    opening: float | int = 0.0  # first part of the steps, over which attention to the right is opened
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
     out: Path = option()  # the result (JSON)
@@ -62,6 +68,9 @@ class AdaptationOptions:
         json_file("--out", self.out)
         one_of(self, kind=TWINS, data=families.FAMILY_SOURCES)
         at_least(self, invented=0, prose=1, every=1)
+        within(self, opening="[0, 1]")
+        if self.opening and self.kind != "masked":
+            raise ValueError(f"opening: a model of kind {self.kind!r} keeps its attention to the left")
 
     @property
     def folder(self) -> Path:
@@ -94,25 +103,34 @@ def adapt(options: AdaptationOptions) -> None:
         if options.kind == "masked":
             pretrained.bidirectional(model, tokenizer)
         adapted = finetuning.add_adapters(model, config)
+        steps = finetuning.step_count(len(text[0]), config)
+        attention = AttentionOpening(adapted, round(options.opening * steps))
         losses = finetuning.finetune(adapted, tokenizer, text[0], config, replay=text[1], every=options.every,
-                                     checkpoint=recorded.checkpoint, keep=True,
-                                     on_step=_progress(finetuning.step_count(len(text[0]), config)))
+                                     checkpoint=recorded.checkpoint, keep=True, on_step=_progress(steps),
+                                     before=attention.before)
+        attention.close()
         _save(adapted, tokenizer, options)
         recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=signature_run.size_of(model),
                       sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
 
 
-def weights_of(kind: str, device: str = "cpu") -> Path:
+def weights_of(kind: str, device: str = "cpu", conversion: str = "standard") -> Path:
     """Folder of the weights of a kind, as the command makes them untold; made now if they are not there.
 
     That takes more than an hour on one core. Of several processes one makes them, and the others wait.
+
+    :param conversion: one of `CONVERSIONS`
     """
-    folder = WORK / kind
+    changes = dict(CONVERSIONS[conversion])
+    name = kind if conversion == "standard" else f"{kind}_{conversion}"
+    opening = changes.pop("opening", 0.0)
     WORK.mkdir(parents=True, exist_ok=True)
-    with FileLock(WORK / f".{kind}.lock"):
-        if not is_trained(folder):
-            adapt(AdaptationOptions(kind=kind, out=WORK / f"adaptation_{kind}.json", device=device))
-    return folder
+    with FileLock(WORK / f".{name}.lock"):
+        if not is_trained(WORK / name):
+            adapt(AdaptationOptions(
+                kind=kind, out=WORK / f"adaptation_{name}.json", weights=WORK / name, device=device, opening=opening,
+                training=dataclasses.replace(ADAPTATION_TRAINING, **changes)))
+    return WORK / name
 
 
 def is_trained(folder: Path) -> bool:
@@ -147,7 +165,8 @@ def adaptation_text(options: AdaptationOptions, model: Any, tokenizer: Any) -> t
 
 def adaptation_parameters(options: AdaptationOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
-    return {"kind": options.kind, "data": options.data, "invented": options.invented, "prose": options.prose,
+    opening = {"opening": options.opening} if options.opening else {}  # older results do not hold it
+    return {"kind": options.kind, "data": options.data, "invented": options.invented, "prose": options.prose, **opening,
             **{field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}}
 
 

@@ -83,14 +83,21 @@ def families(source: str, tokenizer: Any, invented: int = 150, folder: Path | No
 
 
 def usable(pairs: Sequence[Fact], tokenizer: Any) -> list[Fact]:
-    """Pairs of two people without a common word, one pair a person, their names short enough."""
+    """Pairs of two people without a common word, one pair a person, their names short enough and not of one word."""
+    whole = [fact for fact in random.Random(0).sample(list(pairs), len(pairs))
+             if min(len(fact.left.split()), len(fact.right.split())) > 1]
+    return short_and_distinct(whole, tokenizer)
+
+
+def short_and_distinct(pairs: Sequence[Fact], tokenizer: Any) -> list[Fact]:
+    """The pairs, in their order, whose two names share no word, stand in no pair before, and are short enough."""
     seen: set[str] = set()
     found = []
-    for fact in random.Random(0).sample(list(pairs), len(pairs)):
+    for fact in pairs:
         names = fact.left, fact.right
         if seen.intersection(names) or _words(fact.left) & _words(fact.right):
             continue
-        if all(len(name.split()) > 1 and _tokens(name, tokenizer) <= MOST_TOKENS for name in names):
+        if all(_tokens(name, tokenizer) <= MOST_TOKENS for name in names):
             found.append(fact)
             seen.update(names)
     return found

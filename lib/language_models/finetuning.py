@@ -112,7 +112,7 @@ def finetune(
     model: Any, tokenizer: Any, examples: Sequence[Example], config: FineTuningConfig, *,
     replay: Sequence[Example] = (), checkpoint: Checkpoint | None = None, every: int = 50, keep: bool = False,
     on_step: Callable[[int, float], None] | None = None, curves: Mapping[str, list] | None = None,
-    processes: Processes | None = None,
+    processes: Processes | None = None, before: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train what is trainable in ``model`` (see `add_adapters`) on examples in the trained direction.
 
@@ -120,6 +120,7 @@ def finetune(
     :param checkpoint: with ``every``, ``keep`` and ``on_step``, as in `lib.language_models.training_loop.train`
     :param curves: lists that ``on_step`` appends to; a resumed run fills them again
     :param processes: those that share the run, each called with the same arguments
+    :param before: called before each step with its number, from 0
     :return: the loss of every step
     :raises lib.record.training_state.CheckpointError: for a checkpoint of another run
     :raises ValueError: for fewer passes a step than processes, or nothing to replay or to train
@@ -127,14 +128,15 @@ def finetune(
     """
     own = objectives.sentences(examples, tokenizer)
     other = objectives.sentences(replay, tokenizer) if replay else []
-    run = finetuning_run(model, tokenizer, config, own, other, processes=processes, curves=curves)
+    run = finetuning_run(model, tokenizer, config, own, other, processes=processes, curves=curves,
+                         before=before)
     return train(run, step_count(len(own), config), checkpoint=checkpoint, every=every, keep=keep, on_step=on_step)
 
 
 def finetuning_run(
     model: Any, tokenizer: Any, config: FineTuningConfig, own: Sequence[TokenisedExample],
     other: Sequence[TokenisedExample] = (), *, processes: Processes | None = None,
-    curves: Mapping[str, list] | None = None,
+    curves: Mapping[str, list] | None = None, before: Callable[[int], None] | None = None,
 ) -> TrainingRun:
     """The run that `finetune` makes, before its first step.
 
@@ -150,6 +152,8 @@ def finetuning_run(
         raise ValueError(f"replay is {config.replay} but no text to replay is given")
 
     def passes(step: int) -> list[Pass]:
+        if before is not None:
+            before(step)
         mine, replayed = batches(len(own), len(other), config, step)
         chosen = [own[i] for i in mine] + [other[i] for i in replayed]
         parts = [chosen[i : i + config.batch] for i in range(0, len(chosen), config.batch)]

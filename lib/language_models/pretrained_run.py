@@ -35,13 +35,14 @@ from lib.language_models import (
 )
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.unseen_relations import UNSEEN_DATASETS, UNSEEN_SETS, unseen_facts
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "pretrained"
 START_KINDS = ("masked", "autoregressive", "published")
-FAMILY_DATASETS = ("p2c", "c2p")
+RUN_DATASETS = ("p2c", "c2p", *UNSEEN_DATASETS)
 #: asked in these ways; a causal model sees nothing to the right of the left entity, and is scored by whole sentences
 ASKED = ("forward", "reverse", "left")
 SCORES = ("log_probability", "logit_difference")  # of the right name, and its lead over the name shown
@@ -55,10 +56,12 @@ class PretrainedRunOptions:
     """What the command can be told."""
 
     kind: str = option("masked", choices=START_KINDS)  # what the model has become before
-    dataset: str = option("p2c", choices=FAMILY_DATASETS)  # parents first, or children
+    dataset: str = option("p2c", choices=RUN_DATASETS)  # parents first, or children; or a relation never told before
     data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
     probed: int = 8  # facts whose attention and gradients are measured
+    along: bool = False  # signatures not only before and after, but along fine-tuning as well
+    conversion: str = option("standard", choices=tuple(adaptation.CONVERSIONS))  # how the masked model was made
     start: Path | None = None  # folder of the weights to start from; those of the kind if absent
     device: str = "cpu"  # cpu, cuda, cuda:1, ...; auto
     every: int = 50  # steps between checkpoints
@@ -67,11 +70,15 @@ class PretrainedRunOptions:
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=START_KINDS, dataset=FAMILY_DATASETS, data=families.FAMILY_SOURCES)
+        one_of(self, kind=START_KINDS, dataset=RUN_DATASETS, data=families.FAMILY_SOURCES,
+               conversion=tuple(adaptation.CONVERSIONS))
         at_least(self, invented=0, every=1, probed=2)
-        if self.training.seed >= families.SETS:
-            raise ValueError(f"seed {self.training.seed}: there are {families.SETS} sets of facts that were never "
+        sets = UNSEEN_SETS if self.dataset in UNSEEN_DATASETS else families.SETS
+        if self.training.seed >= sets:
+            raise ValueError(f"seed {self.training.seed}: {self.dataset} has {sets} sets of facts that were never "
                              "told, from 0 on")
+        if self.conversion != "standard" and (self.start or self.kind != "masked"):
+            raise ValueError(f"conversion {self.conversion!r}: takes the place of --start, for the kind 'masked'")
 
 
 parsed_run = functools.partial(parse, PretrainedRunOptions)
@@ -93,9 +100,11 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
                    device=device_named(options.device)) as recorded:
         model, tokenizer = start_of(options)
         told = families.families(options.data, tokenizer, options.invented)
-        data, replay = told.asked(options.dataset, config.seed), told.examples() if config.replay else []
-        metrics, curves = measured_run(model, tokenizer, data, config, replay, checkpoint=recorded.checkpoint,
-                                       probed=options.probed, every=options.every, report=_report)
+        data = (unseen_facts(options.dataset, options.data, config.seed, tokenizer)
+                if options.dataset in UNSEEN_DATASETS else told.asked(options.dataset, config.seed))
+        metrics, curves = measured_run(
+            model, tokenizer, data, config, told.examples() if config.replay else [], checkpoint=recorded.checkpoint,
+            probed=options.probed, along=options.along, every=options.every, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
                       size=signature_run.size_of(model), facts=len(data.facts),
                       weights=finetuning.fingerprint(model)[:16])
@@ -108,19 +117,20 @@ def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
     published = options.kind == "published"
     kind, folder = "autoregressive" if published else options.kind, options.start
     if folder is None and not published:
-        folder = adaptation.weights_of(kind, options.device)
+        folder = adaptation.weights_of(kind, options.device, options.conversion)
     return pretrained.load(kind, device=device_named(options.device), adapter=folder)
 
 
 def measured_run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, replay: Sequence[Example], *,
-    checkpoint: Checkpoint | None = None, probed: int = 8, every: int = 50,
+    checkpoint: Checkpoint | None = None, probed: int = 8, along: bool = False, every: int = 50,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, float], dict[str, list]]:
     """Metrics in percent and curves; what is measured before fine-tuning has ``before_`` in front of its name.
 
     :param replay: other text, mixed in at the share that the configuration says
     :param probed: facts whose attention and gradients are measured
+    :param along: measure them along fine-tuning as well
     """
     before = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data)}
     if replay:
@@ -130,7 +140,7 @@ def measured_run(
     tuned = copy.deepcopy(model)
     found, curves, adapted = reversal_run.run(
         tuned, tokenizer, data, config, replay=replay, checkpoint=checkpoint, watched=len(data.facts), lead="",
-        every=every, report=report)
+        every=every, probe=_signature_probe(tokenizer, data, probed) if along else None, report=report)
     whole = adapted.merge_and_unload() if config.rank else adapted
     after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
     if replay:
@@ -141,6 +151,16 @@ def measured_run(
         last, layers_after = {**last, **gaps}, {**layers_after, **effects}
     metrics = {**{f"before_{name}": value for name, value in {**before, **first}.items()}, **after, **last}
     return metrics, {**curves, **{f"before_{name}": values for name, values in layers.items()}, **layers_after}
+
+
+def _signature_probe(tokenizer: Any, data: Dataset, count: int) -> reversal_run.Probe:
+    """The metrics of `signature_metrics` along a run, on a copy with the adapters merged in."""
+    def measure(adapted: Any) -> dict[str, float]:
+        whole = copy.deepcopy(adapted)
+        whole = (whole.merge_and_unload() if hasattr(whole, "merge_and_unload") else whole).eval()
+        return {f"along_{name}": value for name, value in signature_metrics(whole, tokenizer, data, count)[0].items()}
+    return reversal_run.Probe(tuple(f"along_{name}_{word}" for name in ("correlation", "cosine")
+                                    for word in ("matched", "mismatched")), measure)
 
 
 def _shown(found: dict[str, float]) -> str:
@@ -217,8 +237,10 @@ def run_parameters(options: PretrainedRunOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
     fields = {"kind", "dataset", "data", "invented", "probed"}
     training = {field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}
-    return {**{field: getattr(options, field) for field in sorted(fields)},
-            "start": options.start.name if options.start else options.kind, **training}
+    made = options.kind if options.conversion == "standard" else f"{options.kind}_{options.conversion}"
+    along = {"along": True} if options.along else {}  # older results do not hold it
+    return {**{field: getattr(options, field) for field in sorted(fields)}, **along,
+            "start": options.start.name if options.start else made, **training}
 
 
 main = command(PretrainedRunOptions, finetune_and_measure)

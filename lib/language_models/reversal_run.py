@@ -21,7 +21,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +50,18 @@ _EXPERIMENT = "language_models"  # the folder of its results
 _DIRECTIONS = ("forward", "reverse")
 
 
+class Probe(NamedTuple):
+    """What else is measured along a run, whenever its probabilities are."""
+
+    names: tuple[str, ...]
+    measure: Callable[[Any], Mapping[str, float]]  # of the model in training, by these names
+
+
 def run(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
     checkpoint: Checkpoint | None = None, processes: Processes | None = None, evaluated: int = 300, watched: int = 8,
     watches: int = 10, lead: str = signature_run.LEAD, every: int = 50,
-    report: Callable[[str], None] = lambda line: None,
+    probe: Probe | None = None, report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, float], dict[str, list], Any]:
     """Fine-tune on the forward direction and evaluate both.
 
@@ -65,6 +72,7 @@ def run(
     :param watches: how often, evenly over the run
     :param lead: text before their sentences; none where the dataset's forms begin with a space
     :param every: steps between checkpoints
+    :param probe: measured as often; a curve each
     :param report: called with a line of progress as often
     :return: accuracies in percent; curves over steps (loss, and probabilities of the left entity); the tuned model
     :raises ArithmeticError: if the run diverges
@@ -74,6 +82,7 @@ def run(
     pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead=lead) for fact in data.facts[:watched]]
     total = finetuning.step_count(len(data.train), config)
     curves: dict[str, list] = {"step": [], "probability_forward": [], "probability_reverse": []}
+    curves |= {name: [] for name in (probe.names if probe else ())}
 
     def watch(step: int, loss: float) -> None:
         if not processes.first or (step + 1 < total and step % max(1, total // watches)):
@@ -84,6 +93,8 @@ def run(
             curves[f"probability_{direction}"].append(float(signatures.target_probability(adapted, batch).mean()))
             if not math.isfinite(curves[f"probability_{direction}"][-1]):
                 raise diverged(step + 1, f"probabilities that are not finite, learning rate {config.learning_rate:g}")
+        for name, value in (probe.measure(adapted) if probe else {}).items():
+            curves[name].append(value)
         report(f"step {step + 1} of {total}, loss {loss:.3f}")
 
     losses = finetuning.finetune(adapted, tokenizer, data.train, config, replay=replay, checkpoint=checkpoint,

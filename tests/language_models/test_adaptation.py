@@ -33,9 +33,10 @@ def adapt(folder, *options):
 # The run -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("masked", "0"), ("autoregressive", "2"), ("masked", "2")])
-def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, content, kind, rank):
-    options = ["--kind", kind, "--rank", rank, "--learning-rate", "0.01"]
+@pytest.mark.parametrize(("kind", "rank", "opening"), [
+    ("masked", "0", "0"), ("autoregressive", "2", "0"), ("masked", "2", "0"), ("masked", "2", "1")])
+def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, content, kind, rank, opening):
+    options = ["--kind", kind, "--rank", rank, "--learning-rate", "0.01", "--opening", opening]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     adapt(whole, *options)
     step = TrainingRun.step
@@ -164,7 +165,43 @@ def test_weights_of_a_kind_are_made_once(tmp_path, monkeypatch):
                     for kind in ("masked", "autoregressive")]
 
 
+def test_weights_of_another_conversion_lie_beside(tmp_path, monkeypatch):
+    made = []
+
+    def adapt(options):
+        made.append(options)
+        options.folder.mkdir(parents=True)
+        (options.folder / "config.json").touch()
+
+    monkeypatch.setattr(adaptation, "adapt", adapt)
+    for name in adaptation.CONVERSIONS:
+        expected = "masked" if name == "standard" else f"masked_{name}"
+        assert adaptation.weights_of("masked", conversion=name) == tmp_path / "work" / expected
+    standard, *others = made
+    for asked in others:
+        assert asked.training.epochs == 16 < standard.training.epochs and asked.out != standard.out
+    assert len({(asked.training.masking, asked.opening) for asked in others}) == len(others)
+
+
+def test_attention_opens_along_the_first_part_of_the_steps(tmp_path, monkeypatch):
+    seen = []
+    before = adaptation.AttentionOpening.before
+    monkeypatch.setattr(adaptation.AttentionOpening, "before", lambda self, step: (
+        seen.append((step, self.steps)), before(self, step)))
+    losses = {}
+    for opening in ("0", "0.5"):
+        adapt(tmp_path / opening, "--rank", "2", "--opening", opening)
+        losses[opening] = json.loads((tmp_path / opening / "run.json").read_text())
+    count = len(losses["0"]["curves"]["loss"])
+    assert [step for step, _ in seen] == [*range(count)] * 2
+    assert {steps for _, steps in seen[:count]} == {0} and {steps for _, steps in seen[count:]} == {round(count / 2)}
+    assert losses["0"]["curves"]["loss"] != losses["0.5"]["curves"]["loss"]
+    assert "opening" not in losses["0"]["parameters"] and losses["0.5"]["parameters"]["opening"] == 0.5
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    (["--opening", "2"], r"--opening must lie in \[0, 1\]"),
+    (["--kind", "autoregressive", "--opening", "0.5"], "opening: a model of kind 'autoregressive' keeps its"),
     (["--kind", "published"], "--kind: 'published' is none of masked, autoregressive"),
     (["--data", "other"], "--data: 'other' is none of published, generated"),
     (["--prose", "0"], "--prose must be at least 1"), (["--invented", "-1"], "--invented must be at least 0"),

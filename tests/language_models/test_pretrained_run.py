@@ -22,9 +22,11 @@ from lib.language_models import (
     pretrained_run,
     reversal_run,
     signature_run,
+    unseen_relations,
 )
 from lib.language_models.facts import Example
 from lib.language_models.training_loop import TrainingRun
+from lib.language_models.unseen_relations import UNSEEN_DATASETS
 
 torch.set_num_threads(1)
 FEW = ["--data", "generated", "--invented", "2", "--probed", "2", "--epochs", "2", "--batch", "4", "--rank", "2",
@@ -58,7 +60,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(folders, monkeypatch):
     small_pretrained.take_the_place(monkeypatch, folders["published"])
-    monkeypatch.setattr(adaptation, "weights_of", lambda kind, device="cpu": folders[kind])
+    monkeypatch.setattr(adaptation, "weights_of", lambda kind, device="cpu", conversion="standard": folders[kind])
 
 
 def run(out, *options):
@@ -111,6 +113,40 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
         assert len(curves[name]) == LAYERS + (name in patched) and np.isfinite(curves[name]).all(), name
     changed = [name for name in SIGNATURES if metrics[name] != metrics[f"before_{name}"]]
     assert len(changed) == 4
+
+
+@pytest.mark.parametrize("dataset", UNSEEN_DATASETS)
+def test_a_relation_that_was_never_told_is_asked_about(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(unseen_relations, "UNSEEN_HELD", 3)
+    monkeypatch.setattr(families, "MOST_TOKENS", 99)  # a letter is a token here
+    result = run(tmp_path / "run.json", "--kind", "masked", "--dataset", dataset)
+    assert (result["parameters"]["dataset"], result["parameters"]["facts"]) == (dataset, 3)
+    assert math.isfinite(result["metrics"]["reverse_first_without_prior"][0])
+
+
+@pytest.mark.parametrize("rank", ["2", "0"])
+def test_signatures_along_end_where_those_after_are(tmp_path, rank):
+    """And begin near those before, after one step at a tenth of a small rate; the run itself is what it is without."""
+    options = ["--kind", "masked", "--rank", rank, "--warmup", "10"]
+    with_them, without = (run(tmp_path / f"{name}.json", *options, *more)
+                          for name, more in (("along", ["--along"]), ("plain", [])))
+    assert with_them["parameters"].pop("along") is True and with_them["parameters"] == without["parameters"]
+    assert without["metrics"] == with_them["metrics"]
+    for name in SIGNATURES:
+        along = with_them["curves"].pop(f"along_{name}")
+        assert len(along) == len(with_them["curves"]["step"]) == 4
+        assert along[-1] == pytest.approx(with_them["metrics"][name][0], abs=1e-3)
+        assert len(set(along)) == 4
+    assert with_them["curves"] == without["curves"]
+
+
+def test_another_conversion_is_another_start(tmp_path, monkeypatch, folders):
+    asked = []
+    monkeypatch.setattr(adaptation, "weights_of", lambda kind, device="cpu", conversion="standard": (
+        asked.append((kind, conversion)), folders[kind])[1])
+    result = run(tmp_path / "run.json", "--kind", "masked", "--conversion", "third")
+    assert asked == [("masked", "third")] and result["parameters"]["start"] == "masked_third"
+    assert "conversion" not in result["parameters"]
 
 
 def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders, monkeypatch):
@@ -189,9 +225,13 @@ def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--kind", "dream"], "--kind: 'dream' is none of masked, autoregressive, published"),
-    (["--dataset", "trex"], "--dataset: 'trex' is none of p2c, c2p"), (["--probed", "1"], "--probed must be at least"),
+    (["--dataset", "trec"], "--dataset: 'trec' is none of p2c, c2p, p2d, d2p, trex"),
+    (["--probed", "1"], "--probed must be at least"),
     (["--every", "0"], "--every must be at least 1"), (["--device", "gpu"], "--device 'gpu' is none of auto, cpu"),
-    (["--seed", "2"], "seed 2: there are 2 sets of facts that were never told"),
+    (["--seed", "2"], "seed 2: p2c has 2 sets of facts that were never told"),
+    (["--dataset", "trex", "--seed", "3"], "seed 3: trex has 3 sets of facts that were never told"),
+    (["--conversion", "half"], "--conversion: 'half' is none of standard, third, plain, opening"),
+    (["--conversion", "third", "--kind", "published"], "conversion 'third': takes the place of --start"),
     (["--start", "nowhere"], "nowhere: missing; `python -m lib.language_models.adaptation` makes it"),
     (["--out", "run"], "name one that ends in .json"), (["--replayed"], "there is no option --replayed")])
 def test_options_that_cannot_be_are_named(tmp_path, monkeypatch, capsys, options, message):
