@@ -55,15 +55,18 @@ def kinds_of_answers(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     return figure
 
 
-def first_by_condition(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
-    """How often the right name is first of all in reverse, its prior taken out, before and after; one dot a seed."""
+def first_by_condition(runs: RecordedRuns, conditions: Sequence[str], chance: float = CHANCE) -> Figure:
+    """How often the right name is first of all in reverse, its prior taken out, before and after; one dot a seed.
+
+    :param chance: percent
+    """
     figure, axes = plt.subplots(figsize=(7.2, 0.4 * len(conditions) + 1.4))
     for place, condition in enumerate(conditions):
         for when, line, offset in (("before_", "control", -0.14), ("", "reverse", 0.14)):
             label = f"{'before' if when else 'after'} fine-tuning" if place == 0 else None
             values = runs.metric(f"{when}reverse_first_without_prior", condition)
             figures.dots(axes, place + offset, values, across=True, **LINES[line] | {"label": label})
-    axes.axvline(CHANCE, **LINES["bound"], label="chance")
+    axes.axvline(chance, **LINES["bound"], label="chance")
     axes.set(yticks=range(len(conditions)), yticklabels=conditions, xlabel="reverse: right name first of all, %",
              xlim=(-4, 104))
     axes.invert_yaxis()

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.language_models.families import HELD, SETS
+from lib.language_models.unseen_relations import UNSEEN_HELD, UNSEEN_SETS
 from lib.record import provenance, report
 from lib.record.provenance import Result
 from lib.record.report import Values
 
-CHANCE = 100 / HELD  # percent of right names ranked first by chance
+CHANCE, UNSEEN_CHANCE = 100 / HELD, 100 / UNSEEN_HELD  # percent of right names ranked first by chance
 #: a condition -> what differs from masked, parents first, any token masked, told pairs replayed
 RUN_CONDITIONS: dict[str, dict[str, Any]] = {
     "masked": {}, "autoregressive": {"kind": "autoregressive"},
@@ -22,7 +23,18 @@ RUN_CONDITIONS: dict[str, dict[str, Any]] = {
     "masked, no replay": {"replay": 0.0}, "masked, children first": {"dataset": "c2p"},
     "autoregressive, children first": {"kind": "autoregressive", "dataset": "c2p"},
     "published": {"kind": "published", "replay": 0.0}}
-RUN_SEEDS = dict.fromkeys(RUN_CONDITIONS, SETS) | {"published": 2}  # of each condition
+TUNED = tuple(RUN_CONDITIONS)  # those that differ in fine-tuning alone, or in the model
+#: relations that were told in neither order -> how they are called
+UNSEEN = {"p2d": "person to description", "d2p": "description to person", "trex": "region to capital"}
+RUN_CONDITIONS |= {f"{kind}, {words}": {"kind": kind, "dataset": name}
+                   for name, words in UNSEEN.items() for kind in ("masked", "autoregressive")}
+#: conversion -> how it is called; each a third as long as the standard one
+CONVERTED = {"third": "a third of the conversion", "plain": "a third, any token asked for",
+             "opening": "a third, attention opened slowly"}
+RUN_CONDITIONS |= {f"masked, {words}": {"conversion": name} for name, words in CONVERTED.items()}
+#: of each condition
+RUN_SEEDS = {name: UNSEEN_SETS if {"conversion", "dataset"} & change.keys() and change.get("dataset") != "c2p" else SETS
+             for name, change in RUN_CONDITIONS.items()} | {"published": 2}
 _STANDARD = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5, "data": "published"}
 
 
@@ -44,9 +56,11 @@ class RecordedRuns:
     def find(self, condition: str) -> dict[int, Result]:
         """Runs of one of `RUN_CONDITIONS` by seed; none where there is but one, of which nothing could be concluded."""
         wanted = {**_STANDARD, **RUN_CONDITIONS[condition]}
+        conversion = wanted.pop("conversion", "")
+        start = f"{wanted['kind']}_{conversion}" if conversion else wanted["kind"]
         found = {result["seeds"][0]: result for result in self.results
                  if all(result["parameters"].get(name) == value for name, value in wanted.items())
-                 and result["parameters"]["start"] == wanted["kind"]}
+                 and result["parameters"]["start"] == start}
         return dict(sorted(found.items())) if len(found) > 1 else {}
 
     def metric(self, name: str, condition: str = "masked") -> Float[np.ndarray, " seed"]:
@@ -111,6 +125,12 @@ def rank_gain(runs: RecordedRuns, condition: str, other: str, *, when: str = "",
     """
     name = f"{when}{asked}_first_without_prior"
     return exceeds_by(runs.metric(name, condition), runs.metric(name, other), points)
+
+
+def exact_gain(runs: RecordedRuns, condition: str, other: str, *, asked: str = "reverse",
+               points: float | int = 20) -> bool:
+    """Are more questions of a direction answered exactly in one condition than in another?"""
+    return exceeds_by(runs.metric(f"{asked}_accuracy", condition), runs.metric(f"{asked}_accuracy", other), points)
 
 
 def learned_left(runs: RecordedRuns, condition: str = "masked", *, when: str = "") -> bool:

@@ -37,6 +37,8 @@ def curves():
 def made(condition, seed, values, **parts):
     told = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5, "data": "published"}
     told |= RUN_CONDITIONS[condition]
+    conversion = told.pop("conversion", None)
+    parts = {"start": f"masked_{conversion}"} | parts if conversion else parts
     kinds = {f"{side}_{how}_{kind.replace(' ', '_')}": 0.0 for side in ("forward", "reverse")
              for how in ("free", "forbidden") for kind in name_ranks.ANSWER_KINDS}
     metrics = {**kinds, "forward_first_without_prior": 90.0, "reverse_first": 40.0, "kept_accuracy": 98.0, **values}
@@ -64,6 +66,9 @@ def test_the_runs_of_a_condition_are_those_and_no_others():
     assert runs.find("masked, whole entities") == {} and runs.recorded(CONDITIONS) == ["masked", "autoregressive"]
     moved = runs_of(made("masked", 0, MASKED, start="elsewhere"), made("masked", 1, MASKED, data="generated"))
     assert moved.find("masked") == {}
+    converted = runs_of(*(made(condition, seed, MASKED) for condition in CONDITIONS[-3:] for seed in (0, 1)))
+    assert converted.find("masked") == {} and converted.recorded(CONDITIONS) == CONDITIONS[-3:]
+    assert converted.find(CONDITIONS[-1])[1]["parameters"]["start"] == "masked_opening"
     assert runs_of(made("masked", 3, MASKED)).recorded(CONDITIONS) == []  # one seed says nothing
     assert runs.curves("step").shape == (5, 2) and runs.curves("step", "published").shape == (0, 0)
 
@@ -73,6 +78,8 @@ def test_every_planned_run_is_of_a_condition():
     assert len(planned) == results.planned()
     standard = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5}
     asked = [{**standard, **{key: value for key, value in run["fixed"].items() if key != "seed"}} for run in planned]
+    for each in asked:
+        each.pop("along", None)  # what is measured besides
     wanted = [{**standard, **change} for change in RUN_CONDITIONS.values()]
     assert all(each in wanted for each in asked) and all(each in asked for each in wanted)
 
@@ -81,6 +88,7 @@ def test_every_planned_run_is_of_a_condition():
     (lambda runs: results.forward_only(runs), {}, {"reverse_accuracy": 6.0}),
     (lambda runs: results.forward_only(runs), {}, {"forward_accuracy": 70.0}),
     (lambda runs: results.rank_gain(runs, "masked", "autoregressive"), {"reverse_first_without_prior": 20.0}, {}),
+    (lambda runs: results.exact_gain(runs, "masked", "autoregressive", points=3), {"reverse_accuracy": 2.0}, {}),
     (lambda runs: results.learned_left(runs), {"left_first_without_prior": 40.0}, {}),
     (lambda runs: results.written_rarely(runs), {"reverse_accuracy": 15.0}, {}),
     (lambda runs: results.repeats_shown_name(runs), {"reverse_free_mixture": 5.0}, {}),
@@ -97,6 +105,7 @@ def test_the_controls_of_the_checks_fail():
     runs = both()
     assert not results.forward_only(runs, turn=True)
     assert not results.rank_gain(runs, "masked", "autoregressive", when="before_")
+    assert not results.exact_gain(runs, "masked", "autoregressive", asked="forward", points=3)
     assert not results.learned_left(runs, when="before_") and not results.written_rarely(runs, direction="forward")
     assert not results.repeats_shown_name(runs, direction="forward")
     assert not results.forbidding_helps(runs, direction="forward") and not results.cosine_gap(runs, turn=True)
