@@ -28,9 +28,9 @@ TUNED = tuple(RUN_CONDITIONS)  # those that differ in fine-tuning alone, or in t
 UNSEEN = {"p2d": "person to description", "d2p": "description to person", "trex": "region to capital"}
 RUN_CONDITIONS |= {f"{kind}, {words}": {"kind": kind, "dataset": name}
                    for name, words in UNSEEN.items() for kind in ("masked", "autoregressive")}
-#: conversion -> how it is called; each a third as long as the standard one
+#: conversion -> how it is called: three a third as long as the standard one, and that one as it is kept
 CONVERTED = {"third": "a third of the conversion", "plain": "a third, any token asked for",
-             "opening": "a third, attention opened slowly"}
+             "opening": "a third, attention opened slowly", "adapter": "kept in 4 bits"}
 RUN_CONDITIONS |= {f"masked, {words}": {"conversion": name} for name, words in CONVERTED.items()}
 #: of each condition
 RUN_SEEDS = {name: UNSEEN_SETS if {"conversion", "dataset"} & change.keys() and change.get("dataset") != "c2p" else SETS

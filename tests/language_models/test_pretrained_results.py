@@ -29,7 +29,7 @@ def test_the_runs_of_a_condition_are_those_and_no_others():
     assert moved.find("masked") == {}
     converted = runs_of(*(made(condition, seed, MASKED) for condition in CONDITIONS[-3:] for seed in (0, 1)))
     assert converted.find("masked") == {} and converted.recorded(CONDITIONS) == CONDITIONS[-3:]
-    assert converted.find(CONDITIONS[-1])[1]["parameters"]["start"] == "masked_opening"
+    assert converted.find(CONDITIONS[-1])[1]["parameters"]["start"] == "masked_adapter"
     assert runs_of(made("masked", 3, MASKED)).recorded(CONDITIONS) == []  # one seed says nothing
     assert runs.curves("step").shape == (5, 2) and runs.curves("step", "published").shape == (0, 0)
 
@@ -42,6 +42,8 @@ def test_every_planned_run_is_of_a_condition():
     asked = [{**standard, **{key: value for key, value in run["fixed"].items() if key != "seed"}} for run in planned]
     for each in asked:
         each.pop("along", None)  # what is measured besides
+        if "start" in each:
+            each["conversion"] = each.pop("start").rpartition("_")[2]
     wanted = [{**standard, **change} for change in RUN_CONDITIONS.values()]
     assert all(each in wanted for each in asked) and all(each in asked for each in wanted)
 
