@@ -47,6 +47,7 @@ RUN_DATASETS = ("p2c", "c2p", *UNSEEN_DATASETS)
 ASKED = ("forward", "reverse", "left")
 SCORES = ("log_probability", "logit_difference")  # of the right name, and its lead over the name shown
 _DIRECTIONS = ("forward", "reverse")
+QUOTED = 3  # facts whose prompts, answers and right answers stand in the result
 RUN_TRAINING = FineTuningConfig(rank=16, scaling=32, learning_rate=2e-3, epochs=100, batch=24, warmup=20, cooling=0.3,
                                 masking="any", replay=0.5, autocast=True)
 
@@ -145,6 +146,7 @@ def measured_run(
     after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
     if replay:
         after["kept_accuracy"] = reversal_run.recall(whole, tokenizer, replay, 48)
+    curves |= quoted_answers(whole, tokenizer, data)
     last, layers_after = signature_metrics(whole, tokenizer, data, probed)
     if tokenizer.mask_token_id is not None:  # a causal model's forward query does not see the evidence
         gaps, effects = patching_metrics(whole, tokenizer, data, probed)
@@ -194,6 +196,18 @@ def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
         for word, texts in (("free", free), ("forbidden", without)):
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}
+    return found
+
+
+def quoted_answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, list[str]]:
+    """What is asked about the first facts in each direction, what is written, and what would be right."""
+    length, found = reversal_run.answer_length(data, tokenizer), {}
+    for direction in _DIRECTIONS:
+        asked = getattr(data, direction)[:QUOTED]
+        written = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
+        found |= {f"asked_{direction}": [each.prompt.strip() for each in asked],
+                  f"written_{direction}": [text.strip() for text in written],
+                  f"right_{direction}": [min(each.answers) for each in asked]}
     return found
 
 

@@ -107,8 +107,13 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     assert all(0 <= value <= 1 + 1e-6 for name in curves if name.startswith("probability") for value in curves[name])
     patched = {name for name in curves if name.startswith("patching_")}
     assert len(patched) == (16 if masked else 0)
-    assert curves.keys() == {"loss", "step", "probability_forward", "probability_reverse", *SIGNATURES, *patched,
-                             *(f"before_{name}" for name in SIGNATURES)}
+    quoted = {f"{what}_{side}" for what in ("asked", "written", "right") for side in ("forward", "reverse")}
+    assert all(len(curves[name]) == pretrained_run.QUOTED for name in quoted)
+    for side in ("forward", "reverse"):
+        pairs = zip(curves[f"asked_{side}"], curves[f"right_{side}"], strict=True)
+        assert all(prompt and right and right not in prompt for prompt, right in pairs)
+    assert curves.keys() == quoted | {"loss", "step", "probability_forward", "probability_reverse", *SIGNATURES,
+                                      *patched, *(f"before_{name}" for name in SIGNATURES)}
     for name in (*SIGNATURES, *patched, *(f"before_{name}" for name in SIGNATURES)):
         assert len(curves[name]) == LAYERS + (name in patched) and np.isfinite(curves[name]).all(), name
     changed = [name for name in SIGNATURES if metrics[name] != metrics[f"before_{name}"]]
