@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ def compress(options: CompressionOptions) -> None:
         small, tokenizer = pretrained.load(options.kind, adapter=options.folder)
         metrics |= {f"compressed_{name}": value
                     for name, value in _measured(small, tokenizer, told, options.asked).items()}
-        size = (options.folder / compressed_weights.FILE_NAME).stat().st_size
-        recorded.save({name: [value] for name, value in {**metrics, "megabytes": size / 1e6}.items()}, {})
-    print(*(f"{name} {value:.1f}" for name, value in metrics.items()), f"{size / 1e6:.1f} MB", sep="\n")
+        content = (options.folder / compressed_weights.FILE_NAME).read_bytes()
+        metrics["megabytes"] = len(content) / 1e6
+        recorded.save({name: [value] for name, value in metrics.items()}, {}, sha256=hashlib.sha256(content).hexdigest())
+    print(*(f"{name} {value:.1f}" for name, value in metrics.items()), sep="\n")
 
 
 def told_tokens(told: families.Families, tokenizer: Any) -> list[int]:
