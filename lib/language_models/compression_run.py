@@ -69,7 +69,8 @@ def compress(options: CompressionOptions) -> None:
                     for name, value in _measured(small, tokenizer, told, options.asked).items()}
         content = (options.folder / compressed_weights.FILE_NAME).read_bytes()
         metrics["megabytes"] = len(content) / 1e6
-        recorded.save({name: [value] for name, value in metrics.items()}, {}, sha256=hashlib.sha256(content).hexdigest())
+        checksum = hashlib.sha256(content).hexdigest()
+        recorded.save({name: [value] for name, value in metrics.items()}, {}, sha256=checksum)
     print(*(f"{name} {value:.1f}" for name, value in metrics.items()), sep="\n")
 
 
