@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from lib.language_models import table_7
-from lib.language_models.pretrained_results import CHANCE, RUN_CONDITIONS, RecordedRuns
-from lib.record import report
+from lib.language_models.pretrained_results import CHANCE, RUN_CONDITIONS, RecordedRuns, patch_share
+from lib.record import provenance, report
+from lib.record.provenance import Result
 
 #: column -> metric
 _COLUMNS = {
@@ -22,7 +25,8 @@ _PRINTED = {f"{model}, {name}, as printed": (name, place) for name in ("p2c", "c
 
 def conditions_table(runs: RecordedRuns) -> str:
     """Mean over seeds with its 95 % interval of every condition, in percent, and Table 7 as printed below."""
-    rows = [[condition, len(runs.find(condition)), *(_cell(runs, metric, condition) for metric in _COLUMNS.values())]
+    rows = [[condition, len(runs.find(condition)),
+             *(mean_with_interval(runs, metric, condition) for metric in _COLUMNS.values())]
             for condition in RUN_CONDITIONS]
     chance = ["by chance", "", "0", "0", *[f"{CHANCE:.1f}"] * 4, ""]
     printed = [[name, "", *(f"{value:g}" for value in table_7.PRINTED[dataset][place]), *[""] * 5]
@@ -30,9 +34,24 @@ def conditions_table(runs: RecordedRuns) -> str:
     return report.markdown(["", "seeds", *_COLUMNS], [*rows, chance, *printed])
 
 
-def _cell(runs: RecordedRuns, metric: str, condition: str) -> str:
+def mean_with_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
+    """Mean over seeds with its 95 % interval; "not run here" without two seeds, a dash for what a run does not hold."""
     found = [result["metrics"][metric][0] for result in runs.find(condition).values() if metric in result["metrics"]]
     if not found:
         return "–" if runs.find(condition) else "not run here"
     low, high = report.bootstrap_interval(np.array(found))
     return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"
+
+
+def patch_with_interval(runs: RecordedRuns) -> str:
+    """Percent of the gap that the forward query's attention weights close, of the masked model, with its interval."""
+    if not runs.find("masked"):
+        return "not run here"
+    shares = 100 * patch_share(runs)
+    low, high = report.bootstrap_interval(shares)
+    return f"{shares.mean():.0f} ({low:.0f} to {high:.0f})"
+
+
+def compression(folder: Path) -> Result:
+    """The recorded result of `lib.language_models.compression_run`, in a folder of results."""
+    return provenance.load(folder / "pretrained" / "full_compression_masked.json")

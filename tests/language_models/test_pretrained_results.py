@@ -111,6 +111,9 @@ def test_tables_and_figures_show_what_is_there(runs):
     table = pretrained_tables.conditions_table(runs)
     assert ("| masked | 5 | 95 (95 to 95) | 5 (5 to 5) |" in table) == bool(runs.results)
     assert "| published | 0 | not run here |" in table and "| LLaDA-8B, p2c, as printed |  | 76.7 | 48.3 |" in table
+    patched = pretrained_tables.patch_with_interval(runs)
+    mean = np.mean([200 / (4 + seed / 10) for seed in range(5)])
+    assert patched.startswith(f"{mean:.0f} (46 to 4" if runs.results else "not run here"), patched
     figures_pretrained.written_and_ranked(runs, ["masked", "autoregressive", "published"])
     bars = figures_pretrained.kinds_of_answers(runs, ["masked", "autoregressive"]).axes[0].patches
     assert len(bars) == (8 * len(name_ranks.ANSWER_KINDS) if runs.results else 0)
