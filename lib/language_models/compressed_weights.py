@@ -8,6 +8,7 @@ change, at 8 bits; norms are kept in bfloat16. `lib.language_models.compression_
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def add_change(model: nn.Module, change: Mapping[str, Tensor]) -> None:
 
 
 def save_change(change: Mapping[str, Tensor], folder: Path, kind: str, start: str) -> None:
-    """Write a change into a folder, whole or not at all.
+    """Write a change into a folder, whole or not at all; one that is there is replaced.
 
     :param kind: of the model that it makes
     :param start: checksum of the file of the weights that it is added to
@@ -122,6 +123,7 @@ def save_change(change: Mapping[str, Tensor], folder: Path, kind: str, start: st
         draft.mkdir()
         whole = {name: tensor.contiguous() for name, tensor in change.items()}
         save_file(whole, draft / FILE_NAME, {"kind": kind, "start": start})
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_change(folder: Path, kind: str, start: str) -> dict[str, Tensor]:

@@ -120,6 +120,8 @@ def test_what_is_no_change_of_this_model_is_refused(folders, tmp_path):
         compressed_weights.save_change(change, tmp_path / kind, kind, start)
         with pytest.raises(ValueError, match=rf"{FILE_NAME}: {re.escape(message)}"):
             pretrained.load("masked", adapter=tmp_path / kind)
+    compressed_weights.save_change(change, tmp_path / "masked", "masked", pretrained.SHA256)  # in its place
+    pretrained.load("masked", adapter=tmp_path / "masked")
     whole = (tmp_path / "masked" / FILE_NAME).read_bytes()
     (tmp_path / "masked" / FILE_NAME).write_bytes(whole[:-7])
     with pytest.raises(ValueError, match=rf"{FILE_NAME}: damaged .*; take it from the repository again"):
