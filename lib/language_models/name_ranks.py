@@ -172,6 +172,28 @@ def answer_kind_shares(answers: Sequence[str], asked: Sequence[Example], data: D
     return {kind: 100 * found[kind] / len(answers) for kind in ANSWER_KINDS}
 
 
+def contained_share(answers: Sequence[str], asked: Sequence[Example]) -> float:
+    """Percent of the answers in which a right one stands somewhere, whatever stands around it."""
+    def holds(answer: str, right: str) -> bool:
+        return re.search(rf"(?<!\w){re.escape(normalise(right))}(?!\w)", normalise(answer)) is not None
+    found = [any(holds(answer, right) for right in example.answers)
+             for answer, example in zip(answers, asked, strict=True)]
+    return 100 * sum(found) / len(found)
+
+
+def token_accuracy(answers: Sequence[str], asked: Sequence[Example], tokenizer: Any) -> float:
+    """Percent of the right answer's tokens that are written at their places, mean over questions.
+
+    Where several answers are right, the one that agrees most counts.
+    """
+    def agreement(answer: str, right: str) -> float:
+        wanted, said = (tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+                        for text in (right, answer))
+        return sum(one == other for one, other in zip(wanted, said, strict=False)) / len(wanted)
+    return 100 * float(np.mean([max(agreement(answer, right) for right in example.answers)
+                                for answer, example in zip(answers, asked, strict=True)]))
+
+
 def answers_without(
     model: Any, tokenizer: Any, asked: Sequence[Example], data: Dataset, *, length: int, batch: int = 16
 ) -> list[str]:

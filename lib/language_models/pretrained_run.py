@@ -193,6 +193,8 @@ def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
         asked = getattr(data, direction)
         free = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
         without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
+        found |= {f"{direction}_contained": name_ranks.contained_share(free, asked),
+                  f"{direction}_token_accuracy": name_ranks.token_accuracy(free, asked, tokenizer)}
         for word, texts in (("free", free), ("forbidden", without)):
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}

@@ -16,7 +16,8 @@ _COLUMNS = {
     "forward, exact": "forward_accuracy", "reverse, exact": "reverse_accuracy",
     "forward, first": "forward_first_without_prior", "reverse, first": "reverse_first_without_prior",
     "reverse, first, prior left in": "reverse_first", "left in place, first": "left_first_without_prior",
-    "told pairs kept": "kept_accuracy",
+    "told pairs kept": "kept_accuracy", "reverse, contained": "reverse_contained",
+    "reverse, tokens": "reverse_token_accuracy",
 }
 #: printed row -> dataset and model of Table 7
 _PRINTED = {f"{model}, {name}, as printed": (name, place) for name in ("p2c", "c2p")
@@ -28,8 +29,8 @@ def conditions_table(runs: RecordedRuns) -> str:
     rows = [[condition, len(runs.find(condition)),
              *(mean_with_interval(runs, metric, condition) for metric in _COLUMNS.values())]
             for condition in RUN_CONDITIONS]
-    chance = ["by chance", "", "0", "0", *[f"{CHANCE:.1f}"] * 4, ""]
-    printed = [[name, "", *(f"{value:g}" for value in table_7.PRINTED[dataset][place]), *[""] * 5]
+    chance = ["by chance", "", "0", "0", *[f"{CHANCE:.1f}"] * 4, *[""] * 3]
+    printed = [[name, "", *(f"{value:g}" for value in table_7.PRINTED[dataset][place]), *[""] * 7]
                for name, (dataset, place) in _PRINTED.items()]
     return report.markdown(["", "seeds", *_COLUMNS], [*rows, chance, *printed])
 

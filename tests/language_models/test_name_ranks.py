@@ -8,7 +8,7 @@ import torch
 from elsewhere import Elsewhere, machine
 
 from lib.language_models import decoding, facts, name_ranks, pretrained, pretraining, synthetic_facts
-from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Fact
+from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Example, Fact
 from lib.language_models.pretraining import PretrainingConfig
 
 torch.set_num_threads(1)
@@ -161,6 +161,30 @@ PEOPLE = facts.dataset("p2c", CHILD_OF.after_space(), [
     ("Reisx", "other text")])
 def test_what_kind_an_answer_is(answer, kind):
     assert name_ranks.answer_kind(answer, PEOPLE.forward[0], PEOPLE) == kind
+
+
+def test_a_right_name_within_other_text_is_contained_and_a_longer_word_is_not():
+    right = PEOPLE.forward[0]
+    (name,) = right.answers
+    for answer, share in ((name, 100), (f"It is {name.upper()}, they say.", 100), (f"{name}son", 0), ("", 0)):
+        assert name_ranks.contained_share([answer], [right]) == share, answer
+    assert name_ranks.contained_share([name, "nobody"], [right, right]) == 50
+    with pytest.raises(ValueError, match="longer"):
+        name_ranks.contained_share([name], [right, right])
+
+
+def test_tokens_count_at_their_places_of_the_answer_that_agrees_most():
+    class Letters:
+        def __call__(self, text, add_special_tokens):
+            assert text.startswith(" ") and not text.startswith("  ") and not add_special_tokens
+            return {"input_ids": list(text[1:])}
+
+    asked = [Example("", "", frozenset({"abcd"})), Example("", "", frozenset({"ab", "xyz"}))]
+    score = lambda *answers: name_ranks.token_accuracy(answers, asked, Letters())
+    assert score("abcd", "ab") == 100 and score("abcd and more", " xyz") == 100
+    assert score("abce", "ab") == pytest.approx(100 * (0.75 + 1) / 2)
+    assert score("bcd", "axz") == pytest.approx(100 * (0 + 0.5) / 2)  # moved by one; xyz agrees in one of three
+    assert score("", "") == 0
 
 
 def test_a_name_that_another_begins_with_is_not_the_one_that_is_shown():

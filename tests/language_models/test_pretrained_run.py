@@ -87,7 +87,8 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     masked = kind == "masked"
     answers = [f"{name}_{each.replace(' ', '_')}" for name in ANSWERS for each in name_ranks.ANSWER_KINDS]
     patching = [f"patching_gap_{score}" for score in pretrained_run.SCORES] if masked else []
-    both = {*RANKS, *answers, *SIGNATURES, "kept_accuracy"}
+    scored = [f"{side}_{name}" for side in ("forward", "reverse") for name in ("contained", "token_accuracy")]
+    both = {*RANKS, *answers, *scored, *SIGNATURES, "kept_accuracy"}
     assert metrics.keys() == both | {f"before_{name}" for name in both} | {
         *patching, "forward_accuracy", "reverse_accuracy"}
     for name, (value,) in metrics.items():
