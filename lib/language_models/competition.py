@@ -61,11 +61,13 @@ def measure_miniature(options: CompetitionOptions) -> None:
     """
     config = options.cell
     parameters = {**parameters_of(config), "probed": options.probed}
-    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
+    defaults = parameters_of(MiniatureConfig())  # a result may be older than a field
+    if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed], defaults=defaults):
         print(f"{options.out}: this run is done, and its result stays")
         return
     torch.set_num_threads(1)
-    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed]) as recorded:
+    with recording({options.out: parameters}, experiment=_EXPERIMENT, seeds=[config.seed],
+                   defaults=defaults) as recorded:
         pretraining = config.pretraining()
         sizes = {"told": config.facts, "held": config.held}
         split = synthetic_facts.recombined_worlds(sizes, pretraining.stock, config.seed)
