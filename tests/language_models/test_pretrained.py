@@ -3,6 +3,7 @@ says, and what is refused. Tests of the model itself are skipped where the packa
 """
 
 import copy
+import hashlib
 import math
 import re
 import shutil
@@ -18,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from lib.language_models import checkpoints, finetuning, pretrained, queries, signature_run
+from lib.language_models import checkpoints, compressed_weights, finetuning, pretrained, queries, signature_run
 from lib.language_models.facts import Query
-from lib.record.provenance import ROOT
+from lib.record import provenance
+from lib.record.provenance import RECORDED, ROOT
 
 torch.set_num_threads(1)
 HEADS = {"attn_q": 9, "attn_k": 3}
@@ -223,6 +225,24 @@ def test_the_masked_model_has_the_adapter_in_its_weights_and_looks_ahead(loaded,
 
 
 @needs_package
+@needs_package
+def test_the_kept_masked_model_reads_what_stands_behind_a_mask():
+    """A door is opened and walked through; without the words behind the mask it is one of many things."""
+    model, tokenizer = pretrained.load("masked")
+    content = (pretrained.ADAPTER / compressed_weights.FILE_NAME).read_bytes()
+    result = provenance.load(RECORDED / "pretrained" / "full_compression_masked.json")
+    assert result["parameters"]["sha256"] == hashlib.sha256(content).hexdigest() and len(content) < 12e6
+    before, after, door, window = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (
+        " She opened the", " and walked in.", " door", " window"))
+    leads = []
+    for rest in (after, []):
+        row = torch.tensor([[tokenizer.bos_token_id, *before, tokenizer.mask_token_id, *rest, tokenizer.eos_token_id]])
+        with torch.no_grad():
+            logits = queries.aligned_logits(model, model(row).logits)[0, 1 + len(before)]
+        leads.append(float(logits[door[0]] - logits[window[0]]))
+    assert leads[0] > 1 and leads[0] - leads[1] > 0.5, leads
+
+
 def test_a_model_of_another_precision_is_the_merged_one_rounded(loaded, adapter):
     half, tokenizer = pretrained.load("autoregressive", torch.bfloat16, adapter=adapter)
     whole = copy.deepcopy(loaded[0])
