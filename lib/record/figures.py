@@ -85,3 +85,26 @@ def dot_rows(axes: Any, cases: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> 
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
     """The legend of one panel, below all of them."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
+# Schematic pictures ------------------------------------------------------------------------------------------
+
+
+def token_box(
+    axes: Any, place: int, height: float | int, word: str, colour: str = "#999999", fill: str = "white"
+) -> None:
+    """A token in a box of its own, centred at a place of a row."""
+    from matplotlib.patches import FancyBboxPatch
+
+    axes.add_patch(FancyBboxPatch((place - 0.4, height - 0.24), 0.8, 0.48, boxstyle="round,pad=0.03", facecolor=fill,
+                                  edgecolor=colour, linewidth=1.6))
+    axes.text(place, height, word, ha="center", va="center", fontsize=10, color="#111111")
+
+
+def bent_arrow(axes: Any, start: int, end: int, height: float | int, colour: str) -> None:
+    """An arrow from one place of a row to another that bends upwards, whichever is on the left."""
+    from matplotlib.patches import FancyArrowPatch
+
+    bend = -0.28 if start < end else 0.28
+    axes.add_patch(FancyArrowPatch((start, height), (end, height), connectionstyle=f"arc3,rad={bend}", arrowstyle="->",
+                                   mutation_scale=13, color=colour, linewidth=1.6))
