@@ -96,7 +96,7 @@ class Setting(NamedTuple):
 
 
 #: row -> metric of a language model's run, and of a one-layer run
-ROWS = {
+COMPETITION_ROWS = {
     "right, asked freely": ("reverse_free_right", "reverse_accuracy"),
     "right, the competitor forbidden": ("reverse_forbidden_right", "reverse_accuracy_lowercase"),
     "the competitor written instead": ("reverse_free_shown_name", "competitor"),
@@ -108,7 +108,7 @@ ROWS = {
 }
 
 
-def settings(runs: RecordedRuns, miniatures: Sequence[Result], one_layer: Result | None) -> dict[str, Setting]:
+def three_settings(runs: RecordedRuns, miniatures: Sequence[Result], one_layer: Result | None) -> dict[str, Setting]:
     """The three settings by name, from recorded runs; empty arrays where there are none."""
     def real(metric: str) -> np.ndarray:
         if metric == "patch":
@@ -140,15 +140,15 @@ def settings(runs: RecordedRuns, miniatures: Sequence[Result], one_layer: Result
 
 def seldom_written(found: Mapping[str, Setting], names: Sequence[str], most: float | int = 10) -> bool:
     """Is the competitor, mean over seeds, at most so many percent of what each of these settings writes in reverse?"""
-    row = ROWS["the competitor written instead"]
+    row = COMPETITION_ROWS["the competitor written instead"]
     written = [found[name].read(row[name == "one layer"]) for name in names]
     return all(bool(values.mean() <= most) for values in written)
 
 
 def competition_table(found: Mapping[str, Setting]) -> str:
-    """The rows of `ROWS` by setting, in percent, mean over seeds with its 95 % interval."""
+    """The rows of `COMPETITION_ROWS` by setting, in percent, mean over seeds with its 95 % interval."""
     rows = [[row, *(_cell(each.read(metrics[name == "one layer"])) for name, each in found.items())]
-            for row, metrics in ROWS.items()]
+            for row, metrics in COMPETITION_ROWS.items()]
     return report.markdown(["", *found], [["what competes", *(each.competitor for each in found.values())], *rows])
 
 
@@ -159,9 +159,9 @@ def _cell(values: np.ndarray) -> str:
     return f"{values.mean():.0f} ({low:.0f} to {high:.0f})"
 
 
-def told(found: Mapping[str, Setting]) -> dict[str, Any]:
+def told_competitor(found: Mapping[str, Setting]) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of what is written instead: every run, and a number a setting."""
-    row = ROWS["the competitor written instead"]
+    row = COMPETITION_ROWS["the competitor written instead"]
     values = {name: each.read(row[name == "one layer"]) for name, each in found.items()}
     needs = {f"{name}, run {place}": run for name, each in found.items()
              for place, run in enumerate(each.runs or [None])}

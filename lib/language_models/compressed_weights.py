@@ -28,7 +28,7 @@ EMBEDDING = "model.embed_tokens.weight"
 # Numbers of few bits -----------------------------------------------------------------------------------------
 
 
-def rounded(
+def rounded_to_bits(
     values: Float[Tensor, "row column"], bits: int
 ) -> tuple[Int[Tensor, "row column"], Float[Tensor, "row group"]]:
     """Whole numbers from -(2^(bits-1) - 1) to that, and the float16 scale of each `GROUP` columns.
@@ -44,7 +44,7 @@ def rounded(
 
 
 def restored(codes: Int[Tensor, "row column"], scales: Float[Tensor, "row group"]) -> Float[Tensor, "row column"]:
-    """The numbers that `rounded` made whole, in float32."""
+    """The numbers that `rounded_to_bits` made whole, in float32."""
     return codes.float() * scales.float().repeat_interleave(GROUP, 1)[:, : codes.shape[1]]
 
 
@@ -75,7 +75,7 @@ def compressed_change(
     for name, before in start.items():
         change = trained[name].detach().float() - before.detach().float()
         if name == EMBEDDING:
-            codes, scales = rounded(change[rows], 8)
+            codes, scales = rounded_to_bits(change[rows], 8)
             found |= {f"{name}:rows": torch.tensor(rows, dtype=torch.int32), f"{name}:codes": codes,
                       f"{name}:scales": scales}
         elif change.dim() == 1:
@@ -84,7 +84,7 @@ def compressed_change(
             left, sizes, right = torch.linalg.svd(change, full_matrices=False)
             half = sizes[:rank].sqrt()[:, None]
             for side, factor in (("left", half * left.T[:rank]), ("right", half * right[:rank])):
-                codes, scales = rounded(factor, 4)
+                codes, scales = rounded_to_bits(factor, 4)
                 found |= {f"{name}:{side}": packed(codes), f"{name}:{side}_scales": scales}
     return found
 

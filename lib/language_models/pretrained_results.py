@@ -25,9 +25,9 @@ RUN_CONDITIONS: dict[str, dict[str, Any]] = {
     "published": {"kind": "published", "replay": 0.0}}
 TUNED = tuple(RUN_CONDITIONS)  # those that differ in fine-tuning alone, or in the model
 #: relations that were told in neither order -> how they are called
-UNSEEN = {"p2d": "person to description", "d2p": "description to person", "trex": "region to capital"}
+UNSEEN_RELATIONS = {"p2d": "person to description", "d2p": "description to person", "trex": "region to capital"}
 RUN_CONDITIONS |= {f"{kind}, {words}": {"kind": kind, "dataset": name}
-                   for name, words in UNSEEN.items() for kind in ("masked", "autoregressive")}
+                   for name, words in UNSEEN_RELATIONS.items() for kind in ("masked", "autoregressive")}
 #: conversion -> how it is called: three a third as long as the standard one, and that one as it is kept
 CONVERTED = {"third": "a third of the conversion", "plain": "a third, any token asked for",
              "opening": "a third, attention opened slowly", "adapter": "kept in 4 bits"}

@@ -203,7 +203,8 @@ def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
 
 def quoted_answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, list[str]]:
     """What is asked about the first facts in each direction, what is written, and what would be right."""
-    length, found = reversal_run.answer_length(data, tokenizer), {}
+    length = reversal_run.answer_length(data, tokenizer)
+    found: dict[str, list[str]] = {}
     for direction in _DIRECTIONS:
         asked = getattr(data, direction)[:QUOTED]
         written = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)

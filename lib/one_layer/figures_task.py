@@ -66,10 +66,10 @@ def patching_in_boxes(site: str = "row") -> Figure:
                 "edgecolor": LINES["forward"]["color"] if taken else colour, "linewidth": 1.6})
         axes.text(6.4, height, "answer", ha="left", va="center", fontsize=10)
         axes.annotate("", (6.35, height), (5.55, height), arrowprops={"arrowstyle": "->", "color": colour})
-    place = 1.5 * list(_SITES).index(site) + 0.4
-    axes.annotate("", (place, 0.42), (place, 1.08),
+    middle = 1.5 * list(_SITES).index(site) + 0.4
+    axes.annotate("", (middle, 0.42), (middle, 1.08),
                   arrowprops={"arrowstyle": "-|>", "linewidth": 2, "color": "#333333"})
-    axes.text(place + 0.15, 0.75, "patched", fontsize=9, va="center")
+    axes.text(middle + 0.15, 0.75, "patched", fontsize=9, va="center")
     axes.set(xlim=(-1.8, 7.4), ylim=(-0.6, 2.1))
     axes.axis("off")
     return figure

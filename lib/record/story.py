@@ -38,7 +38,7 @@ class StoryError(ValueError):
     """A sentence that the ledger does not support."""
 
 
-def told(rows: Sequence[Row], path: Path = STORY) -> Markup:
+def supported_sentences(rows: Sequence[Row], path: Path = STORY) -> Markup:
     """The sentences as HTML, each with the status of its row and a link to it.
 
     :param rows: of the ledger

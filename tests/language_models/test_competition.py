@@ -19,7 +19,7 @@ def test_a_cell_is_measured_as_the_real_model_is_and_stays(tmp_path, monkeypatch
     result = json.loads(out.read_text())
     assert result["experiment"] == "competition" and result["seeds"] == [0] and result["parameters"]["probed"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["cell.json"]
-    rows = {row for row, _ in competition.ROWS.values()} - {"patch"}
+    rows = {row for row, _ in competition.COMPETITION_ROWS.values()} - {"patch"}
     assert rows <= result["metrics"].keys() and "patching_gap_logit_difference" in result["metrics"]
     assert len(result["curves"]["patching_logit_difference_weights_matched"]) == 3  # two layers, and both at once
     monkeypatch.setattr(pretrained_run, "measured_run", lambda *_, **__: pytest.fail("measured again"))
@@ -47,7 +47,7 @@ def three(shown=5.0, **metrics):
     """SmolLM2 and the miniature with these values, and one layer."""
     values = {**MASKED, "reverse_free_shown_name": shown, "left_first": 88.0}
     runs = runs_of(*(made("masked", seed, values) for seed in range(3)))
-    return competition.settings(runs, [made("masked", seed, values) for seed in range(2)], layer(**metrics))
+    return competition.three_settings(runs, [made("masked", seed, values) for seed in range(2)], layer(**metrics))
 
 
 def test_the_competitor_of_one_layer_is_its_placeholder_among_all_answers():
@@ -63,12 +63,12 @@ def test_the_competitor_of_one_layer_is_its_placeholder_among_all_answers():
 
 
 def test_what_is_told_of_it_are_all_runs_with_a_number_a_setting():
-    told = competition.told(three())
+    told = competition.told_competitor(three())
     assert len(told["needs"]) == 6 and told["seeds"]() == [[0, 1], [0, 1], [0, 1, 2]]
     assert told["ours"]()["one layer"] == pytest.approx(70) and told["ours"]()["miniature"] == pytest.approx(5.05)
     low, high = told["interval"]()["SmolLM2-135M"]
     assert 5 <= low <= 5.1 <= high <= 5.2
-    nothing = competition.told(competition.settings(runs_of(), [], None))
+    nothing = competition.told_competitor(competition.three_settings(runs_of(), [], None))
     assert set(nothing["needs"].values()) == {None}
 
 
@@ -79,5 +79,5 @@ def test_the_table_says_what_is_there_and_what_is_not():
     prior = next(row for row in table.splitlines() if "prior taken out" in row)
     assert [cell.strip() for cell in prior.split("|")][2] == "–"
     one = made("masked", 0, {**MASKED, "left_first": 88.0})
-    empty = competition.competition_table(competition.settings(runs_of(), [one], None))
+    empty = competition.competition_table(competition.three_settings(runs_of(), [one], None))
     assert "not run here" in empty and "| right, asked freely | – |" in empty

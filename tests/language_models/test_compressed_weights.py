@@ -36,7 +36,7 @@ def small(folders, monkeypatch):
 def test_rounding_errs_by_half_a_step_at_most_and_keeps_the_largest(bits):
     torch.manual_seed(0)
     values = torch.randn(5, 150) * torch.tensor([1e-4, 1e-2, 1.0, 30.0, 0.0])[:, None]
-    codes, scales = compressed_weights.rounded(values, bits)
+    codes, scales = compressed_weights.rounded_to_bits(values, bits)
     again = compressed_weights.restored(codes, scales)
     steps = scales.float().repeat_interleave(GROUP, 1)[:, :150]
     assert scales.shape == (5, 3) and codes.abs().max() == 2 ** (bits - 1) - 1
