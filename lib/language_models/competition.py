@@ -40,6 +40,7 @@ class CompetitionOptions:
 
     cell: MiniatureConfig = option(MiniatureConfig())
     probed: int = 8  # facts whose attention is patched
+    along: bool = True  # signatures not only before and after, but along fine-tuning as well
     out: Path = option()  # the result (JSON)
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ def measure_miniature(options: CompetitionOptions) -> None:
     :raises ArithmeticError: if the run diverges
     """
     config = options.cell
-    parameters = {**parameters_of(config), "probed": options.probed}
+    parameters = {**parameters_of(config), "probed": options.probed, "along": options.along}
     defaults = parameters_of(MiniatureConfig())  # a result may be older than a field
     if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed], defaults=defaults):
         print(f"{options.out}: this run is done, and its result stays")
@@ -76,7 +77,7 @@ def measure_miniature(options: CompetitionOptions) -> None:
         model, _ = pretrain(pretraining, text, tokenizer)
         metrics, curves = pretrained_run.measured_run(
             model, tokenizer, getattr(split["held"], config.dataset), config.finetuning(), text,
-            checkpoint=recorded.checkpoint, probed=options.probed, report=_report)
+            checkpoint=recorded.checkpoint, probed=options.probed, along=options.along, report=_report)
         recorded.save({name: [value] for name, value in metrics.items()}, curves)
 
 

@@ -19,6 +19,7 @@ def test_a_cell_is_measured_as_the_real_model_is_and_stays(tmp_path, monkeypatch
     result = json.loads(out.read_text())
     assert result["experiment"] == "competition" and result["seeds"] == [0] and result["parameters"]["probed"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["cell.json"]
+    assert len(result["curves"]["along_cosine_matched"]) == len(result["curves"]["step"])
     rows = {row for row, _ in competition.COMPETITION_ROWS.values()} - {"patch"}
     assert rows <= result["metrics"].keys() and "patching_gap_logit_difference" in result["metrics"]
     assert len(result["curves"]["patching_logit_difference_weights_matched"]) == 3  # two layers, and both at once
