@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "theory": {"encodings", "record"},
     "one_layer": {"encodings", "record", "theory"},
     "language_models": {"encodings", "record", "theory", "one_layer"},
+    "stores": {"encodings", "record", "theory", "one_layer", "language_models"},
 }
 #: what trains models: the theory imports none of it
 TRAINERS = ("torch.optim", "transformers", "peft", "accelerate", "lib.one_layer", "lib.language_models")

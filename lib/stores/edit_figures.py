@@ -1,0 +1,121 @@
+"""Figures and the table of the recorded edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lib.record import figures, report
+from lib.record.figures import LINES
+from lib.stores.edit_results import CONDITION_NAMES, RecordedEdits
+
+#: edit -> what is drawn of it
+_EDITS: dict[str, dict[str, Any]] = {
+    "forward": {**LINES["forward"], "label": "edited forward, asked in reverse"},
+    "reverse": {**LINES["reverse"], "label": "edited in reverse, asked forward"},
+    "right": {**LINES["control"], "label": "right-hand question edited, asked in reverse"},
+    "other": {**LINES["autoregressive"], "label": "another fact edited, asked in reverse"},
+}
+_COLUMNS = {"edited forward": "forward", "edited in reverse": "reverse", "right-hand question edited": "right",
+            "another fact edited": "other", "erased forward": "erase_forward",
+            "right-hand question erased": "erase_right"}
+_MEASURES = {"distance ratio": "distance_ratio", "fact probe, %": "fact_probe", "direction probe, %": "direction_probe",
+             "direction probe, flipped, %": "direction_probe_flipped"}
+
+
+def transfer_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
+    """Transfer ratio and answers that follow, a row a condition, one dot a seed; a row without runs stays empty."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 0.55 * len(conditions) + 1.6), sharey=True)
+    for panel, key in zip(panels, ("transfer", "follows"), strict=True):
+        for edit, offset in zip(_EDITS, (-0.27, -0.09, 0.09, 0.27), strict=True):
+            for place, condition in enumerate(conditions):
+                figures.dots(panel, place + offset, runs.metric(f"{edit}_{key}", condition), across=True,
+                             **_EDITS[edit] | {"markersize": 4})
+    for at in (0, 1):
+        panels[0].axvline(at, color="k", linewidth=0.6)
+    panels[0].set(xlabel="transfer ratio", yticks=range(len(conditions)),
+                  yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
+    panels[0].invert_yaxis()
+    panels[1].set(xlabel="answers that follow, %", xlim=(-4, 104))
+    _legend(figure, [_EDITS[edit] for edit in _EDITS])
+    return figure
+
+
+def _legend(figure: Figure, lines: Sequence[dict[str, Any]]) -> None:
+    handles = [plt.Line2D([], [], **line | {"linestyle": "none"}) for line in lines]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+
+
+def edits_of_facts(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
+    """Change of the logit difference in the asked question over that in the edited one; a dot a fact and seed."""
+    figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 2.9), sharex=True, sharey=True, squeeze=False)
+    for panel, condition in zip(panels[0], conditions, strict=True):
+        for edit in ("right", "forward"):
+            edited, asked = runs.points(edit, condition)
+            panel.plot(edited, asked, **_EDITS[edit] | {"linestyle": "none", "markersize": 3, "alpha": 0.5})
+        panel.axline((0, 0), slope=1, color="k", linewidth=0.6)
+        panel.axhline(0, color="k", linewidth=0.6)
+        panel.set_title(CONDITION_NAMES[condition], fontsize=9)
+        panel.set_xlabel("edited question (nats)", fontsize=9)
+    panels[0, 0].set_ylabel("asked question (nats)", fontsize=9)
+    _legend(figure, [_EDITS[edit] for edit in ("forward", "right")])
+    return figure
+
+
+def measures_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
+    """Distance ratio, fact probe and direction probe of both pairs of questions, a row a condition, one dot a seed."""
+    pairs = {"left": {**LINES["forward"], "label": "same evidence and answer, either order"},
+             "ends": {**LINES["control"], "label": "one asks for either entity"}}
+    figure, panels = plt.subplots(1, 3, figsize=(7.2, 0.45 * len(conditions) + 1.6), sharey=True)
+    for panel, (label, key) in zip(panels, _MEASURES.items(), strict=False):
+        for pair, offset in (("left", -0.15), ("ends", 0.15)):
+            for place, condition in enumerate(conditions):
+                figures.dots(panel, place + offset, recorded_metric(runs, f"{pair}_{key}", condition), across=True,
+                             **pairs[pair] | {"markersize": 4})
+        panel.set_xlabel(label, fontsize=9)
+    panels[0].axvline(1, **LINES["bound"] | {"linewidth": 1})
+    panels[0].set(yticks=range(len(conditions)), yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
+    panels[0].invert_yaxis()
+    _legend(figure, list(pairs.values()))
+    return figure
+
+
+def recorded_metric(runs: RecordedEdits, name: str, condition: str) -> np.ndarray:
+    """A metric seed by seed; nothing where the condition does not have it."""
+    return runs.metric(name, condition) if all(
+        name in result["metrics"] for result in runs.find(condition).values()) else np.zeros(0)
+
+
+def edit_table(runs: RecordedEdits) -> str:
+    """Transfer ratio and, in parentheses, answers that follow in percent: means over seeds."""
+    rows = [[CONDITION_NAMES[condition], len(runs.find(condition)) or "",
+             *(_edit_cell(runs, edit, condition) for edit in _COLUMNS.values())] for condition in CONDITION_NAMES]
+    return report.markdown(["", "seeds", *_COLUMNS], rows)
+
+
+def _edit_cell(runs: RecordedEdits, edit: str, condition: str) -> str:
+    if not runs.find(condition):
+        return "not run here"
+    ratio, percent = (runs.metric(f"{edit}_{key}", condition).mean() for key in ("transfer", "follows"))
+    return f"{ratio:.2f} ({percent:.0f} %)"
+
+
+def measure_table(runs: RecordedEdits) -> str:
+    """Every measure of both pairs of questions, mean over seeds with its 95 % interval."""
+    names = {f"{title}, {word}": f"{pair}_{key}" for title, key in _MEASURES.items()
+             for pair, word in (("left", "same answer"), ("ends", "either entity"))}
+    rows = [[title, *(_measure_cell(recorded_metric(runs, name, condition)) for name in names.values())]
+            for condition, title in CONDITION_NAMES.items() if runs.find(condition)]
+    return report.markdown(["", *names], rows)
+
+
+def _measure_cell(values: np.ndarray) -> str:
+    if not len(values):
+        return "–"
+    low, high = report.bootstrap_interval(values)
+    digits = 2 if high < 10 else 0
+    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

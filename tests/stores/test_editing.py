@@ -1,0 +1,90 @@
+"""An edit moves the weights as the formula says, stops where it should, and leaves no trace."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from stores.toy_stores import Tables, questions
+
+from lib.stores import editing
+from lib.stores.editing import EditConfig, FactQuestion
+
+CONFIG = EditConfig(margin=1.0, stride=0.01, most=200)
+
+
+def weights(model):
+    return torch.cat([weight.detach().reshape(-1) for weight in model.parameters()]).clone()
+
+
+def scores_of(model, fact=0, asked="forward"):
+    return getattr(questions()[fact], asked).scores(model).detach()
+
+
+def test_the_lead_is_over_the_best_other_name():
+    scores = torch.tensor([1.0, 4.0, 2.5])
+    assert [editing.lead_over_others(scores, name) for name in range(3)] == pytest.approx([-3.0, 1.5, -1.5])
+
+
+def test_log_odds_are_those_of_the_softmax():
+    scores = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+    p = scores.softmax(-1)
+    np.testing.assert_allclose(editing.name_log_odds(scores, 2), (p[2] / (1 - p[2])).log())
+    certain = torch.tensor([200.0, 0.0], requires_grad=True)  # log p of it has no gradient left in this precision
+    editing.name_log_odds(certain, 0).backward()
+    assert certain.grad.tolist() == [1.0, -1.0]
+
+
+def test_overwriting_stops_at_the_first_step_that_reaches_the_margin():
+    model, question = Tables(), questions()[0].forward
+    path = editing.overwrite(model, question, 3, CONFIG)
+    assert path.reached and editing.lead_over_others(scores_of(model), 3) >= CONFIG.margin
+    short = Tables()
+    assert not editing.overwrite(short, question, 3, CONFIG, steps=path.steps - 1).reached
+    assert editing.overwrite(model, question, 3, CONFIG) == (0, True)  # nothing is left to do
+
+
+def test_a_step_goes_against_the_gradient_by_its_length():
+    model, question = Tables(), questions()[0].forward
+    before = weights(model)
+    loss = -editing.name_log_odds(question.scores(model), 3)
+    slope = torch.cat([part.reshape(-1) for part in torch.autograd.grad(
+        loss, list(model.parameters()), allow_unused=True, materialize_grads=True)])
+    assert editing.overwrite(model, question, 3, CONFIG, steps=1) == (1, False)
+    np.testing.assert_allclose(weights(model) - before, -CONFIG.stride * before.norm() * slope / slope.norm())
+
+
+def test_an_edit_gives_up_after_the_most_steps():
+    assert editing.overwrite(Tables(), questions()[0].forward, 3, EditConfig(margin=1.0, most=3)) == (3, False)
+
+
+def test_erasing_lowers_the_right_name_until_another_leads():
+    model = Tables()
+    path = editing.erase(model, questions()[0].forward, 0, CONFIG)
+    assert path.reached and editing.lead_over_others(scores_of(model), 0) <= -CONFIG.margin
+    before = scores_of(Tables())
+    np.testing.assert_array_equal(scores_of(model)[1:], before[1:])  # no new name is written
+    assert scores_of(model)[0] < before[0] - CONFIG.margin
+
+
+def test_what_is_restored_is_the_same_bit_for_bit_whatever_happens():
+    model = Tables()
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt), editing.weights_restored(model):
+        editing.overwrite(model, questions()[0].forward, 3, CONFIG)
+        assert not torch.equal(weights(model), before)
+        raise KeyboardInterrupt
+    assert torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_gradient_that_gives_no_direction_is_refused(value):
+    flat = FactQuestion(lambda model: model.left[0] * value, tuple(range(6)))
+    with pytest.raises(ArithmeticError, match="gradient of this question"):
+        editing.overwrite(Tables(), flat, 3, CONFIG)
+
+
+@pytest.mark.parametrize("field, value", [("margin", 0.0), ("stride", 1.0), ("stride", 0.0), ("most", 0)])
+def test_settings_that_cannot_be_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        EditConfig(**{field: value})
