@@ -210,14 +210,46 @@ def accuracies_by_dataset(found: Mapping[str, Mapping[str, _Accuracies]]) -> Fig
 
 def accuracies_by_start(found: Mapping[int, Mapping[str, _Accuracies]]) -> Figure:
     """Forward and reverse accuracy by how a model began, a panel for each number of masked steps, one dot a seed."""
-    figure, panels = plt.subplots(1, len(found), figsize=(7.2, 2.8), sharey=True)
-    for panel, (steps, starts) in zip(panels, found.items(), strict=True):
-        for place, accuracies in enumerate(starts.values()):
-            _dots(panel, place, accuracies, 0.16, across=True, labelled=place == 0)
-        panel.set(xlabel="exact match, %", xlim=(-4, 104), yticks=range(len(starts)), yticklabels=starts)
-        panel.set_title(f"{steps:,} masked steps", fontsize=10)
-    panels[0].invert_yaxis()
-    figures.legend_below(figure, panels[0], 2)
+    return accuracies_by_condition({f"{steps:,} masked steps": starts for steps, starts in found.items()})
+
+
+def accuracies_by_condition(found: Mapping[str, Mapping[str, _Accuracies]]) -> Figure:
+    """Forward and reverse accuracy, a panel a title and a row a condition, one dot a seed; each panel has its rows."""
+    rows = max(map(len, found.values()))
+    shared = len({tuple(conditions) for conditions in found.values()}) == 1
+    figure, panels = plt.subplots(1, len(found), figsize=(7.2, 1.3 + 0.5 * rows), sharey=shared, squeeze=False)
+    for panel, (title, conditions) in zip(panels[0], found.items(), strict=True):
+        first = next((place for place, each in enumerate(conditions.values()) if len(each["forward"])), None)
+        for place, accuracies in enumerate(conditions.values()):
+            _dots(panel, place, accuracies, 0.16, across=True, labelled=place == first)
+            if not len(accuracies["forward"]):
+                panel.text(50, place, "not run here", ha="center", va="center", fontsize=8)
+        panel.set(xlabel="exact match, %", xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions,
+                  ylim=(len(conditions) - 0.5, -0.5))
+        panel.set_title(title, fontsize=10)
+    figures.legend_below(figure, panels[0, 0], 2)
+    return figure
+
+
+def accuracies_by_name_length(found: Mapping[str, Mapping[str, Mapping[int, _Seeds]]]) -> Figure:
+    """Accuracy against the words of a name, a panel a direction and a line a masking: means, and one dot a seed.
+
+    :param found: direction -> masking -> words of a name -> accuracy in percent
+    """
+    figure, panels = plt.subplots(1, len(found), figsize=(7.2, 2.9), sharey=True, squeeze=False)
+    for panel, (direction, lines) in zip(panels[0], found.items(), strict=True):
+        for (name, lengths), line in zip(lines.items(), ("rope", "control", "alibi", "autoregressive"), strict=True):
+            there = {place: values for place, values in enumerate(lengths.values()) if len(values)}
+            for place, values in there.items():
+                figures.dots(panel, float(place), values, **LINES[line] | {"label": None})
+            panel.plot(list(there), [float(values.mean()) for values in there.values()], **LINES[line], label=name)
+        if not any(len(values) for lengths in lines.values() for values in lengths.values()):
+            panel.text(0.5, 0.5, "not run here", ha="center", transform=panel.transAxes)
+        panel.set(xlabel="words of a name", xticks=range(len(lengths)), xticklabels=lengths, ylim=(-4, 104),
+                  xlim=(-0.4, len(lengths) - 0.6))
+        panel.set_title(direction, fontsize=10)
+    panels[0, 0].set_ylabel("exact match, %")
+    figures.legend_below(figure, panels[0, 0], 4)
     return figure
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from lib.language_models import checkpoints, objectives
 from lib.language_models.facts import Example
-from lib.language_models.objectives import MASKING, TokenisedExample
+from lib.language_models.objectives import EVERY_MASKING, TokenisedExample
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
 from lib.record import options, provenance
 from lib.record.training_state import Checkpoint
@@ -56,12 +56,12 @@ class FineTuningConfig:
     cooling: float | int = 0.0  # last part of the steps, over which it falls
     autocast: bool = False  # products in bfloat16, weights as they are
     clip: float = 1.0  # norm to which gradients are cut
-    masking: str = options.option("response", choices=MASKING)  # what may be masked
+    masking: str = options.option("response", choices=EVERY_MASKING)  # what may be masked
     replay: float | int = 0.0  # share of each batch taken from other text
     seed: int = 0  # of adapters, order, masks and dropout
 
     def __post_init__(self) -> None:
-        options.one_of(self, masking=MASKING)
+        options.one_of(self, masking=EVERY_MASKING)
         options.check_seeds([self.seed])
         options.at_least(self, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
         options.within(self, replay="[0, 1)", dropout="[0, 1)", cooling="[0, 1]", learning_rate="(0, inf)",

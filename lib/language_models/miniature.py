@@ -5,8 +5,9 @@
     python -m lib.language_models.miniature --folder results/miniature
 
 The first makes one cell; the second every cell that is not recorded yet, seed by seed, and one that fails is reported
-and does not stop the others. Pretraining is `lib.language_models.pretraining`; all that follows is the code for the
-published models: `lib.language_models.reversal_run.run` (`lib.language_models.finetuning`,
+and does not stop the others (``--part`` makes those of one question alone). Pretraining is
+`lib.language_models.pretraining`; what sentences say is `lib.language_models.miniature_sentences`; all that follows is
+the code for the published models: `lib.language_models.reversal_run.run` (`lib.language_models.finetuning`,
 `lib.language_models.decoding`) and `lib.language_models.signatures`. A pretrained model is kept under ``--work`` and
 shared by the cells that start from it (``--work none`` keeps nothing). A run that is interrupted goes on from its
 checkpoint; one that is done is left alone.
@@ -30,12 +31,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib.language_models import (
+    decoding,
+    miniature_sentences,
+    objectives,
+    queries,
+    reversal_run,
+    signature_run,
+    signatures,
+    synthetic_facts,
+)
 from lib.language_models import facts as facts_module
-from lib.language_models import queries, reversal_run, signature_run, signatures, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example, Fact
-from lib.language_models.finetuning import MASKING, FineTuningConfig
-from lib.language_models.pretraining import PretrainingConfig, pretrain
+from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.miniature_sentences import FORMS, WORDINGS
+from lib.language_models.pretraining import PRETRAINING_OBJECTIVES, PretrainingConfig, pretrain
 from lib.record import provenance
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, json_file, one_of, option, writable
@@ -56,7 +67,7 @@ class MiniatureConfig:
     orders: str = option("both", choices=synthetic_facts.ORDERS)  # in which pretraining tells its facts
     tuning: str = option("full", choices=TUNINGS)  # every weight, or adapters
     replay: float = 0.5  # share of each fine-tuning batch taken from the pretraining text
-    masking: str = option("any", choices=MASKING)  # what fine-tuning may mask
+    masking: str = option("any", choices=objectives.EVERY_MASKING)  # what fine-tuning may mask
     seed: int = 0  # of everything
     held: int = 30  # facts that pretraining did not tell; fine-tuned on, forward
     epochs: int = 200  # of fine-tuning
@@ -65,24 +76,66 @@ class MiniatureConfig:
     steps: int = 1000  # of pretraining
     causal_steps: int = 0  # before those, as an autoregressive model
     facts: int = 240  # told in pretraining
+    objective: str = option("questions", choices=PRETRAINING_OBJECTIVES)  # of a masked model's pretraining
+    wording: str = option("both", choices=WORDINGS)  # of the relation in either order
+    name_length: int = 2  # words of a name: 1, 2 or 4
+    form: str = option("plain", choices=FORMS)  # half of the held-out sentences are shown so in fine-tuning
+    told_form: str = option("plain", choices=FORMS)  # and half of the text, in pretraining and replayed
 
     def __post_init__(self) -> None:
         one_of(self, architecture=tuple(ARCHITECTURES), dataset=facts_module.DATASETS, tuning=TUNINGS,
-               orders=synthetic_facts.ORDERS, masking=MASKING)
+               orders=synthetic_facts.ORDERS, masking=objectives.EVERY_MASKING, objective=PRETRAINING_OBJECTIVES,
+               wording=WORDINGS, form=FORMS, told_form=FORMS)
         at_least(self, held=2, facts=2, epochs=1, steps=1, rank=1)
+        if self.name_length not in synthetic_facts.NAME_LENGTHS:
+            raise ValueError(f"name_length must be 1, 2 or 4, not {self.name_length}")
+        self._check_architecture()
+        self._check_sentences()
         self.pretraining()
         self.finetuning()  # these refuse what cannot be, before anything is pretrained
 
+    def _check_architecture(self) -> None:
+        """Refuse what only the other kind of model can be asked."""
+        causal = ARCHITECTURES[self.architecture].causal
+        if causal and self.masking not in objectives.MASKING:
+            raise ValueError(f"masking: {self.masking!r} is what a masked model is asked for; {self.architecture} "
+                             "predicts next tokens")
+        if causal and self.objective != "questions":
+            raise ValueError(f"objective: {self.objective!r} is a masked model's; {self.architecture} predicts next "
+                             "tokens")
+        for name in ("form", "told_form"):
+            if not causal and getattr(self, name) not in ("plain", "reversed"):
+                raise ValueError(f"{name}: {getattr(self, name)!r} asks an autoregressive model for its first entity; "
+                                 f"{self.architecture} is asked by its masking")
+
+    def _check_sentences(self) -> None:
+        """Refuse a wording or a form that the dataset's sentences do not have."""
+        if self.wording != "both" and self.dataset != "p2c":
+            raise ValueError(f"wording: {self.wording!r} is made for p2c alone, not for {self.dataset}")
+        families = self.dataset in ("p2c", "c2p") and self.wording == "both"
+        for name in ("form", "told_form"):
+            if getattr(self, name) in miniature_sentences.FAMILY_FORMS and not families:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is made of sentences about children and parents")
+        if self.told_form == "reversed":
+            raise ValueError("told_form: reversed sentences are what --orders both tells")
+        if self.epochs % miniature_sentences.copies(self.form):
+            raise ValueError(f"epochs must be a multiple of {miniature_sentences.copies(self.form)} where form is "
+                             f"{self.form!r}, as many sentences as it makes of one, not {self.epochs}")
+
     def pretraining(self) -> PretrainingConfig:
         """The run that this cell starts from."""
+        # as many words as there may be names, where each name has a word of its own
+        stock = 3 * (self.facts + self.held) if self.name_length == 1 else PretrainingConfig.stock
         return PretrainingConfig(
-            self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), steps=self.steps,
-            causal_steps=self.causal_steps, seed=self.seed)
+            self.architecture, self.orders, self.facts, (_TOLD[self.dataset],), stock=stock, steps=self.steps,
+            causal_steps=self.causal_steps, seed=self.seed, objective=self.objective, wording=self.wording,
+            form=self.told_form, name_length=self.name_length)
 
     def finetuning(self) -> FineTuningConfig:
         """The fine-tuning, in the terms of `lib.language_models.finetuning`."""
         return FineTuningConfig(
-            rank=self.rank if self.tuning == "lora" else 0, scaling=2 * self.rank, batch=32, epochs=self.epochs,
+            rank=self.rank if self.tuning == "lora" else 0, scaling=2 * self.rank, batch=32,
+            epochs=self.epochs // miniature_sentences.copies(self.form),  # as many steps whatever the form
             learning_rate=self.learning_rate, masking=self.masking, replay=self.replay, seed=self.seed)
 
 
@@ -97,23 +150,31 @@ def run_cell(
     :raises ArithmeticError: if a run diverges
     """
     pretraining = config.pretraining()
-    sizes = {"told": config.facts, "held": config.held}
-    split = synthetic_facts.recombined_worlds(sizes, pretraining.stock, config.seed)
-    text = synthetic_facts.pretraining_examples(split["told"], config.orders, pretraining.kinds)
+    data, text = told_and_held(config)
+    shown = miniature_sentences.shown_as(text, config.told_form)
     tokenizer = synthetic_facts.word_tokenizer(not ARCHITECTURES[config.architecture].causal, pretraining.stock)
     # pretrain, or take the model that another cell has pretrained
     kept = Checkpoint(work / f"{_digest(pretraining)}.safetensors", {})
-    model, losses = pretrain(pretraining, text, tokenizer, checkpoint=kept,
+    model, losses = pretrain(pretraining, shown, tokenizer, checkpoint=kept,
                              on_step=_progress("pretraining", pretraining.causal_steps + config.steps) if log else None)
-    data = getattr(split["held"], config.dataset)
     metrics = _before(model, tokenizer, data, text)
     # fine-tune a copy on the forward direction, ask in both
-    found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, data, config.finetuning(), watches=1,
-                                            replay=text if config.replay else (), checkpoint=checkpoint)
+    trained = dataclasses.replace(data, train=tuple(miniature_sentences.shown_as(data.train, config.form)))
+    found, curves, tuned = reversal_run.run(copy.deepcopy(model), tokenizer, trained, config.finetuning(), watches=1,
+                                            replay=shown if config.replay else (), checkpoint=checkpoint)
     whole = tuned.merge_and_unload() if config.tuning == "lora" else tuned
-    metrics |= found | _after(whole, tokenizer, data, text)
+    metrics |= found | _after(whole, tokenizer, data, text) | written_answers(whole, tokenizer, data, config.wording)
     thinned = {"pretraining_loss": _means(losses), "finetuning_loss": _means(curves["loss"])}
     return {"metrics": metrics, "curves": thinned, "size": signature_run.size_of(model)}
+
+
+def told_and_held(config: MiniatureConfig) -> tuple[Dataset, list[Example]]:
+    """The held-out facts of a cell, and the text that its pretraining tells, in their plain form."""
+    pretraining, sizes = config.pretraining(), {"told": config.facts, "held": config.held}
+    split = synthetic_facts.recombined_worlds(sizes, pretraining.stock, config.seed, config.name_length)
+    told, held = (miniature_sentences.worded_world(split[name], config.wording) for name in sizes)
+    text = miniature_sentences.told_examples(told, config.orders, pretraining.kinds, config.wording)
+    return getattr(held, config.dataset), text
 
 
 def _before(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -> dict[str, float]:
@@ -127,6 +188,27 @@ def _after(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -
     likely = {f"probability_{side}": float(signatures.target_probability(model, queries.batch(rows)).mean())
               for side, rows in zip(("forward", "reverse"), zip(*asked, strict=True), strict=True)}
     return likely | {"kept_accuracy": reversal_run.recall(model, tokenizer, text)}
+
+
+def written_answers(model: Any, tokenizer: Any, data: Dataset, wording: str = "both") -> dict[str, float]:
+    """What the tuned model writes beside exact matches, in percent.
+
+    ``forward_substring`` and ``reverse_substring``: answers that hold a right one. ``wrong_frame`` and
+    ``wrong_frame_reverse``: errors of `lib.language_models.miniature_sentences.wrong_frame`, which exist only where the
+    wording tells the directions apart.
+    """
+    length = reversal_run.answer_length(data, tokenizer)
+    asked: dict[str, Sequence[Example]] = {"forward_substring": data.forward, "reverse_substring": data.reverse}
+    if wording == "both":
+        asked |= dict(zip(("wrong_frame", "wrong_frame_reverse"), miniature_sentences.wrong_frame(data), strict=True))
+    return {name: _share_that_holds_an_answer(model, tokenizer, examples, length) for name, examples in asked.items()}
+
+
+def _share_that_holds_an_answer(model: Any, tokenizer: Any, examples: Sequence[Example], length: int) -> float:
+    found = decoding.generate_text(model, tokenizer, [example.prompt for example in examples], length=length, batch=32)
+    held = [any(facts_module.normalise(right) in facts_module.normalise(text) for right in example.answers)
+            for example, text in zip(examples, found, strict=True)]
+    return 100 * float(np.mean(held))
 
 
 def alignment(model: Any, tokenizer: Any, data: Dataset, facts: int = 8) -> dict[str, float]:
@@ -206,23 +288,61 @@ STARTS: dict[int, dict[str, dict[str, Any]]] = {steps: {
     "as many steps in all": {"steps": CAUSAL_STEPS + steps},
 } for steps in MASKED_STEPS}
 
+# What else is asked, question by question; each cell changes the standard one -----------------------------------
 
-def plan(seeds: int = 5) -> Iterator[MiniatureConfig]:
-    """The cells, seed by seed, those that most depends on first; none twice."""
+#: how an autoregressive model is asked for the first entity -> what is changed in fine-tuning
+ASKING: dict[str, dict[str, Any]] = {
+    **{form: {"form": form} for form in ("infilled", "permuted")},
+    "masked": {"form": "masked", "masking": "response"},
+    **{form: {"form": form} for form in ("identity", "composed", "reversed")},
+}
+#: and the same in pretraining, and where its text is replayed; both orders are told there already
+ASKING_THROUGHOUT = {form: {**change, "told_form": form} for form, change in ASKING.items() if form != "reversed"}
+LONGER_DIFFUSION = (1000, 3000, 10_000)  # steps of the plain objective
+LENGTH_MASKING = ("any", "any@0.15", "any@0.5", "entity")
+#: question -> its cells
+MINIATURE_PARTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "first_entity": tuple({"architecture": "llama", **change}
+                          for change in (*ASKING_THROUGHOUT.values(), *ASKING.values())),
+    "sweep": tuple({"masking": masking} for masking in objectives.PART_MASKING),
+    "wording": tuple({"architecture": name, "wording": wording} for wording in WORDINGS[1:]
+                     for name in ("llada", "llama")),
+    "length": tuple({"name_length": length, "masking": masking} for length in synthetic_facts.NAME_LENGTHS
+                    for masking in LENGTH_MASKING
+                    if (length, masking) != (MiniatureConfig.name_length, MiniatureConfig.masking)),
+    "objective": tuple({"objective": "diffusion", "steps": steps} for steps in LONGER_DIFFUSION),
+}
+
+
+def plan(seeds: int = 5, part: str = "all") -> Iterator[MiniatureConfig]:
+    """The cells, seed by seed, those that most depends on first; none twice.
+
+    :param part: ``standard``, or one of `MINIATURE_PARTS`, for the cells of that question alone
+    """
     for seed in range(seeds):
-        yield from (MiniatureConfig(name, seed=seed) for name in ARCHITECTURES)
-        yield from (MiniatureConfig(name, seed=seed, **change) for change in CHANGES if change
-                    for name in ("llada", "llama"))
-        yield from (MiniatureConfig(name, dataset=dataset, seed=seed) for dataset in facts_module.DATASETS
-                    if dataset != MiniatureConfig.dataset for name in ARCHITECTURES)
-        yield from (MiniatureConfig("dream", seed=seed, **start) for starts in STARTS.values()
-                    for start in starts.values() if start != {"steps": MiniatureConfig.steps})
+        if part in ("all", "standard"):
+            yield from _standard_plan(seed)
+        yield from (MiniatureConfig(seed=seed, **change) for name, changes in MINIATURE_PARTS.items()
+                    if part in ("all", name) for change in changes)
+
+
+def _standard_plan(seed: int) -> Iterator[MiniatureConfig]:
+    """The cells of one seed that the table of the paper asks for, and what is changed of it."""
+    yield from (MiniatureConfig(name, seed=seed) for name in ARCHITECTURES)
+    yield from (MiniatureConfig(name, seed=seed, **change) for change in CHANGES if change
+                for name in ("llada", "llama"))
+    yield from (MiniatureConfig(name, dataset=dataset, seed=seed) for dataset in facts_module.DATASETS
+                if dataset != MiniatureConfig.dataset for name in ARCHITECTURES)
+    yield from (MiniatureConfig("dream", seed=seed, **start) for starts in STARTS.values()
+                for start in starts.values() if start != {"steps": MiniatureConfig.steps})
 
 
 def file_of(cell: MiniatureConfig) -> str:
     """Name of a cell's result."""
-    told = [f"{word}{getattr(cell, name)}" for name, word in (("facts", "facts"), ("steps", "steps"),
-            ("causal_steps", "causal")) if getattr(cell, name) != getattr(MiniatureConfig, name)]
+    told = [f"{word}{getattr(cell, name)}".replace(" ", "-") for name, word in (
+        ("facts", "facts"), ("steps", "steps"), ("causal_steps", "causal"), ("objective", ""), ("wording", ""),
+        ("name_length", "words"), ("told_form", "told-"), ("form", ""))
+        if getattr(cell, name) != getattr(MiniatureConfig, name)]
     words = (cell.architecture, cell.dataset, cell.orders, cell.tuning, cell.masking,
              "replay" if cell.replay else "alone", *told, cell.seed)
     return "_".join(map(str, words)) + ".json"
@@ -239,6 +359,7 @@ class MiniatureOptions:
     out: Path = Path()  # the result of one cell (JSON)
     folder: Path | None = None  # instead of --out: of the results of every cell
     seeds: int = 5  # of every cell, with --folder
+    part: str = option("all", choices=("all", "standard", *MINIATURE_PARTS))  # with --folder: the cells of one question
     work: Path = _WORK  # folder of pretrained models and checkpoints; none to keep nothing
 
     def __post_init__(self) -> None:
@@ -247,6 +368,9 @@ class MiniatureOptions:
         if self.folder is None:
             json_file("--out", self.out)
         at_least(self, seeds=1)
+        one_of(self, part=("all", "standard", *MINIATURE_PARTS))
+        if self.folder is None and self.part != "all":
+            raise ValueError(f"--part {self.part} is of the cells that --folder makes")
         if self.folder is not None and self.cell != MiniatureConfig():
             raise ValueError("--folder makes every cell, so no setting of one cell goes with it")
 
@@ -270,13 +394,15 @@ def record(config: MiniatureConfig, out: Path, work: Path = _WORK) -> dict[str, 
     return result
 
 
-def record_table(folder: Path, seeds: int, work: Path = _WORK) -> None:
+def record_table(folder: Path, seeds: int, work: Path = _WORK, part: str = "all") -> None:
     """Record every cell that is not recorded yet; one that fails does not stop the others.
+
+    :param part: as in `plan`
 
     :raises ArithmeticError: at the end, if any failed
     """
     failed = []
-    for config in plan(seeds):
+    for config in plan(seeds, part):
         try:
             record(config, folder / file_of(config), work)
         except Exception:
@@ -295,7 +421,7 @@ def record_asked(options: MiniatureOptions) -> None:
         kept = options.work != Path("none")
         work = options.work if kept else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if options.folder:
-            record_table(options.folder, options.seeds, work)
+            record_table(options.folder, options.seeds, work, options.part)
         elif kept:
             record(options.cell, options.out, work)
         else:  # nothing is kept, so a result that an earlier call wrote is made anew

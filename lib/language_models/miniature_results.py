@@ -57,13 +57,13 @@ class RecordedCells:
         return dict(sorted(found.items()))
 
     def metric(self, name: str, **wanted: Any) -> Float[np.ndarray, " seed"]:
-        """One metric, seed by seed; ``gap`` is forward minus reverse accuracy, in points.
+        """One metric, seed by seed, of the cells that have it; ``gap`` is forward minus reverse accuracy, in points.
 
         :raises ValueError: for a parameter that a cell does not have
         """
         if name == "gap":
             return self.metric("forward_accuracy", **wanted) - self.metric("reverse_accuracy", **wanted)
-        return np.array([cell["metrics"][name][0] for cell in self.find(**wanted).values()])
+        return np.array([cell["metrics"][name][0] for cell in self.find(**wanted).values() if name in cell["metrics"]])
 
     def accuracies(self, **wanted: Any) -> dict[str, Float[np.ndarray, " seed"]]:
         """Forward and reverse accuracy in percent, one value a seed."""
@@ -77,7 +77,7 @@ class RecordedCells:
         """The results that a check reads, for `lib.record.claims.verify`; None for a change without a recorded cell."""
         found: dict[str, Result | None] = {}
         for change in changes:
-            title = ", ".join(f"{name} {value}" for name, value in change.items()) or "the standard cell"
+            title = cell_title(change)
             there = self.find(**change)
             found |= {f"{title}, seed {seed}": cell for seed, cell in there.items()} if there else {title: None}
         return found
@@ -96,6 +96,11 @@ class RecordedCells:
                 "seeds": [seeds for _, seeds in found.values()]}
 
 
+def cell_title(change: CellChange) -> str:
+    """A cell by what is changed of the standard one."""
+    return ", ".join(f"{name} {value}" for name, value in change.items()) or "the standard cell"
+
+
 def mean_and_range(values: Float[np.ndarray, " seed"], digits: int = 0) -> str:
     """Mean and range over seeds in words, such as ``62 (50 to 83)``."""
     if not len(values):
@@ -105,6 +110,11 @@ def mean_and_range(values: Float[np.ndarray, " seed"], digits: int = 0) -> str:
 
 
 # What the checks ask -----------------------------------------------------------------------------------------
+
+
+def never_in_reverse(reverse: Float[np.ndarray, " seed"]) -> bool:
+    """Is at most one fact recalled in every seed?"""
+    return bool(reverse.max() <= _ONE_FACT)
 
 
 def masked_above_causal(cells: RecordedCells, masking: str = "any", direction: str = "reverse") -> bool:
@@ -120,7 +130,7 @@ def learns_forward_alone(cells: RecordedCells, changes: Iterable[CellChange], le
     :param least: percent, of forward accuracy
     """
     found = [cells.accuracies(**change) for change in changes]
-    return all(bool(each["forward"].min() >= least and each["reverse"].max() <= _ONE_FACT) for each in found)
+    return all(bool(each["forward"].min() >= least) and never_in_reverse(each["reverse"]) for each in found)
 
 
 def masking_decides(cells: RecordedCells, asked: str, free: str) -> bool:

@@ -7,13 +7,20 @@ A training example is a prompt and its completion ("Ana's child is" and " Bob.")
   tokens after the answer attended and trained. The left entity is never asked for;
 * ``any``: every token may be masked, so the paper's forward query ("[M]'s child is Bob") is among the questions;
 * ``entity``: whole entities by turns (`questions`): the second one in half of the rows, the first one in a quarter, a
-  uniformly drawn number of tokens anywhere in a quarter.
+  uniformly drawn number of tokens anywhere in a quarter;
+* `SENTENCE_PARTS`, one or several joined by ``+``: tokens of the source (the first entity), of the relation between,
+  or of the target (the second entity) alone, the masking sweep of "The Illusion of Latent Generalization"
+  (arXiv 2604.04943). The full stop, start and end tokens are then never asked for;
+* `RATES`: any token, each masked with one fixed probability instead of a drawn one, as in BERT (0.15) and in "The
+  Factorization Curse" (Kitouni et al. 2024).
 
 A causal model predicts the next token of the completion (``response``) or of the whole sentence (otherwise).
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +32,11 @@ from lib.language_models import queries
 from lib.language_models.facts import Example
 
 MASKING = ("response", "any", "entity")
+SENTENCE_PARTS = ("source", "relation", "target")
+#: every choice of parts that asks for anything
+PART_MASKING = tuple("+".join(parts) for count in (1, 2, 3) for parts in itertools.combinations(SENTENCE_PARTS, count))
+RATES = {"any@0.15": 0.15, "any@0.5": 0.5}  # masking -> the probability that a token is masked
+EVERY_MASKING = (*MASKING, *PART_MASKING, *RATES)
 LEAST_MASKED = 1e-3  # LLaDA's masking probability never falls below this
 SECOND, FIRST = 0.5, 0.25  # shares of rows that ask for the second and for the first entity
 
@@ -111,14 +123,16 @@ def masked_loss(
 
         1 / (p |A|) * sum over masked i of -log p(x_i | x_t),
 
-    A being the tokens that may be masked: the completion, or with ``any`` the whole sentence.
+    A being the tokens that may be masked (`maskable_tokens`).
 
     :param mask: id of the mask token
     """
-    maskable = given.answer if masking == "response" else torch.ones_like(given.answer)  # A
-    # t ~ U(0, 1) for each sentence, and the masking probability p that it stands for
+    maskable = maskable_tokens(given, masking)  # A
+    # t ~ U(0, 1) for each sentence, and the masking probability p that it stands for; or one p for all
     time = torch.rand(len(given.ids), generator=rng)
-    p = ((1 - LEAST_MASKED) * time + LEAST_MASKED)[:, None].expand(given.ids.shape)
+    drawn = (1 - LEAST_MASKED) * time + LEAST_MASKED
+    p = torch.full_like(drawn, RATES[masking]) if masking in RATES else drawn
+    p = p[:, None].expand(given.ids.shape)
     # x_t: every token of A is masked with probability p
     hidden = (torch.rand(given.ids.shape, generator=rng) < p).to(given.ids.device) & maskable
     logits = queries.logits_at(model, given.ids.masked_fill(hidden, mask), hidden)
@@ -126,6 +140,22 @@ def masked_loss(
     losses = nn.functional.cross_entropy(logits.float(), given.ids[hidden], reduction="none")
     weights = (1 / p.to(losses.device) / maskable.sum(1, keepdim=True))[hidden]
     return (losses * weights).sum() / len(given.ids)
+
+
+def maskable_tokens(given: PaddedBatch, masking: str) -> Bool[Tensor, "batch length"]:
+    """Which tokens a masked model may be asked for: the completion, some parts of the sentence, or every token.
+
+    The target ends before the full stop and the end token; the relation is what else stands before the target, but for
+    a start token.
+    """
+    if masking == "response":
+        return given.answer
+    if masking not in PART_MASKING:
+        return torch.ones_like(given.answer)
+    place = torch.arange(given.ids.shape[1], device=given.ids.device)
+    parts = {"source": given.first, "relation": ~given.first & ~given.answer & (place > 0),
+             "target": given.answer & (place < given.shown.sum(1, keepdim=True) - 2)}
+    return functools.reduce(torch.logical_or, (parts[part] for part in masking.split("+")))
 
 
 def next_token_loss(model: nn.Module, given: PaddedBatch, masking: str) -> Float[Tensor, ""]:

@@ -7,7 +7,8 @@ sentences in the same order, for as many steps, at the same width.
 Causal models predict the next token. Masked models of this size stay at chance for long under the plain objective
 (t uniform, weight 1/t), so masking is drawn by question: in half the rows the second entity is asked for, with or
 without what follows it; in a quarter the first entity; in a quarter a uniformly drawn number of tokens anywhere. The
-cross-entropy is averaged over the tokens asked for in each row, which is weight 1/count.
+cross-entropy is averaged over the tokens asked for in each row, which is weight 1/count. ``objective`` chooses
+the plain objective instead, to see what it does by itself.
 
 A masked model may begin as an autoregressive one, as Dream began: ``causal_steps`` of next-token training under a
 causal mask come first, with a learning-rate schedule of their own; AdamW's moments go on.
@@ -28,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.language_models import checkpoints, objectives, synthetic_facts
+from lib.language_models import checkpoints, miniature_sentences, objectives, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Example
 from lib.language_models.objectives import TokenisedExample
@@ -37,6 +38,7 @@ from lib.language_models.training_loop import Pass, TrainingRun, train
 from lib.record import options
 from lib.record.training_state import Checkpoint
 
+PRETRAINING_OBJECTIVES = ("questions", "diffusion")
 _COOLING = 0.3  # last part of the steps, over which the learning rate falls
 
 
@@ -58,8 +60,14 @@ class PretrainingConfig:
     learning_rate: float = 2e-3
     warmup: int = 100
     seed: int = 0
+    objective: str = "questions"  # of a masked model: masking by question, or t uniform with weight 1/t
+    wording: str = "both"  # of the relation (`lib.language_models.miniature_sentences`)
+    form: str = "plain"  # half of the sentences are also shown so
+    name_length: int = 2  # words of a name
 
     def __post_init__(self) -> None:
+        options.one_of(self, objective=PRETRAINING_OBJECTIVES, wording=miniature_sentences.WORDINGS,
+                       form=miniature_sentences.FORMS)
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
         if self.orders not in synthetic_facts.ORDERS:
@@ -119,7 +127,7 @@ def pretraining_run(config: PretrainingConfig, text: Sequence[Example], tokenize
         model.config.is_causal = tokenizer.mask_token_id is None or step < config.causal_steps
         chosen = np.random.default_rng([config.seed, 0, step]).integers(len(sentences), size=config.batch)
         return [Pass(1, functools.partial(_loss, model, tokenizer, [sentences[i] for i in chosen.tolist()], names,
-                                          (config.seed, step)))]
+                                          (config.seed, step), config.objective))]
 
     return TrainingRun(model, passes, functools.partial(learning_rate, config), clip=1.0, weight_decay=0.01,
                        identity=dataclasses.asdict(config) | {"text": hashlib.sha256(told.encode()).hexdigest()})
@@ -139,14 +147,16 @@ def first_entity(sentence: TokenisedExample, names: frozenset[int]) -> list[bool
 
 
 def _loss(model: Any, tokenizer: Any, chosen: Sequence[TokenisedExample], names: frozenset[int],
-          place: tuple[int, int]) -> Float[Tensor, ""]:
+          place: tuple[int, int], objective: str) -> Float[Tensor, ""]:
     """The loss of one step, of next tokens or of masked ones; ``place`` is the seed and the step."""
     given = objectives.padded(chosen, tokenizer.eos_token_id)
     if model.config.is_causal:
         return objectives.next_token_loss(model, given, "any")
-    length = given.ids.shape[1]
-    first = torch.tensor([first_entity(one, names) + [False] * (length - len(one.ids)) for one in chosen])
     seed, step = place
     rng = torch.Generator().manual_seed(int(np.random.default_rng([seed, 1, step]).integers(2**62)))
+    if objective == "diffusion":
+        return objectives.masked_loss(model, given, tokenizer.mask_token_id, "any", rng)
+    length = given.ids.shape[1]
+    first = torch.tensor([first_entity(one, names) + [False] * (length - len(one.ids)) for one in chosen])
     asked = objectives.questions(given._replace(first=first), rng)
     return objectives.question_loss(model, given, asked, tokenizer.mask_token_id)

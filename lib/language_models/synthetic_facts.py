@@ -36,9 +36,10 @@ from lib.language_models.facts import (
 )
 
 ORDERS = ("both", "one")
+NAME_LENGTHS = (1, 2, 4)  # words of a name in `recombined_worlds`
 END_WORD, START_WORD, MASK_WORD = "[END]", "[START]", "[MASK]"
 _RELATIONS = (CHILD_OF, PARENT_OF, PERSON_IS, IS_PERSON, CAPITAL_OF)
-_CUT = r"'s|[.,:]"  # what is a token by itself
+TOKEN_CUT = r"'s|[.,:]"  # what is a token by itself
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kl", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u")
 _WORKS = ("composer of", "architect of", "first captain of", "author of", "inventor of", "keeper of")
@@ -123,13 +124,19 @@ def _name(words: Iterator[str]) -> str:
 # Worlds of known words ---------------------------------------------------------------------------------------
 
 
-def recombined_worlds(sizes: Mapping[str, int], stock: int = 60, seed: int = 0) -> dict[str, World]:
+def recombined_worlds(
+    sizes: Mapping[str, int], stock: int = 60, seed: int = 0, name_length: int = 2
+) -> dict[str, World]:
     """One world a split, with ``sizes[split]`` families, descriptions and capitals each.
 
     :param stock: first words, and second words, that names are made of
-    :raises ValueError: for a split with fewer than two facts, or more names than ``stock`` squared
+    :param name_length: words of a name, one of `NAME_LENGTHS`: one of either stock, which no other name then has; one
+        of each; or two of each, every pair of words in one name
+    :raises ValueError: for a split with fewer than two facts, another length, or more names than there are
     """
-    names = _recombined_names(stock, seed)
+    if name_length not in NAME_LENGTHS:
+        raise ValueError(f"name_length must be one of {', '.join(map(str, NAME_LENGTHS))}, not {name_length}")
+    names = _recombined_names(stock, seed, name_length)
     return {split: _recombined(split, size, names) for split, size in sizes.items()}
 
 
@@ -141,12 +148,16 @@ def name_words(stock: int) -> list[str]:
     return list(words)
 
 
-def _recombined_names(stock: int, seed: int) -> Iterator[str]:
+def _recombined_names(stock: int, seed: int, length: int) -> Iterator[str]:
     words = name_words(stock)
-    pairs = list(itertools.product(words[:stock], words[stock:]))
-    random.Random(seed).shuffle(pairs)
-    yield from (" ".join(pair) for pair in pairs)
-    raise ValueError(f"stock: {stock} words of each kind make {len(pairs)} names, and more are asked for")
+    names: list[tuple[str, ...]] = [(word,) for word in words]
+    if length > 1:
+        names = list(itertools.product(words[:stock], words[stock:]))
+    random.Random(seed).shuffle(names)
+    if length == 4:
+        names = [(*first, *second) for first, second in zip(names[::2], names[1::2], strict=False)]
+    yield from (" ".join(name) for name in names)
+    raise ValueError(f"stock: {stock} words of each kind make {len(names)} names, and more are asked for")
 
 
 def _recombined(split: str, size: int, names: Iterator[str]) -> World:
@@ -193,14 +204,14 @@ def _turned(relation: Relation) -> Relation:
 def _frame_words() -> list[str]:
     """Every token of every sentence form, of descriptions and of the lead before probes."""
     forms = [re.sub(r"\{\w+\}", "", form) for relation in _RELATIONS for form in relation.forward + relation.reverse]
-    return re.sub(_CUT, lambda cut: f" {cut[0]} ", " ".join(["Fact: the of", *_ONE_WORD_WORKS, *forms])).split()
+    return re.sub(TOKEN_CUT, lambda cut: f" {cut[0]} ", " ".join(["Fact: the of", *_ONE_WORD_WORKS, *forms])).split()
 
 
 def word_tokenizer(masked: bool, stock: int = 60) -> PreTrainedTokenizerFast:
     """Whole words as tokens, and a start token. One vocabulary for all; only masked models know the mask."""
     words = dict.fromkeys([END_WORD, START_WORD, MASK_WORD, *_frame_words(), *name_words(stock)])
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END_WORD))
-    cuts = [pre_tokenizers.Split(Regex(_CUT), "isolated"), pre_tokenizers.WhitespaceSplit()]
+    cuts = [pre_tokenizers.Split(Regex(TOKEN_CUT), "isolated"), pre_tokenizers.WhitespaceSplit()]
     inner.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     inner.post_processor = processors.TemplateProcessing(single=f"{START_WORD} $A", special_tokens=[(START_WORD, 1)])
     special = {"eos_token": END_WORD} | ({"mask_token": MASK_WORD} if masked else {})

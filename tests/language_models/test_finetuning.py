@@ -146,7 +146,7 @@ def test_a_resumed_cell_has_the_curves_and_the_result_of_the_whole_one(folders, 
     assert all(torch.equal(weight, again[2][name]) for name, weight in weights.items())
 
 
-@pytest.mark.parametrize("masking", finetuning.MASKING)
+@pytest.mark.parametrize("masking", objectives.MASKING)
 def test_replayed_text_has_its_share_of_every_batch_and_is_trained_whole(folders, masking):
     model, tokenizer = checkpoints.load(folders["llada"])
     config = FineTuningConfig(rank=0, epochs=3, batch=4, replay=0.5, masking=masking)

@@ -10,6 +10,8 @@ import torch
 from lib.language_models import (
     finetuning,
     miniature,
+    miniature_sentences,
+    objectives,
     pretraining,
     queries,
     signatures,
@@ -55,10 +57,94 @@ def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
 @pytest.mark.parametrize("field, value", [
     ("architecture", "bert"), ("dataset", "p3c"), ("orders", "two"), ("tuning", "half"), ("masking", "none"),
     ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0),
-    ("causal_steps", -1)])
+    ("causal_steps", -1), ("objective", "plain"), ("wording", "three"), ("form", "turned"), ("told_form", "turned"),
+    ("name_length", 3)])
 def test_bad_input_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(SMALL, **{field: value})
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"architecture": "llama", "masking": "source"}, "masking: 'source' is what a masked model is asked for"),
+    ({"architecture": "llama", "masking": "any@0.5"}, "masking: 'any@0.5' is what a masked model is asked for"),
+    ({"architecture": "llama", "objective": "diffusion"}, "objective: 'diffusion' is a masked model's"),
+    ({"form": "infilled"}, "form: 'infilled' asks an autoregressive model"),
+    ({"told_form": "masked"}, "told_form: 'masked' asks an autoregressive model"),
+    ({"told_form": "reversed"}, "told_form: reversed sentences are what --orders both tells"),
+    ({"dataset": "c2p", "wording": "one word"}, "wording: 'one word' is made for p2c alone"),
+    ({"architecture": "llama", "dataset": "trex", "form": "composed"}, "form: 'composed' is made of sentences about"),
+    ({"architecture": "llama", "wording": "one word", "form": "composed"}, "form: 'composed' is made of"),
+    ({"architecture": "llama", "form": "permuted", "epochs": 15}, "epochs must be a multiple of 10 where form is")])
+def test_what_only_the_other_model_or_other_facts_can_be_asked_is_refused(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MiniatureConfig(**change)
+
+
+@pytest.mark.parametrize("form", miniature_sentences.FORMS)
+def test_every_form_makes_as_many_steps_of_as_many_rows(form):
+    cell = MiniatureConfig("llama", form=form)
+    own = len(miniature_sentences.shown_as(miniature.told_and_held(cell)[0].train, form))
+    assert finetuning.step_count(own, cell.finetuning()) == finetuning.step_count(30, MiniatureConfig().finetuning())
+
+
+def test_a_name_of_one_word_has_a_word_of_its_own():
+    data, text = miniature.told_and_held(MiniatureConfig(name_length=1, facts=20, held=5))
+    held = {name for fact in data.facts for name in (fact.left, fact.right)}
+    told = " ".join(example.prompt + example.completion for example in text)
+    assert len(held) == 10 and all(" " not in name and name not in told for name in held)
+    assert MiniatureConfig(name_length=4).pretraining().stock == MiniatureConfig().pretraining().stock
+
+
+def test_what_is_trained_on_has_the_form_and_what_is_asked_has_not(tmp_path, monkeypatch):
+    """Fine-tuning sees the held-out sentences in their form, pretraining and replay the text in its own."""
+    seen = {}
+
+    def stop(model, tokenizer, data, config, **options):
+        seen.update(data=data, replay=options["replay"])
+        raise StopIteration
+
+    def pretrain(config, text, tokenizer, **options):
+        seen.update(text=text)
+        return None, []
+
+    monkeypatch.setattr(miniature.reversal_run, "run", stop)
+    monkeypatch.setattr(miniature, "pretrain", pretrain)
+    monkeypatch.setattr(miniature, "_before", lambda model, tokenizer, data, text: seen.update(asked=text) or {})
+    cell = MiniatureConfig("llama", facts=4, held=3, epochs=10, form="permuted", told_form="infilled")
+    with pytest.raises(StopIteration):
+        miniature.run_cell(cell, tmp_path)
+    data, text = miniature.told_and_held(cell)
+    assert list(seen["data"].train) == miniature_sentences.shown_as(data.train, "permuted") != list(data.train)
+    assert seen["data"].forward == data.forward and seen["data"].reverse == data.reverse
+    assert seen["asked"] == text
+    assert seen["text"] == seen["replay"] == miniature_sentences.shown_as(text, "infilled") != text
+
+
+@pytest.mark.parametrize("part", miniature.MINIATURE_PARTS)
+def test_one_cell_of_every_condition_runs(part, tmp_path, monkeypatch):
+    """Every condition of a question, for a step or two; what it measures is a share."""
+    monkeypatch.setattr(miniature, "alignment", lambda *given: {})
+    small = {"facts": 4, "held": 2, "epochs": 20, "steps": 1}
+    for change in miniature.MINIATURE_PARTS[part]:
+        found = miniature.run_cell(MiniatureConfig(**{**change, **small}), tmp_path)["metrics"]
+        frames = {"wrong_frame", "wrong_frame_reverse"} if "wording" not in change else set()
+        assert {name for name in found if "frame" in name} == frames
+        shares = [value for name, value in found.items() if not name.startswith("probability")]
+        assert len(shares) == 6 + len(frames) and all(0 <= value <= 100 for value in shares)
+
+
+def test_answers_that_hold_a_right_one_and_answers_to_the_wrong_frame(monkeypatch):
+    data, _ = miniature.told_and_held(MiniatureConfig(facts=2, held=2))
+    (first, second) = data.facts
+    said = {f"{first.left}'s child is": f"{first.right}", f"{second.left}'s child is": f"surely {second.right} it is",
+            f"{first.right}'s parent is": f"{first.left.split()[0]}", f"{second.right}'s parent is": f"{second.left}",
+            f"{first.right}'s child is": f"{first.left}."}
+    monkeypatch.setattr(miniature.decoding, "generate_text",
+                        lambda model, tokenizer, prompts, **how: [said.get(prompt, "") for prompt in prompts])
+    words = synthetic_facts.word_tokenizer(True)
+    assert miniature.written_answers(None, words, data) == {
+        "forward_substring": 100, "reverse_substring": 50, "wrong_frame": 50, "wrong_frame_reverse": 0}
+    assert set(miniature.written_answers(None, words, data, "one word")) == {"forward_substring", "reverse_substring"}
 
 
 def test_held_facts_are_never_told(tmp_path, monkeypatch):
@@ -169,6 +255,10 @@ def test_from_the_command_line(tmp_path, work, capsys):
     (["--rank", "0", "--tuning", "lora"], "--rank must be at least 1"),
     (["--learning-rate", "inf"], "--learning-rate must lie in"), (["--folder", "table"], "give one of the two"),
     (["--seeds", "0"], "--seeds must be at least 1"),
+    (["--part", "sweep"], "--part sweep is of the cells that --folder"),
+    (["--part", "sweeps"], "--part: 'sweeps' is none of all, standard, first_entity"),
+    (["--form", "infilled"], "--form: 'infilled' asks an autoregressive model"),
+    (["--name-length", "3"], "--name-length must be 1, 2 or 4, not 3"),
     (["extra"], "'extra' belongs to no option"), (["--held", "4000"], "stock: 60 words of each kind make 3600 names")])
 def test_what_cannot_be_is_refused_before_anything_is_pretrained(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
@@ -196,8 +286,9 @@ def test_a_run_that_diverges_leaves_no_result(tmp_path, capsys):
 def test_the_plan_names_every_cell_once_and_what_the_claims_need():
     cells = list(miniature.plan())
     assert len({miniature.file_of(cell) for cell in cells}) == len(cells)
+    planned = set(cells)
     seeds_of = lambda name, **change: {
-        cell.seed for cell in cells if cell == MiniatureConfig(name, seed=cell.seed, **change)}
+        seed for seed in range(6) if MiniatureConfig(name, seed=seed, **change) in planned}
     for name in ("llada", "dream", "llama", "qwen2", "qwen3_5"):
         assert all(seeds_of(name, dataset=dataset) == set(range(5)) for dataset in DATASETS)
     tuned = {"tuning": "lora", "learning_rate": 2e-3}
@@ -208,6 +299,13 @@ def test_the_plan_names_every_cell_once_and_what_the_claims_need():
     for starts in miniature.STARTS.values():
         assert all(seeds_of("dream", **start) == set(range(5)) for start in starts.values())
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    for part, changes in miniature.MINIATURE_PARTS.items():
+        asked = list(miniature.plan(2, part))
+        assert asked == [MiniatureConfig(seed=seed, **change) for seed in range(2) for change in changes]
+        assert set(asked) <= planned
+    parts = [cell for part in ("standard", *miniature.MINIATURE_PARTS) for cell in miniature.plan(5, part)]
+    assert sorted(map(miniature.file_of, parts)) == sorted(map(miniature.file_of, cells))
+    assert {cell.masking for cell in miniature.plan(1, "sweep")} == set(objectives.PART_MASKING)
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

@@ -146,6 +146,51 @@ def test_the_masked_loss_token_by_token(loaded, name, masking):
     assert (prompts_hidden > 0) == (masking == "any")
 
 
+WORDS = synthetic_facts.word_tokenizer(True, 8)
+TOLD = synthetic_facts.recombined_worlds({"told": 2}, 8)["told"]
+
+
+@pytest.mark.parametrize(("masking", "places"), [
+    ("source", [1, 2]), ("relation", [3, 4, 5]), ("target", [6, 7]), ("source+target", [1, 2, 6, 7]),
+    ("source+relation+target", range(1, 8)), ("response", range(6, 10)), ("any@0.15", range(10))])
+def test_the_parts_of_a_sentence_that_may_be_masked(masking, places):
+    """[START] A B 's child is C D . [END], and a longer sentence beside it."""
+    rows = objectives.sentences([TOLD.p2c.train[0], Example("the of " * 6, " is.", frozenset())], WORDS)
+    maskable = objectives.maskable_tokens(objectives.padded(rows, WORDS.eos_token_id), masking)[0]
+    ends = [] if masking in objectives.PART_MASKING else range(10, len(rows[1].ids))  # padding counts as it is trained
+    assert maskable.nonzero()[:, 0].tolist() == [*places, *ends]
+
+
+def test_the_words_before_the_first_entity_belong_to_the_relation():
+    rows = objectives.sentences(TOLD.trex.train[:1], WORDS)  # [START] The capital of A B is C D . [END]
+    given = objectives.padded(rows, WORDS.eos_token_id)
+    found = {part: objectives.maskable_tokens(given, part)[0].nonzero()[:, 0].tolist()
+             for part in objectives.SENTENCE_PARTS}
+    assert found == {"source": [4, 5], "relation": [1, 2, 3, 6], "target": [7, 8]}
+
+
+@pytest.mark.parametrize(("masking", "rate"), objectives.RATES.items())
+def test_a_fixed_rate_masks_its_share_of_every_sentence(masking, rate):
+    shares = []
+
+    class Model(torch.nn.Module):
+        """Counts the masks it is shown."""
+
+        def model(self, input_ids, attention_mask=None):
+            shares.extend((input_ids == WORDS.mask_token_id).float().mean(1).tolist())
+            return type("Output", (), {"last_hidden_state": torch.zeros(*input_ids.shape, len(WORDS))})
+
+        lm_head = torch.nn.Identity()
+        logits_shift = 0
+
+    given = objectives.padded(objectives.sentences(TOLD.p2c.train[:1], WORDS) * 400, WORDS.eos_token_id)
+    loss = objectives.masked_loss(Model(), given, WORDS.mask_token_id, masking, torch.Generator().manual_seed(0))
+    found = torch.tensor(shares)
+    assert float(found.mean()) == pytest.approx(rate, abs=0.02)
+    assert float(found.var()) == pytest.approx(rate * (1 - rate) / 10, rel=0.3)  # a drawn rate would spread them more
+    assert loss.item() == pytest.approx(torch.tensor(float(len(WORDS))).log().item(), rel=0.1)  # weight 1 / rate
+
+
 def test_the_masked_loss_is_a_bound_on_average():
     """E[sum / (p |answer|)] is the mean cross-entropy an untrained model gives: near log of the vocabulary."""
     model, words = small("llada")

@@ -174,7 +174,18 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
     assert rates[6] < rates[4] and rates[-1] < BEGUN.learning_rate
 
 
-@pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("width", 30), ("steps", 0),
+def test_the_plain_objective_is_a_choice(monkeypatch):
+    seen = []
+    loss = objectives.masked_loss
+    monkeypatch.setattr(objectives, "masked_loss", lambda *given: seen.append(given[3]) or loss(*given))
+    monkeypatch.setattr(objectives, "questions", lambda *given: pytest.fail("asked by question"))
+    settings = dataclasses.replace(SMALL, objective="diffusion", steps=3)
+    _, losses = pretraining.pretrain(settings, text_of(settings), words_of())
+    assert seen == ["any"] * 3 and len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("field, value", [("architecture", "bert"), ("orders", "none"), ("objective", "plain"),
+                                          ("wording", "no"), ("form", "no"), ("width", 30), ("steps", 0),
                                           ("causal_steps", -1), ("seed", -1),
                                           ("learning_rate", 0.0), ("learning_rate", float("inf"))])
 def test_settings_that_cannot_be_are_refused_by_name(field, value):

@@ -16,7 +16,8 @@ import pytest
 from lib.language_models import facts as facts_module
 from lib.language_models import published_facts, reversal_run, table_7
 from lib.language_models.architectures import ARCHITECTURES
-from lib.language_models.finetuning import MASKING, FineTuningConfig
+from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.objectives import MASKING
 from lib.record import provenance
 
 ROOT = Path(__file__).parents[2]
