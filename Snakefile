@@ -109,6 +109,7 @@ rule pages:
         update("_build/html/index.html"),
     params:
         settings=chapters.digest(*(chapters.ROOT / name for name in ("_config.yml", "_toc.yml", "book/references.bib")),
+                                 *sorted((chapters.ROOT / "book").glob("glossary.md")),
                                  *sorted((chapters.ROOT / "book" / "_static").glob("*"))),
         pages=chapters.digest(*imports.closure(["pipeline.pages"])),
     message:

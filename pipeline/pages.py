@@ -38,7 +38,7 @@ def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
     for path in sorted((chapters.ROOT / "book").iterdir()):
         if path.name == "_static":
             shutil.copytree(path, folder / "_static")
-        elif path.suffix in {".bib"} or path.stem == "references":
+        elif path.suffix == ".bib" or path.stem in ("glossary", "references"):
             shutil.copy2(path, folder / "book" / path.name)
     return set().union(*(stage_chapter(chapter, notebooks, records, folder) for chapter in chapters.chapters()))
 
