@@ -11,13 +11,12 @@ reverse (`lib.one_layer.interventions`); what is trained is kept in the work fol
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lib.language_models import adaptation, families, finetuning, pretrained, synthetic_facts
 from lib.language_models import facts as facts_module
+from lib.language_models import families, finetuning, pretrained, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset
 from lib.language_models.miniature import MiniatureConfig
@@ -84,21 +83,20 @@ class MiniatureSubject:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedSubject:
-    """SmolLM2 adapted to one kind of model and fine-tuned forward only (`lib.language_models.pretrained_run`)."""
+    """SmolLM2 as the recorded masked model, fine-tuned forward only as in `lib.language_models.pretrained_run`."""
 
-    kind: str = "masked"
     dataset: str = "p2c"
     invented: int = 150
 
     def prepare(self, seed: int, work: Path, name: str) -> Subject:
-        """Fine-tune the adapted model, which is made first if it is not there; go on from what is done already.
+        """Fine-tune the adapted model on the facts of a seed; go on from what is done already.
 
         :raises ArithmeticError: if a run diverges
         """
-        model, tokenizer = pretrained.load(self.kind, adapter=adaptation.weights_of(self.kind, "cpu"))
+        model, tokenizer = pretrained.load("masked")
         known = families.families("published", tokenizer, self.invented)
         data, config = known.asked(self.dataset, seed), dataclasses.replace(RUN_TRAINING, seed=seed)
-        adapted = finetuning.add_adapters(copy.deepcopy(model), config)
+        adapted = finetuning.add_adapters(model, config)
         finetuning.finetune(adapted, tokenizer, data.train, config, replay=known.examples(), keep=True,
                             checkpoint=Checkpoint(work / f"{name}_{seed}.safetensors", {}))
         return adapted.merge_and_unload(), fact_questions(data, tokenizer)

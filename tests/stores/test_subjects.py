@@ -8,7 +8,7 @@ import pytest
 import small_pretrained
 import torch
 
-from lib.language_models import adaptation, checkpoints, families, pretrained
+from lib.language_models import checkpoints, families, pretrained
 from lib.language_models.miniature import MiniatureConfig
 from lib.language_models.training_loop import TrainingRun
 from lib.one_layer.model import ModelConfig
@@ -70,7 +70,7 @@ def test_a_miniature_is_asked_about_held_out_facts_or_told_ones(tmp_path, monkey
 def test_a_pretrained_model_is_fine_tuned_on_its_seeds_facts(tmp_path, monkeypatch):
     small_pretrained.take_the_place(monkeypatch, small_pretrained.made(tmp_path / "model"))
     masked = checkpoints.save(*pretrained.bidirectional(*pretrained.load()), tmp_path / "masked")
-    monkeypatch.setattr(adaptation, "weights_of", lambda *_: masked)
+    monkeypatch.setattr(pretrained, "ADAPTER", masked)
     known = families.families
     monkeypatch.setattr(families, "families", lambda source, tokenizer, invented: known("generated", tokenizer, 2))
     monkeypatch.setattr(subjects, "RUN_TRAINING", dataclasses.replace(
