@@ -26,7 +26,7 @@ $(error make $(UNUSED) takes neither SET nor NAME)
 endif
 endif
 
-.PHONY: book chapter experiments pages record test test-processor mutants lint bench clean
+.PHONY: book chapter experiments pages pdf archive record test test-processor mutants lint bench clean
 
 book: $(VENV)/ready            ## execute what changed, compute the ledger, render the pages
 	@$(BUILD) book
@@ -39,6 +39,12 @@ experiments: $(VENV)/ready     ## the training runs alone: make experiments PROF
 
 pages: $(VENV)/ready           ## render the recorded chapters, executing nothing
 	@$(BUILD) pages
+
+pdf: $(VENV)/ready             ## the recorded book as one PDF, printed by Chromium
+	@$(BUILD) pdf
+
+archive: $(VENV)/ready         ## the recorded pages as one zip file, which opens from disk
+	@$(BUILD) archive
 
 record: $(VENV)/ready          ## promote the last build's notebooks and results into the repository
 	@$(BUILD) record

@@ -1,4 +1,4 @@
-"""What `make` calls:  python -m pipeline.build book|chapter|experiments|pages|record
+"""What `make` calls:  python -m pipeline.build book|chapter|experiments|pages|pdf|archive|record
 
 Settings come through the environment, as they were typed: PROFILE, SET, NAME, CORES. One build runs at a time in one
 folder: this process holds a lock for as long as it lives, so a build that was killed leaves none behind, and ends
@@ -27,13 +27,16 @@ ROOT = chapters.ROOT
 BUILD = ROOT / "_build"
 #: in the environment of every process of a build: the folder that it builds in
 MARK = "BOOK_BUILD"
+TITLE = "reversal-curse-book"  # name of the files to take along
 PATIENCE = 5.0  # seconds for a build that was told to end
 SNAKEMAKE = ("snakemake", "--nolock", "--resources", "gpu=2", "--quiet", "rules", "host", "--show-failed-logs",
              "--rerun-incomplete")
 #: settings that each target has a use for; a target refuses the others
 USED = {"book": ("PROFILE", "SET", "CORES"), "chapter": ("PROFILE", "SET", "NAME", "CORES"),
-        "experiments": ("PROFILE", "SET", "NAME", "CORES"), "pages": (), "record": ("PROFILE", "CORES")}
-WHY_NOT = {"pages": "it executes nothing", "record": "what is recorded has the chapters' own parameters",
+        "experiments": ("PROFILE", "SET", "NAME", "CORES"), "pages": (), "pdf": (), "archive": (),
+        "record": ("PROFILE", "CORES")}
+WHY_NOT = {"pages": "it executes nothing", "pdf": "it prints what is recorded", "archive": "it packs what is recorded",
+           "record": "what is recorded has the chapters' own parameters",
            "book": "it builds every chapter; `make chapter` builds one"}
 
 
@@ -232,6 +235,14 @@ def pages(settings: Mapping[str, str]) -> int:
     return code or summary(ROOT / "results" / "ledger.json", BUILD / "pages")
 
 
+def pdf(settings: Mapping[str, str]) -> int:
+    return pages(settings) or run(["python", "-m", "pipeline.pdf", "_build/pages", f"_build/{TITLE}.pdf"])
+
+
+def archive(settings: Mapping[str, str]) -> int:
+    return pages(settings) or run(["python", "-m", "pipeline.archive", "_build/pages", f"_build/{TITLE}.zip"])
+
+
 def record(settings: Mapping[str, str]) -> int:
     return book(settings) or run(["python", "-m", "pipeline.record"])
 
@@ -250,7 +261,8 @@ def summary(ledger: Path, html: Path) -> int:
 
 
 TARGETS: dict[str, Callable[[Mapping[str, str]], int]] = {
-    "book": book, "chapter": chapter, "experiments": runs, "pages": pages, "record": record}
+    "book": book, "chapter": chapter, "experiments": runs, "pages": pages, "pdf": pdf, "archive": archive,
+    "record": record}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

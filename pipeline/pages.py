@@ -21,8 +21,9 @@ import nbformat
 
 from lib.record import provenance, verdicts
 from lib.record.claims import METADATA_KEY
-from pipeline import chapters, ledger
+from pipeline import chapters, finish, foot, ledger, machines
 
+UNEXECUTED = ("references", "contributing", "glossary")  # pages of text alone
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 
 
@@ -38,8 +39,10 @@ def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
     for path in sorted((chapters.ROOT / "book").iterdir()):
         if path.name == "_static":
             shutil.copytree(path, folder / "_static")
-        elif path.suffix == ".bib" or path.stem in ("glossary", "references"):
+        elif path.suffix == ".bib" or path.stem in UNEXECUTED:
             shutil.copy2(path, folder / "book" / path.name)
+    versions = folder / "book" / f"{machines.NAME}.md"
+    versions.write_text(machines.page(records, provenance.RECORDED), encoding="utf-8")
     return set().union(*(stage_chapter(chapter, notebooks, records, folder) for chapter in chapters.chapters()))
 
 
@@ -50,12 +53,11 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) ->
         sys.exit(f"{path}: this chapter has not been executed; `make book` executes it, `make record` records it")
     book = nbformat.read(path, as_version=4)
     run = json.loads((records / f"{chapter}.json").read_text(encoding="utf-8"))
-    cell = nbformat.v4.new_markdown_cell(provenance_line(run))
-    cell["id"] = f"{chapter}-provenance"
-    book.cells.append(cell)
+    foot.write_script(chapter, book, folder)
     if chapter == "index":
         book.cells[1:1] = differing(records.parent / "ledger.json")  # below the title
-    linked = gather_checks(book)
+    linked, shown = gather_checks(book)
+    book.cells += [*foot.unchecked(chapter, shown), foot.cell(run)]
     nbformat.write(book, folder / "book" / path.name)
     return linked
 
@@ -74,10 +76,10 @@ def differing(built: Path) -> list[nbformat.NotebookNode]:
     return [cell]
 
 
-def gather_checks(book: nbformat.NotebookNode) -> set[str]:
+def gather_checks(book: nbformat.NotebookNode) -> tuple[set[str], set[str]]:
     """Show the checks of one claim as one box, where the last of them ran; their code stays in the notebook alone.
 
-    :return: the recorded results that the boxes link, as paths below the repository
+    :return: the recorded results that the boxes link, as paths below the repository, and the claims that have a box
     """
     records: dict[str, list[dict]] = {}
     for cell in book.cells:
@@ -98,18 +100,8 @@ def gather_checks(book: nbformat.NotebookNode) -> set[str]:
         cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": anchor}))
     for cell in book.cells:
         cell.pop("claims", None)
-    return {run["file"] for found in records.values() for record in found for run in record.get("runs", ())}
-
-
-def provenance_line(run: dict) -> str:
-    """The run behind a page, as its last line."""
-    again = chapters.rerun_command(run["chapter"], run["parameters"], run["profile"])
-    values = ", ".join(f"{name} = {value}" for name, value in run["parameters"].items()) or "none"
-    packages = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-    return (f":::{{admonition}} Where these numbers come from\n:class: dropdown provenance\n"
-            f"Executed {run['started']} from commit `{run['commit']}` on {run['device']} in {run['seconds']:.0f} s, "
-            f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n\n"
-            f"Again, with settings of your own after `SET=`: `{again}`\n:::")
+    files = {run["file"] for found in records.values() for record in found for run in record.get("runs", ())}
+    return files, set(records)
 
 
 def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path = provenance.RECORDED) -> None:
@@ -128,8 +120,7 @@ def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path
     if done.returncode or objects_shown(built / "_build" / "html"):
         print(done.stdout)
         sys.exit(f"rendering failed (messages above); the old pages are left as they were; staged in {folder}")
-    for name in linked:
-        copy_result(name, results, built / "_build" / "html" / name)
+    complete(folder, built / "_build" / "html", linked, results)
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -138,6 +129,17 @@ def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path
     (built / "_build" / "html").rename(output)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(built, ignore_errors=True)
+
+
+def complete(staged: Path, html: Path, linked: Iterable[str], results: Path) -> None:
+    """Add to rendered pages what they link, and finish them, see `pipeline.finish`."""
+    for name in linked:
+        copy_result(name, results, html / name)
+    shutil.copytree(staged / foot.SCRIPTS, html / foot.SCRIPTS, dirs_exist_ok=True)
+    try:
+        finish.finish(html)
+    except chapters.Refused as error:
+        sys.exit(f"rendering failed: {error}")
 
 
 def copy_result(name: str, results: Path, to: Path) -> None:

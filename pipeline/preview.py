@@ -43,8 +43,8 @@ def render(chapter: str, run: Callable[..., int]) -> tuple[int, Path | None]:
             log.seek(0)
             print(log.read())
     html = FOLDER / "_build" / "html"
-    for name in linked:
-        pages.copy_result(name, chapters.ROOT / "_build" / "results", html / name)
+    if html.exists():
+        pages.complete(staged, html, linked, chapters.ROOT / "_build" / "results")
     page = html / "book" / f"{chapter}.html"
     return code, page if code == 0 and page.exists() else None
 

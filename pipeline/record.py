@@ -1,6 +1,7 @@
 """Promote what the last build made into the repository:  python -m pipeline.record
 
-Executed chapters go to ``book/``, their provenance, the results and the ledger to ``results/``.
+Executed chapters go to ``book/``, their provenance, the results and the ledger to ``results/``;
+``codecheck.yml`` follows the ledger.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lib.record import provenance
-from pipeline import chapters
+from pipeline import chapters, codecheck
 
 
 def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
@@ -32,5 +33,5 @@ def promote(build: Path, root: Path, names: Collection[str]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    written = promote(chapters.ROOT / "_build", chapters.ROOT, chapters.chapters())
+    written = [*promote(chapters.ROOT / "_build", chapters.ROOT, chapters.chapters()), codecheck.write(chapters.ROOT)]
     print(f"recorded {len(written)} files in book/ and results/; `git status` shows what changed")

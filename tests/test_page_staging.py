@@ -27,7 +27,8 @@ def boxes(found):
 def test_the_checks_of_a_claim_are_one_box_where_the_last_of_them_ran():
     figure = nbformat.v4.new_code_cell("plot()", outputs=[nbformat.v4.new_output("stream", text="kept")])
     first, second = cell({}), cell({"says": "second", "runs": [RUN]}, {"claim": "another-claim", "says": "other"})
-    assert pages.gather_checks(nbformat.v4.new_notebook(cells=[first, figure, second])) == {RUN["file"]}
+    assert pages.gather_checks(nbformat.v4.new_notebook(cells=[first, figure, second])) == (
+        {RUN["file"]}, {"no-such-claim", "another-claim"})
     assert first.outputs == [] and figure.outputs[0].text == "kept"
     shared, other = boxes(second)
     assert "(2 checks)" in shared and "first" in shared and "second" in shared and "other" in other

@@ -1,19 +1,28 @@
 """The recorded pages in a real browser with the network cut: what a reader sees, wide and narrow, light and dark."""
 
+import functools
+import http.server
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 
 from lib.record import ledger
-from pipeline import chapters
+from pipeline import chapters, pdf
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-PAGES = [*chapters.chapters(), "references"]
+BROWSER = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
+PAGES = pdf.entries(chapters.ROOT / "_toc.yml")
+MODES = [(width, theme) for width in (1200, 380) for theme in ("light", "dark")]
+LARGEST = 1_000_000  # bytes of a page with all that it loads
+#: pages that may be larger -> their limit
+LARGER = {"ledger": 1_900_000}  # every claim with its checks and controls, on one page that can be searched
+SLOW = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 100_000}  # 1.6 Mbit/s
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +30,7 @@ def site(tmp_path_factory):
     """The recorded chapters rendered as `make pages` does, every warning an error."""
     output = tmp_path_factory.mktemp("site") / "html"
     command = [sys.executable, "-m", "pipeline.pages", str(output), "book", "results/chapters"]
-    done = subprocess.run(command, cwd=chapters.ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=chapters.ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return output / "book"
 
@@ -32,63 +41,224 @@ def browser():
         pytest.skip("no Chromium on this machine: the pages are not opened")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        opened = driver.chromium.launch(executable_path=BROWSER, args=list(pdf.FLAGS))
         yield opened
         opened.close()
 
 
-def opened(browser, site, name, width=1200, theme="light"):
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, offline=True)
-    page = context.new_page()
-    page.asked = []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.goto((site / f"{name}.html").as_uri())
-    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
-    return page
+@pytest.fixture(scope="module")
+def axe():
+    """The program of axe-core, which looks for what keeps people from reading a page."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed: no audit of access")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def opened(browser, site):
+    """Open a page; what it asks for and what it complains of are kept. All are closed after the test."""
+    contexts = []
+
+    def open_page(name, width=1200, theme="light"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, offline=True))
+        page = contexts[-1].new_page()
+        page.asked, page.complaints = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning") and page.complaints.append(said.text))
+        page.goto((site / f"{name}.html").as_uri())
+        page.evaluate("document.fonts.ready.then(() => true)")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+# What a page loads -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_needs_no_network_and_typesets_all_its_mathematics(browser, site, name):
-    page = opened(browser, site, name)
+def test_a_page_needs_no_network_and_complains_of_nothing(opened, name):
+    page = opened(name)
     assert not [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))]
-    raw = page.evaluate("[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).length")
-    assert raw == 0, f"{raw} formulas are not typeset"
-    assert page.evaluate("document.querySelectorAll('mjx-merror, .MathJax_Error').length") == 0
-    assert page.evaluate("document.fonts.ready.then(() => [...document.fonts].some(f => /Awesome/.test(f.family)))")
-    page.context.close()
+    assert page.complaints == []
+    assert page.evaluate("[...document.fonts].some(f => /Awesome/.test(f.family) && f.status == 'loaded')")
+    files = {Path(unquote(urlsplit(url).path)) for url in page.asked if url.startswith("file:")}
+    size = sum(file.stat().st_size for file in files)
+    assert size < LARGER.get(name, LARGEST), f"{size / 1e6:.2f} MB"
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone_and_its_pictures_speak(browser, site, name):
-    page = opened(browser, site, name, width=380, theme="dark")
+def test_a_page_shows_all_its_mathematics(opened, name):
+    page = opened(name)
+    raw = page.evaluate(r"""[...document.querySelectorAll("article :not(pre, code, script, style, pre *, code *)")]
+        .flatMap(e => [...e.childNodes]).filter(n => n.nodeType == 3 && /\\[([]/.test(n.data)).map(n => n.data)""")
+    assert raw == []
+    assert page.evaluate("[...document.querySelectorAll('.math')].every(e => e.querySelector('math'))")
+    if page.locator("article math").count():
+        assert page.evaluate("[...document.fonts].some(f => /STIX/.test(f.family) && f.status == 'loaded')")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The pages on a server of this machine: what is read from disk cannot be slowed down."""
+    handler = functools.partial(_Quiet, directory=str(site.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["index", "one_layer", "ledger"])
+def test_a_slow_line_shows_a_page_within_five_seconds(browser, address, name):
+    page = browser.new_page()
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", SLOW)
+    page.goto(f"{address}/book/{name}.html", wait_until="commit", timeout=60_000)
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length", timeout=60_000)
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.close()
+    assert painted < 5000, f"{painted / 1000:.1f} s to the first paint"
+
+
+# Where links lead --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parsed(site):
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+            for path in [*site.glob("*.html"), *site.parent.glob("*.html")]}
+
+
+def broken_links(page, soup, parsed):
+    """Links of a page to files that are not there, and to places that a page does not have."""
+    for link in soup.find_all(href=True):
+        target = urlsplit(link["href"])
+        if target.scheme:
+            continue
+        path = (page.parent / unquote(target.path)).resolve() if target.path else page
+        nameless = target.fragment and path in parsed and not parsed[path].find(id=unquote(target.fragment))
+        if nameless or not path.exists():
+            yield link["href"]
+
+
+def test_no_link_is_broken_and_no_place_is_named_twice(parsed):
+    broken, twice = {}, {}
+    for page, soup in parsed.items():
+        broken[page.name] = sorted(set(broken_links(page, soup, parsed)))
+        names = [element["id"] for element in soup.find_all(id=True)]
+        twice[page.name] = sorted({name for name in names if names.count(name) > 1})
+    assert {page: found for page, found in broken.items() if found} == {}
+    assert {page: found for page, found in twice.items() if found} == {}
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    page = tmp_path / "a.html"
+    page.write_text("")
+    soup = BeautifulSoup('<a href="b.html"></a><a href="#there"></a><a href="#gone"></a><p id="there">', "html.parser")
+    assert list(broken_links(page, soup, {page: soup})) == ["b.html", "#gone"]
+
+
+@pytest.mark.parametrize("name", chapters.chapters())
+def test_a_chapter_ends_with_its_run_and_what_can_be_taken_along(parsed, site, name):
+    soup = parsed[site / f"{name}.html"]
+    foot = {box.find(class_="admonition-title").get_text(): box for box in soup.select(".admonition.dropdown")}
+    assert "Executed 20" in foot["Where these numbers come from"].get_text()
+    again = foot["Run this chapter again"]
+    assert f"make chapter NAME={name} PROFILE=" in again.get_text()
+    assert {link["href"] for link in again.find_all("a")} == {f"../_sources/book/{name}.ipynb", f"../scripts/{name}.py"}
+    assert f"NAME={name}" in foot["Run this chapter in Google Colab"].get_text()
+
+
+# Who can read a page -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_keeps_anyone_from_reading(opened, axe, name):
+    """axe-core finds nothing critical or serious, all unfolded, in four modes; nothing scrolls sideways."""
+    page = opened(name)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.evaluate("document.querySelectorAll('.toggle-hidden').forEach(each => each.classList.remove('toggle-hidden'))")
+    page.evaluate(axe)
+    found = {}
+    for width, theme in MODES:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function("theme => document.documentElement.dataset.theme == theme", arg=theme)
+        page.wait_for_timeout(300)  # colours change gradually
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"scrolls sideways at {width}"
+        violations = page.evaluate("axe.run({resultTypes: ['violations'], preload: false})")["violations"]
+        found |= {(width, theme, each["id"]): [node["html"][:120] for node in each["nodes"]]
+                  for each in violations if each["impact"] in ("critical", "serious")}
+    assert not found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone_and_its_pictures_speak(opened, name):
+    page = opened(name, width=380, theme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     pictures = page.evaluate("[...document.querySelectorAll('main img')].map(e => e.alt)")
-    mute = [alt for alt in pictures if len(alt) < 15 or re.search(r"\.(png|svg)$|^../_images", alt)]
+    mute = [alt for alt in pictures if len(alt) < 15 or re.search(r"\.(png|svg|webp)$|^../_images", alt)]
     assert not mute, f"pictures without words: {mute}"
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    page.context.close()
 
 
-def test_every_status_shows_without_colour(browser, site):
-    page = opened(browser, site, "ledger")
+def test_figures_stay_legible_on_a_dark_page_and_open_at_full_size(opened):
+    page = opened("routing", theme="dark")
+    figure = page.locator("main a.enlarge img").first
+    shown = figure.evaluate("e => { const s = getComputedStyle(e); return [s.filter, s.backgroundColor]; }")
+    assert shown == ["none", "rgb(255, 255, 255)"]
+    figure.click()
+    page.wait_for_url("**/_images/*")
+
+
+def test_formulas_are_no_stops_for_the_keyboard_and_wide_ones_are(opened):
+    page = opened("gradients", width=380)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.wait_for_timeout(300)
+    of_each = lambda what: page.evaluate(f"[...document.querySelectorAll('div.math')].map(e => {what})")
+    wide, stops = of_each("e.scrollWidth > e.clientWidth + 1"), of_each("e.tabIndex == 0")
+    assert wide == stops and any(wide) and not all(wide)
+    assert page.evaluate("[...document.querySelectorAll('span.math, span.math *')].every(e => e.tabIndex != 0)")
+
+
+def test_paper_shows_proofs_and_no_code_bars_dark_on_white(opened):
+    page = opened("gradients", theme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details:has(.proof)')].every(e => e.open)")
+    assert not page.locator("details.hide > summary").first.is_visible()
+    written = page.locator("article :is(h1, h2, p)")
+    colours = written.evaluate_all("found => found.map(each => getComputedStyle(each).color)")
+    assert set(colours) <= {"rgb(17, 17, 17)", "rgb(68, 68, 68)"}
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("details:has(.proof)[open]").count()
+
+
+def test_every_status_shows_without_colour(opened):
+    page = opened("ledger")
     shown = page.evaluate("[...document.querySelectorAll('.ledger-counts .status')].map(e => e.textContent)")
     assert len(shown) == len(set(shown)) == len(ledger.STATUSES)
     assert len({text.split()[0] for text in shown}) == len(ledger.STATUSES)
-    page.context.close()
 
 
-def test_statements_are_numbered_linked_and_their_proofs_fold(browser, site):
-    page = opened(browser, site, "routing")
+def test_statements_are_numbered_linked_and_their_proofs_fold(opened):
+    page = opened("routing")
     assert page.locator("#thm-4-3 .admonition-title").inner_text().startswith("Theorem")
     proof = page.locator("details:has(.proof)").first
     assert proof.get_attribute("open") is None
     proof.locator("summary").click()
     assert proof.locator(".proof").first.is_visible()
-    page.context.close()
 
 
-def test_references_answer_to_hovering(browser, site):
-    page = opened(browser, site, "index")
+def test_references_answer_to_hovering(opened):
+    page = opened("index")
     tips = page.evaluate("[...document.querySelectorAll('main a.reference[title], main [title] a, main abbr')].length")
     assert tips > 0
-    page.context.close()

@@ -1,0 +1,134 @@
+"""The whole book as one PDF:  python -m pipeline.pdf PAGES OUTPUT.pdf
+
+Chromium prints each rendered page, proofs open, and pypdf joins them, with an outline, page numbers in the footers, and
+links between chapters that lead to pages of the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pypdf
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NullObject
+from tqdm import tqdm
+
+from lib.record import provenance
+from pipeline.settings import Refused, read_yaml
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")
+MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
+FOOTER = ('<div style="width: 100%; font: 8px sans-serif; color: #444; padding: 0 17mm; display: flex; '
+          'justify-content: space-between"><span>{title}</span><span class="pageNumber"></span></div>')
+
+
+def browser() -> str:
+    """The path of an installed Chromium.
+
+    :raises Refused: where there is none, with how to get one
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise Refused("printing needs Chromium, which is not installed: `apt-get install chromium`, or Chrome")
+    return found
+
+
+def entries(toc: Path) -> list[str]:
+    """Names of the pages in the order of the table of contents."""
+    content = read_yaml(toc)
+    files = [content["root"], *(each["file"] for part in content["parts"] for each in part["chapters"])]
+    return [Path(file).stem for file in files]
+
+
+def print_pages(site: Path, names: Sequence[str], folder: Path) -> dict[str, str]:
+    """Print the pages into a folder, one PDF each; returns their titles by name.
+
+    :raises Refused: for a page that is not there
+    """
+    from playwright.sync_api import sync_playwright
+
+    titles = {}
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=browser(), args=list(FLAGS))
+        sheet = opened.new_page(color_scheme="light", offline=True)
+        for name in tqdm(names, "printing", disable=not sys.stderr.isatty()):
+            page = site / "book" / f"{name}.html"
+            if not page.is_file():
+                raise Refused(f"{page} is missing; `make pages` renders it")
+            titles[name] = print_page(sheet, page, folder / f"{name}.pdf")
+        opened.close()
+    return titles
+
+
+def print_page(sheet: Any, page: Path, to: Path) -> str:
+    """Print one page that a browser opens; returns its title."""
+    sheet.goto(page.absolute().as_uri())
+    sheet.evaluate("document.querySelectorAll('details.sd-dropdown').forEach(proof => proof.open = true)")
+    sheet.evaluate("document.fonts.ready.then(() => true)")
+    title = re.sub(r"#$", "", sheet.locator("h1").first.inner_text().strip())
+    sheet.pdf(path=str(to), format="A4", margin=MARGIN, print_background=True, scale=0.8, display_header_footer=True,
+              header_template="<span></span>", footer_template=FOOTER.format(title=html.escape(title)))
+    return title
+
+
+def join(folder: Path, titles: Mapping[str, str], output: Path, title: str) -> int:
+    """Join the printed pages to one file; returns how many sheets it has."""
+    book = pypdf.PdfWriter()
+    starts = {}
+    for name, heading in titles.items():
+        starts[name] = len(book.pages)
+        book.append(str(folder / f"{name}.pdf"), outline_item=heading, import_outline=False)
+    for sheet in book.pages:
+        lead_inside(sheet, book, starts)
+    book.add_metadata({"/Title": title})
+    book.compress_identical_objects()
+    with provenance.replacing(output) as draft:
+        book.write(draft)
+    return len(book.pages)
+
+
+def lead_inside(sheet: Any, book: pypdf.PdfWriter, starts: Mapping[str, int]) -> None:
+    """Make links to other pages of the book lead to where they start in the file; take other local links away."""
+    annotations = sheet.get("/Annots", ArrayObject())
+    kept = ArrayObject()
+    for reference in annotations:
+        link = reference.get_object()
+        uri = str(link.get("/A", {}).get("/URI", ""))
+        if uri.startswith("file:"):
+            name = re.sub(r"\.html.*", "", uri.rsplit("/", 1)[1])
+            if name not in starts:
+                continue
+            target = ArrayObject([book.pages[starts[name]].indirect_reference, NameObject("/XYZ"), *[NullObject()] * 3])
+            link[NameObject("/A")] = DictionaryObject({NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): target})
+        kept.append(reference)
+    if annotations:
+        sheet[NameObject("/Annots")] = kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--only", nargs="+", metavar="CHAPTER", help="print these alone")
+    asked = parser.parse_args()
+    root = Path(__file__).resolve().parent.parent
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            titles = print_pages(asked.pages, asked.only or entries(root / "_toc.yml"), Path(folder))
+            sheets = join(Path(folder), titles, asked.output, read_yaml(root / "_config.yml")["title"])
+    except Refused as error:
+        sys.exit(f"pdf: {error}")
+    print(f"PDF: {asked.output} ({sheets} pages, {asked.output.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Finished pages: formulas are MathML, what is unused is gone, and what is left still says the same."""
+
+import re
+
+import pytest
+from fontTools.ttLib import TTFont
+from PIL import Image
+
+from pipeline import finish
+from pipeline.settings import Refused
+
+PAGE = r"""<html><head>
+<script src="../_static/scripts/fontawesome.js?digest=1"></script>
+<script defer="defer" src="https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js"></script>
+<script>const THEBE_JS_URL = "https://unpkg.com/thebe"; const thebe_selector = ".cell"</script>
+<script>let toggleHintShow = 'Click to show';</script>
+</head><body class="used"><section class="theorem-content" id="proof-content">
+<p>Where <span class="math notranslate nohighlight">\(a &lt; b\)</span>:</p>
+<div class="math notranslate nohighlight" id="eq">
+<span class="eqno">(1)</span>\[\begin{split}x &amp;= 1\\ y &amp;= 2\end{split}\]</div>
+<pre>re.compile("\(x\)")</pre><code>\(y\)</code>
+<img alt="A line" src="../_images/one.png" /></section></body></html>"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    for folder in ("book", "_images", "_static/scripts", "_static/styles", "_static/vendor/fontawesome/webfonts"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "book" / "a.html").write_text(PAGE, encoding="utf-8")
+    Image.new("RGBA", (40, 30), (200, 10, 10, 255)).save(tmp_path / "_images" / "one.png")
+    (tmp_path / "_static" / "scripts" / "fontawesome.js").write_text("//")
+    (tmp_path / "_static" / "scripts" / "menu.js").write_text('toggle("from-script")')
+    (tmp_path / "_static" / "styles" / "pydata-sphinx-theme.css").write_text(
+        '/*! a licence */ /* chat */ .used, .unused { color: red } .unused { color: blue } .from-script { top: 0 }'
+        '@media print { .unused { top: 1px } } .used:not(.unused)::before { content: "\\f0c9" }')
+    return tmp_path
+
+
+def test_formulas_become_mathml_and_code_stays(site):
+    finish.finish(site)
+    text = (site / "book" / "a.html").read_text(encoding="utf-8")
+    assert text.count("<math") == 2 and '<math display="block">' in text and "<mo>&lt;</mo>" in text
+    assert r'<pre>re.compile("\(x\)")</pre><code>\(y\)</code>' in text
+    assert '<span class="eqno">(1)</span><math' in text and "split" not in text
+
+
+def test_a_formula_that_is_not_understood_is_refused_with_its_page(site):
+    (site / "book" / "a.html").write_text(PAGE.replace("a &lt; b", r"\nosuchcommand"), encoding="utf-8")
+    with pytest.raises(Refused, match=r"a\.html: a formula cannot be typeset.*nosuchcommand"):
+        finish.finish(site)
+
+
+@pytest.mark.parametrize("formula", [r"\widetilde W_Q", r"\bigl(\begin{smallmatrix}1&0\\0&1\end{smallmatrix}\bigr)"])
+def test_what_the_book_writes_is_understood(formula):
+    assert finish.mathml(formula, False).startswith("<math>")
+
+
+def test_programs_that_no_page_uses_are_gone(site):
+    finish.finish(site)
+    text = (site / "book" / "a.html").read_text(encoding="utf-8")
+    assert "fontawesome" not in text and "mathjax" not in text and "THEBE" not in text and "toggleHintShow" in text
+    assert not (site / "_static" / "scripts" / "fontawesome.js").exists()
+    assert "proof-content" not in text and 'id="eq"' in text
+
+
+def test_stylesheets_keep_the_rules_that_can_apply(site):
+    finish.finish(site)
+    sheet = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    assert "a licence" in sheet and "chat" not in sheet and "blue" not in sheet and "@media" not in sheet
+    assert re.search(r"\.used\s*{ color: red }", sheet) and ".from-script" in sheet and ":not(.unused)" in sheet
+
+
+def test_pictures_keep_their_pixels_and_can_be_enlarged(site):
+    before = Image.open(site / "_images" / "one.png").convert("RGBA").tobytes()
+    finish.finish(site)
+    assert Image.open(site / "_images" / "one.webp").convert("RGBA").tobytes() == before
+    text = (site / "book" / "a.html").read_text(encoding="utf-8")
+    assert '<a class="enlarge" href="../_images/one.webp"><img alt="A line"' in text
+    assert not (site / "_images" / "one.png").exists()
+
+
+def test_fonts_keep_the_characters_that_are_shown(site):
+    finish.finish(site)
+    static = site / "_static"
+    formulas = TTFont(static / finish.MATHEMATICS)
+    assert ord("<") in formulas.getBestCmap() and ord("∮") not in formulas.getBestCmap() and "MATH" in formulas
+    icons = TTFont(static / "vendor" / "fontawesome" / "webfonts" / f"{finish.ICONS}.woff2")
+    assert 0xF0C9 in icons.getBestCmap() and 0xF002 not in icons.getBestCmap()
+
+
+def test_a_finished_page_stays_as_it_is(site):
+    finish.finish(site)
+    first = (site / "book" / "a.html").read_text(encoding="utf-8")
+    finish.finish(site)
+    assert (site / "book" / "a.html").read_text(encoding="utf-8") == first
