@@ -28,6 +28,7 @@ from pipeline.settings import Refused
 #: text between tags, where formulas stand; code, scripts and styles are left alone
 TOKENS = re.compile(r"(<(pre|code|script|style|textarea|math)\b.*?</\2>|<!--.*?-->|<[^>]*>)", re.DOTALL)
 FORMULA = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]")  # after a row, such as \\[2pt], which MathML rows do not take
 #: what Sphinx and the theme put on a page and no page uses
 UNUSED = re.compile(
     r'[ \t]*<script[^>]*src="[^"]*(?:/fontawesome\.js|/sphinx-thebe\.js|/mathjax@|/design-tabs\.js)[^"]*"[^>]*>'
@@ -99,7 +100,7 @@ def mathml(formula: str, display: bool) -> str:
 
     :raises math_core.LatexError: for a formula that is not understood
     """
-    known = formula.replace("{split}", "{aligned}").replace("{smallmatrix}", "{matrix}")
+    known = ROW_SPACE.sub(r"\\\\ ", formula).replace("{split}", "{aligned}").replace("{smallmatrix}", "{matrix}")
     try:
         return _converter().convert_with_local_state(known, displaystyle=display)
     except math_core.LatexError as error:

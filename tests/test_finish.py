@@ -55,6 +55,11 @@ def test_what_the_book_writes_is_understood(formula):
     assert finish.mathml(formula, False).startswith("<math>")
 
 
+def test_space_between_rows_is_no_text_of_the_formula():
+    found = finish.mathml(r"\begin{cases}1&x\\[2pt]2&y\\[-.5em]3&z\end{cases}", True)
+    assert found.count("<mtr>") == 3 and re.sub(r"<[^>]*>|\u2063", "", found) == "{1x2y3z"
+
+
 def test_programs_that_no_page_uses_are_gone(site):
     finish.finish(site)
     text = (site / "book" / "a.html").read_text(encoding="utf-8")
