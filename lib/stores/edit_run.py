@@ -6,9 +6,9 @@ The model is trained first, or taken from the work folder. Facts that are answer
 edited one at a time (`lib.stores.transfer`), each time from the trained weights. A run that is interrupted goes on from
 the fact it was at; one that is done is left alone.
 
-Metrics: how many questions of each kind are answered (percent), for each edit the transfer ratio, answers that follow
-and margins reached (percent) and steps, and the measures of `lib.stores.states`. Curves: the edits fact by fact, and
-the measures layer by layer.
+Metrics: how many questions of each kind are answered (percent), for each edit both transfer ratios, answers that
+follow, spills and margins reached (percent) and steps, and the measures of `lib.stores.states`. Curves: the edits fact
+by fact, and the measures layer by layer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lib.stores.subjects import SUBJECTS
 from lib.stores.transfer import EDITS, FactQuestions, Outcome
 
 _EXPERIMENT = "one_store"
-_CURVES = ("edited", "asked", "start", "ahead", "steps")
+_CURVES = ("edited", "edited_elsewhere", "asked", "asked_elsewhere", "start", "ahead", "spilt", "steps")
 FEWEST_FACTS = 4  # that must be answered for anything to be measured
 
 
@@ -70,8 +70,8 @@ def edit_and_measure(asked: EditRunOptions) -> None:
         model.requires_grad_(True)
         metrics, curves = measured_edits(model, facts, asked.edit, asked.facts, recorded.checkpoint)
         recorded.save({name: [value] for name, value in metrics.items()}, curves)
-    print(asked.out.stem, *(f"{name} {metrics[name]:.2f}" for name in (
-        "facts", "forward_transfer", "forward_follows", "reverse_transfer", "right_transfer")), flush=True)
+    shown = "facts", "forward_specific", "forward_follows", "forward_spill", "reverse_specific", "right_specific"
+    print(asked.out.stem, *(f"{name} {metrics[name]:.2f}" for name in shown), flush=True)
 
 
 def edit_parameters(asked: EditRunOptions) -> dict[str, Any]:

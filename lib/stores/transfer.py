@@ -7,10 +7,14 @@ A fact has three questions, by the entity asked for and the sentence it is asked
 * *right*: the right entity, in the order that was trained ("Ana's child is [M]"), from other evidence.
 
 A fact is overwritten with the left entity of the next fact. The *transfer ratio* is the change of the logit difference
-between new and old name in the question that is asked, over its change in the question that was edited: 1 if both read
-one store alike, 0 if they read two. The answer *follows* if the new name becomes the first of all. Where a fact is
-erased, the difference is that between the other names' mean and the old name, and the answer follows if the old name is
-no longer first.
+between new and old name in the question that is asked, over its change in the question that was edited. The answer
+*follows* if the new name becomes the first of all. Where a fact is erased, the difference is that between the other
+names' mean and the old name, and the answer follows if the old name is no longer first.
+
+An edit also moves what all facts share, such as the bias of a name, and that carries over whatever is stored. So the
+difference of the same two names is taken in the questions about all other facts too, and the *specific* transfer ratio
+compares what remains when its mean change there is subtracted on both sides: 1 if both questions read one store alike,
+0 if they read two. How many of the other facts are then answered with the new name is the *spill*.
 
 Controls: the right-hand question is edited and the reverse one asked (other evidence: another store wherever a store
 belongs to its evidence), and another fact is overwritten with the same name, in the same number of steps.
@@ -95,19 +99,36 @@ def _outcome(model: Any, facts: Sequence[FactQuestions], fact: int, edit: Edit, 
     new, target = (fact + 1) % len(facts), (fact + edit.of) % len(facts)
     edited, asked = getattr(facts[target], edit.through), getattr(facts[fact], edit.asked)
 
-    def differences() -> tuple[float, float]:
-        with torch.no_grad():
-            return (difference(edited, edited.scores(model), target, None if edit.erases else new),
-                    difference(asked, asked.scores(model), fact, None if edit.erases else new))
-
-    before = differences()
+    before = _differences(model, facts, edit, fact, target, new)
     path = (erase(model, edited, target, config) if edit.erases else overwrite(model, edited, new, config, steps))
-    after = differences()
+    after = _differences(model, facts, edit, fact, target, new)
+    change = {name: float((after[name] - values).mean()) for name, values in before.items()}
     with torch.no_grad():
         scores = asked.scores(model)
+        spilt = [lead_over_others(each.scores(model), each.names[new]) >= LEAST_LEAD
+                 for each in (getattr(facts[other], edit.asked) for other in _others(facts, fact, target, new))]
     ahead = -lead_over_others(scores, asked.names[fact]) if edit.erases else lead_over_others(scores, asked.names[new])
-    return {"steps": path.steps, "reached": path.reached, "edited": after[0] - before[0], "asked": after[1] - before[1],
-            "start": before[1], "ahead": ahead}
+    return {"steps": path.steps, "reached": path.reached, **change, "start": float(before["asked"][0]), "ahead": ahead,
+            "spilt": float(np.mean(spilt))}
+
+
+def _others(facts: Sequence[FactQuestions], *named: int) -> list[int]:
+    """The facts that an edit does not name."""
+    return [other for other in range(len(facts)) if other not in named]
+
+
+@torch.no_grad()
+def _differences(model: Any, facts: Sequence[FactQuestions], edit: Edit, fact: int, target: int, new: int
+                 ) -> dict[str, Float[np.ndarray, " facts"]]:
+    """The difference of the two names in the edited question, in the asked one, and in those about all other facts."""
+    def of(name: str, old: int, places: Sequence[int]) -> Float[np.ndarray, " facts"]:
+        asked = [getattr(facts[place], name) for place in places]
+        return np.array([difference(question, question.scores(model), old, None if edit.erases else new)
+                         for question in asked])
+
+    others = _others(facts, fact, target, new)
+    return {"edited": of(edit.through, target, [target]), "asked": of(edit.asked, fact, [fact]),
+            "edited_elsewhere": of(edit.through, target, others), "asked_elsewhere": of(edit.asked, fact, others)}
 
 
 def difference(question: FactQuestion, scores: Float[Tensor, " names"], old: int, new: int | None) -> float:
@@ -118,12 +139,16 @@ def difference(question: FactQuestion, scores: Float[Tensor, " names"], old: int
 
 
 def edit_metrics(outcomes: Sequence[Mapping[str, Outcome]]) -> dict[str, float]:
-    """Means over facts by edit: transfer ratio, answers that follow and margins reached (percent), steps."""
+    """By edit: both transfer ratios; answers that follow, spills and margins reached (percent), and steps: means over
+    facts, but for the specific ratio, which is that of two means: what remains of a single fact's edit may be small.
+    """
     found: dict[str, float] = {}
     for name in EDITS:
         each = {key: np.array([float(outcome[name][key]) for outcome in outcomes])
-                for key in ("steps", "reached", "edited", "asked", "ahead")}
-        told = {"transfer": each["asked"] / each["edited"], "follows": 100 * (each["ahead"] >= LEAST_LEAD),
+                for key in outcomes[0][name]}
+        own, asked = (each[key] - each[f"{key}_elsewhere"] for key in ("edited", "asked"))
+        told = {"transfer": each["asked"] / each["edited"], "specific": asked.mean() / own.mean(),
+                "follows": 100 * (each["ahead"] >= LEAST_LEAD), "spill": 100 * each["spilt"],
                 "reached": 100 * each["reached"], "steps": each["steps"]}
-        found |= {f"{name}_{key}": float(values.mean()) for key, values in told.items()}
+        found |= {f"{name}_{key}": float(np.mean(values)) for key, values in told.items()}
     return found

@@ -32,9 +32,30 @@ def test_one_store_transfers_by_how_strongly_it_is_read_and_two_stores_do_not(ga
     assert one["erase_forward_transfer"] == pytest.approx(gain)
     for name in ("forward", "reverse", "erase_forward"):
         assert two[f"{name}_transfer"] == two[f"{name}_follows"] == 0 and two[f"{name}_reached"] == 100
+        assert one[f"{name}_specific"] == pytest.approx(one[f"{name}_transfer"]) and two[f"{name}_specific"] == 0
     for found in (one, two):  # other evidence, another fact: other rows in either case
         for name in ("right", "other", "erase_right"):
-            assert found[f"{name}_transfer"] == found[f"{name}_follows"] == 0
+            assert found[f"{name}_transfer"] == found[f"{name}_follows"] == found[f"{name}_specific"] == 0
+        assert all(found[f"{name}_spill"] == 0 for name in EDITS)
+
+
+def test_what_all_facts_share_is_no_specific_transfer():
+    class Biased(Tables):
+        """Two stores, and a bias of each name that every question adds."""
+
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(FACTS, dtype=torch.float64))
+
+    def shared(question):
+        return question._replace(scores=lambda model: question.scores(model) + 3 * model.bias)
+
+    facts = [transfer.FactQuestions(*map(shared, fact)) for fact in questions(TWO)]
+    config = EditConfig(margin=2.0, stride=0.01)
+    found = transfer.edit_metrics([transfer.measure_fact(Biased(), facts, fact, config) for fact in range(FACTS)])
+    assert found["forward_transfer"] > 0.8 and found["forward_follows"] == found["forward_spill"] == 100
+    assert found["other_follows"] == 100 and found["right_spill"] > 0
+    assert abs(found["forward_specific"]) < 1e-9
 
 
 def test_another_fact_is_edited_in_as_many_steps_and_with_the_same_name():
