@@ -111,6 +111,7 @@ rule pages:
         settings=chapters.digest(*(chapters.ROOT / name for name in ("_config.yml", "_toc.yml", "book/references.bib")),
                                  *sorted((chapters.ROOT / "book").glob("glossary.md")),
                                  *sorted((chapters.ROOT / "book" / "_static").glob("*")),
+                                 *sorted((chapters.ROOT / "lib" / "record" / "templates").glob("*")),
                                  *(path for path in sorted((chapters.ROOT / "book").glob("*.md"))
                                    if path.stem not in chapters.chapters())),
         pages=chapters.digest(*imports.closure(["pipeline.pages"])),

@@ -7,6 +7,8 @@ rendered in a staging folder and take the place of the old ones only when they a
 from __future__ import annotations
 
 import argparse
+import ast
+import functools
 import html
 import json
 import os
@@ -14,17 +16,25 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
-from lib.record import provenance, verdicts
+from lib.record import claims_file, provenance, run_pages, traced_numbers, verdicts
 from lib.record.claims import METADATA_KEY
 from pipeline import chapters, finish, foot, ledger, machines
 
-UNEXECUTED = ("references", "contributing", "glossary")  # pages of text alone
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
+#: a number of the ledger in a chapter's text: {number}`claim/check` or {number}`claim/check/name of the value`
+NUMBER = re.compile(r"\{number\}`([^`/]+)/([^`/]+)(?:/([^`]+))?`")
+#: the cells of the ledger's page that show a part of it; the renderer makes them anew from the ledger beside the pages
+LEDGER_PART = re.compile(r"HTML\(verdicts\.(status_counts|claim_graph|ledger_table)\(rows\)\)")
+PAPER_TABLE = "paper_against_book"  # the page of that name, its table and its CSV
+UNEXECUTED = ("references", "contributing", "glossary", PAPER_TABLE)  # pages of text alone
+Row = Mapping[str, Any]
+Tracing = Callable[[dict[str, Any], int], dict[str, Any]]  # of the record of a check, by the number of its cell
 
 
 def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
@@ -43,10 +53,44 @@ def stage(notebooks: Path, records: Path, folder: Path) -> set[str]:
             shutil.copy2(path, folder / "book" / path.name)
     versions = folder / "book" / f"{machines.NAME}.md"
     versions.write_text(machines.page(records, provenance.RECORDED), encoding="utf-8")
-    return set().union(*(stage_chapter(chapter, notebooks, records, folder) for chapter in chapters.chapters()))
+    rows = ledger_rows(records.parent)
+    (folder / "book" / f"{PAPER_TABLE}.html").write_text(verdicts.paper_table(rows), encoding="utf-8")
+    return set().union(*(stage_chapter(chapter, notebooks, records, folder, rows) for chapter in chapters.chapters()))
 
 
-def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) -> set[str]:
+def ledger_rows(results: Path) -> list[dict[str, Any]]:
+    """The rows of the ledger of these results, or else of the recorded one; each run that was read with its parameters.
+
+    :return: none where there is no ledger
+    """
+    path = next((path for path in (results / "ledger.json", ledger.RECORDED) if path.exists()), None)
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path else []
+    return [{**row, "checks": [told_of_runs(check, results) for check in row["checks"]]} for row in rows]
+
+
+def told_of_runs(check: Row, results: Path) -> dict[str, Any]:
+    """A check with the parameters of each result that it read, and with the result and metric of each of its numbers
+    that is the mean over seeds of one metric in one of these results, to the last digits."""
+    read = {run["file"]: result_facts(result_source(run["file"], results)) for run in check.get("runs", ())}
+    runs = [{**run, "parameters": read[run["file"]][0]} for run in check.get("runs", ())]
+    means = {file: found for file, (_, found) in read.items()}
+    return {**check, "runs": runs, "sources": traced_numbers.single_sources(check, means)}
+
+
+def result_facts(source: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Parameters of a recorded result, and the mean over seeds of each of its metrics; nothing of one that is gone."""
+    return _facts(source, source.stat().st_mtime_ns) if source.exists() else ({}, {})
+
+
+@functools.cache
+def _facts(source: Path, _changed: int) -> tuple[dict[str, Any], dict[str, float]]:
+    found = json.loads(source.read_text(encoding="utf-8"))
+    whole = {name: values for name, values in found["metrics"].items()
+             if isinstance(values, list) and values and all(isinstance(value, (int, float)) for value in values)}
+    return found["parameters"], {name: sum(values) / len(values) for name, values in whole.items()}
+
+
+def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path, rows: Sequence[Row]) -> set[str]:
     """One chapter, with a last line that says which run its numbers come from; returns the results that it links."""
     path = notebooks / f"{chapter}.ipynb"
     if not path.exists():
@@ -54,12 +98,81 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path) ->
     book = nbformat.read(path, as_version=4)
     run = json.loads((records / f"{chapter}.json").read_text(encoding="utf-8"))
     foot.write_script(chapter, book, folder)
+    linked, shown = gather_checks(book, traced_by(run, rows, records.parent), run)
+    if rows:
+        show_ledger(book, rows)
+    link_numbers(book, rows, chapter)
+    name_code(book)
     if chapter == "index":
         book.cells[1:1] = differing(records.parent / "ledger.json")  # below the title
-    linked, shown = gather_checks(book)
     book.cells += [*foot.unchecked(chapter, shown), foot.cell(run)]
     nbformat.write(book, folder / "book" / path.name)
     return linked
+
+
+def traced_by(run: dict[str, Any], rows: Sequence[Row], results: Path) -> Tracing:
+    """What adds to the record of a check, and the number of its cell, where its numbers come from.
+
+    :param run: the record of the chapter's execution
+    :param results: the folder of this build's results
+    """
+    registered = {row["id"]: row["registered"] for row in rows}
+
+    def traced(check: dict[str, Any], cell: int) -> dict[str, Any]:
+        return {**told_of_runs(check, results), **ledger.origin(run, cell), "chapter": run["chapter"], "cell": cell,
+                "registered": registered.get(check["claim"], "")}
+
+    return traced
+
+
+def show_ledger(book: nbformat.NotebookNode, rows: Sequence[Row]) -> None:
+    """Make the parts of the ledger's page anew: they and the pages that they link come from one ledger."""
+    for cell in book.cells:
+        part = LEDGER_PART.search(cell.source) if cell.cell_type == "code" else None
+        if part:
+            shown = getattr(verdicts, part[1])(rows)
+            cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": shown})]
+
+
+def link_numbers(book: nbformat.NotebookNode, rows: Sequence[Row], chapter: str) -> None:
+    """Put each number that a text names, {number}`claim/check/name`, in its place: a link that says where it is from.
+
+    :raises LedgerError: for a name that the ledger does not have
+    """
+
+    def link(found: re.Match[str]) -> str:
+        try:
+            check, value = traced_numbers.find(rows, found[1], found[2], found[3] or "")
+        except KeyError as error:
+            raise claims_file.LedgerError(f"chapter {chapter}: {found[0]}: {error.args[0]}") from None
+        return str(traced_numbers.page_link(check, value))
+
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = NUMBER.sub(link, cell.source)
+        for output in cell.get("outputs", []):
+            if isinstance(text := output.get("data", {}).get("text/markdown"), str):
+                output.data["text/markdown"] = NUMBER.sub(link, text)
+
+
+def name_code(book: nbformat.NotebookNode) -> None:
+    """Give the bar above each piece of folded code a name of its own: what its last line calls, or its place."""
+    for number, cell in enumerate(book.cells):
+        if "hide-input" in cell.metadata.get("tags", []):
+            told = cell.metadata.setdefault("mystnb", {})
+            told.setdefault("code_prompt_show", f"Show the code: {_called(cell.source) or f'cell {number}'}")
+
+
+def _called(source: str) -> str:
+    """The function that the last line of a cell calls, in words."""
+    try:
+        last = ast.parse(source).body[-1:]
+    except SyntaxError:  # a line for IPython alone
+        return ""
+    if not (last and isinstance(last[0], ast.Expr) and isinstance(last[0].value, ast.Call)):
+        return ""
+    function = last[0].value.func
+    return (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")).replace("_", " ")
 
 
 def differing(built: Path) -> list[nbformat.NotebookNode]:
@@ -76,38 +189,54 @@ def differing(built: Path) -> list[nbformat.NotebookNode]:
     return [cell]
 
 
-def gather_checks(book: nbformat.NotebookNode) -> tuple[set[str], set[str]]:
+def gather_checks(
+    book: nbformat.NotebookNode, traced: Tracing = lambda check, cell: check, made: Row | None = None,
+) -> tuple[set[str], set[str]]:
     """Show the checks of one claim as one box, where the last of them ran; their code stays in the notebook alone.
 
+    :param traced: adds to the record of a check, and the number of its cell, where its numbers come from
+    :param made: the record of the chapter's execution; with it, results that were read are listed behind the last box
     :return: the recorded results that the boxes link, as paths below the repository, and the claims that have a box
     """
     records: dict[str, list[dict]] = {}
-    for cell in book.cells:
+    for number, cell in enumerate(book.cells):
         kept = []
         for output in cell.get("outputs", []):
             record = output.get("metadata", {}).get(METADATA_KEY)
             if record is None:
                 kept.append(output)
             else:
-                records.setdefault(record["claim"], []).append(record)
+                records.setdefault(record["claim"], []).append(traced(record, number))
                 cell.setdefault("claims", []).append(record["claim"])
         if "claims" in cell:
             cell.outputs = kept
             cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "remove-input"} - {"hide-input"})
-    last = {claim: cell for cell in book.cells for claim in cell.get("claims", [])}
-    for claim, cell in last.items():
-        anchor = f'<div id="claim-box-{claim}">{verdicts.box(records[claim])}</div>'
-        cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": anchor}))
-    for cell in book.cells:
+    runs = place_runs([record for found in records.values() for record in found])
+    last = {claim: number for number, cell in enumerate(book.cells) for claim in cell.get("claims", [])}
+    for number, cell in enumerate(book.cells):
         cell.pop("claims", None)
-    files = {run["file"] for found in records.values() for record in found for run in record.get("runs", ())}
-    return files, set(records)
+        if boxes := [f'<div id="claim-box-{claim}">{verdicts.box(records[claim])}</div>'
+                     for claim, where in last.items() if where == number]:
+            shown = f'<div class="checks">{"".join(boxes)}</div>'
+            if made and number == max(last.values()):
+                shown += verdicts.runs_read(runs, made)
+            cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown}))
+    return {run["file"] for run in runs}, set(records)
+
+
+def place_runs(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each result that checks read its place in the list of them all, which is returned."""
+    runs: dict[str, dict[str, Any]] = {}
+    for check in checks:
+        for run in check.get("runs", ()):
+            run["place"] = runs.setdefault(run["file"], {**run, "place": len(runs)})["place"]
+    return list(runs.values())
 
 
 def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path = provenance.RECORDED) -> None:
     """Build the HTML with every warning an error, and put it in place of the old pages.
 
-    :param linked: results that pages link, by their place below the repository; copied beside them
+    :param linked: results that pages link, by their place below the repository; copied and shown beside them
     :param results: the folder of this build's results, which come before recorded ones
     """
     built = folder.with_name("rendered")
@@ -133,8 +262,7 @@ def render(folder: Path, output: Path, linked: Iterable[str] = (), results: Path
 
 def complete(staged: Path, html: Path, linked: Iterable[str], results: Path) -> None:
     """Add to rendered pages what they link, and finish them, see `pipeline.finish`."""
-    for name in linked:
-        copy_result(name, results, html / name)
+    accompany(html, linked, results)
     shutil.copytree(staged / foot.SCRIPTS, html / foot.SCRIPTS, dirs_exist_ok=True)
     try:
         finish.finish(html)
@@ -142,13 +270,61 @@ def complete(staged: Path, html: Path, linked: Iterable[str], results: Path) -> 
         sys.exit(f"rendering failed: {error}")
 
 
-def copy_result(name: str, results: Path, to: Path) -> None:
-    """A recorded result beside the pages that link it."""
+def accompany(pages: Path, linked: Iterable[str], results: Path) -> None:
+    """Put beside the pages what they link: each result with a page of its own, their list, and the ledger as CSV.
+
+    :param linked: results by their place below the repository
+    :param results: the folder of this build's results, which come before recorded ones
+    """
+    rows = ledger_rows(results)
+    for name, content in (("ledger", verdicts.as_csv(rows)), (PAPER_TABLE, verdicts.paper_csv(rows))):
+        (pages / "book" / f"{name}.csv").write_text(content, encoding="utf-8", newline="")
+    readers = claims_by_result(rows)
+    every = {*linked, *readers, *(path for folder in {results, provenance.RECORDED} for path in results_in(folder))}
+    shown = [name for name in sorted(every) if show_result(name, results, pages, readers.get(name, []))]
+    listed = run_pages.list_html(traced_numbers.name_of(name) for name in shown)
+    (pages / provenance.RECORDED.name).mkdir(exist_ok=True)
+    (pages / provenance.RECORDED.name / "index.html").write_text(listed, encoding="utf-8")
+
+
+def results_in(folder: Path) -> list[str]:
+    """The results below a folder of them, drafts left out, each by its place below the repository once recorded."""
+    files = folder.glob("[!.]*/[!.]*.json")
+    return [f"{provenance.RECORDED.name}/{path.relative_to(folder).as_posix()}" for path in files]
+
+
+def claims_by_result(rows: Iterable[Row]) -> dict[str, list[dict[str, str]]]:
+    """The claims, id and title each, whose checks read a result or ran in a chapter, by the result's place."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for check in row["checks"]:
+            for file in (*(run["file"] for run in check.get("runs", ())), f"results/chapters/{check['chapter']}.json"):
+                found.setdefault(file, {})[row["id"]] = row["title"]
+    return {file: [{"id": claim, "title": title} for claim, title in named.items()] for file, named in found.items()}
+
+
+def show_result(name: str, results: Path, pages: Path, readers: Sequence[Mapping[str, str]]) -> bool:
+    """Copy a result beside the pages and show it as one; returns whether it is there, and one that can be shown."""
+    source, to = result_source(name, results), pages / name
+    if not source.exists():  # a run of another machine's build may be gone since
+        return False
+    content = json.loads(source.read_text(encoding="utf-8"))
+    if "chapter" in content:
+        page = run_pages.chapter_html(content, readers)
+    elif "metrics" in content:
+        page = run_pages.result_html(content, traced_numbers.name_of(name), readers)
+    else:
+        return False
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, to)
+    to.with_suffix(".html").write_text(page, encoding="utf-8")
+    return True
+
+
+def result_source(name: str, results: Path) -> Path:
+    """The file of a result by its place below the repository: this build's before the recorded one."""
     own = results / Path(name).relative_to(provenance.RECORDED.name)
-    source = own if own.exists() else chapters.ROOT / name
-    if source.exists():  # a run of another machine's build may be gone since
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, to)
+    return own if own.exists() else chapters.ROOT / name
 
 
 def objects_shown(pages: Path) -> bool:

@@ -34,8 +34,10 @@ SOURCES = {
 BREAKS = ("hypothesis", "mutation")
 _REQUIRED = {"id": str, "title": str, "source": str, "place": str, "statement": str, "hypotheses": list,
              "depends": list, "evidence": str, "chapter": str}
-#: `prediction` fixes statistic and threshold of a measured claim before its runs; `assumed` marks an assumption
-_OPTIONAL = {"deviation": str, "needs": str, "open": str, "checks": dict, "prediction": dict, "assumed": bool}
+#: `prediction` fixes statistic and threshold of a measured claim before its runs; `assumed` marks an assumption;
+#: `printed` holds numbers that the paper prints, by name, where no check compares with them
+_OPTIONAL = {"deviation": str, "needs": str, "open": str, "checks": dict, "prediction": dict, "assumed": bool,
+             "printed": dict}
 _CHECK = {"says": str, "control": str, "breaks": str, "kind": str, "scope": str, "covers": str, "unit": str,
           "tolerance": (int, float), "paper": object}
 #: what a measured claim fixes before its runs: of which experiment, and what would refute it

@@ -39,6 +39,21 @@ def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> tu
     return float(low), float(high)
 
 
+def bootstrap_intervals(columns: Sequence[Values], seed: int = 0, level: float = 0.95) -> list[tuple[float, float]]:
+    """The `bootstrap_interval` of each of several measures of the same seeds, which are resampled once for all.
+
+    :param columns: one value a seed each, the seeds in one order
+    :raises ValueError: for fewer than two seeds
+    """
+    table = np.asarray(columns, dtype=float)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise ValueError(f"bootstrap_intervals: needs columns of two seeds or more, not of shape {table.shape}")
+    seeds = table.shape[1]
+    drawn = np.random.default_rng(seed).integers(0, seeds, (RESAMPLES, seeds))
+    means = np.stack([(drawn == each).sum(1) for each in range(seeds)], 1) @ table.T / seeds
+    return [(float(low), float(high)) for low, high in np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).T]
+
+
 def difference_interval(first: Values, second: Values, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the difference of means, second minus first: each side's seeds are resampled.
 

@@ -1,12 +1,12 @@
 """Checks and claims as a reader sees them: a line in a terminal, a box under a statement, the ledger's table and graph.
 
 Everything here turns records of checks and rows of `ledger.compute` into text and HTML; no status is decided here. A
-status shows by its symbol and by the dash of its outline as well as by its colour.
+status shows by its symbol and by the dash of its outline as well as by its colour. `lib.record.traced_numbers` says
+where each number comes from.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -20,22 +20,16 @@ import jinja2
 import networkx as nx
 from markupsafe import Markup
 
+from lib.record import traced_numbers
 from lib.record.claims_file import SOURCES, known_claims
 from lib.record.ledger import STATUSES, Row
+from lib.record.traced_numbers import format_value, phrase, seed_count, shown_values, values_of
 
-INLINE = 2  # so many values stand in a line, more in a table
+INLINE = 2  # so many numbers stand in a line, more in a table
+PAPER = ("paper", "v1")  # sources whose printed numbers are compared
 
 
-# Words and numbers -------------------------------------------------------------------------------------------------
-
-
-def format_value(value: Any) -> str:
-    """A measured value in words: four digits, and each named value after its name."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {format_value(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return " to ".join(map(format_value, value)) if len(value) == 2 else ", ".join(map(format_value, value))
-    return f"{value:.{4 if abs(value) < 1e4 else 6}g}" if isinstance(value, float) else str(value)
+# In words ----------------------------------------------------------------------------------------------------------
 
 
 def code(text: str) -> Markup:
@@ -45,54 +39,9 @@ def code(text: str) -> Markup:
     return Markup(inline)
 
 
-def shown_values(check: Row) -> list[dict[str, str]]:
-    """The values of a check, one entry a name: name, ours, spread, interval, paper, each in words and with its unit."""
-    ours, unit = check.get("ours"), check.get("unit", "")
-    names: list[Any] = list(ours) if isinstance(ours, Mapping) else [None]
-    if ours is None and check.get("paper") is None:
-        return []
-    shown = []
-    for place, name in enumerate(names):
-        each = {field: _part(check.get(field), name, place, isinstance(ours, Mapping))
-                for field in ("ours", "spread", "interval", "paper")}
-        shown.append({"name": "" if name is None else str(name), **{
-            field: _with_unit(value, unit) for field, value in each.items()}})
-    return shown
-
-
-def _part(value: Any, name: Any, place: int, named: bool) -> Any:
-    """The part of a value that belongs to one name: by name, or by place where it has none."""
-    if not named or value is None or not isinstance(value, (Mapping, list, tuple)):
-        return value
-    if isinstance(value, Mapping):
-        return value.get(name)
-    return value[place] if place < len(value) else None
-
-
-def _with_unit(value: Any, unit: str) -> str:
-    text = "" if value is None else format_value(value)
-    return f"{text} {unit}" if text and unit else text
-
-
-def phrase(value: Mapping[str, str]) -> str:
-    """One entry of `shown_values` as a phrase."""
-    spread = f" ± {value['spread']}" if value["spread"] else ""
-    interval = f" (interval {value['interval']})" if value["interval"] else ""
-    paper = f" (paper: {value['paper']})" if value["paper"] else ""
-    name = f"{value['name']}: " if value["name"] else ""
-    return f"{name}{value['ours']}{spread}{interval}{paper}"
-
-
-def seeds(check: Row) -> str:
-    """How many seeds a check rests on, by cell where cells differ."""
-    found = check.get("seeds") or ()
-    cells = [len(each) for each in found if isinstance(each, (list, tuple))] or ([len(found)] if found else [])
-    return f"{', '.join(map(str, cells))} seeds" if cells else ""
-
-
 def plain(check: Row) -> str:
     """An executed check in a terminal."""
-    facts = [*map(phrase, shown_values(check)), seeds(check),
+    facts = [*map(phrase, shown_values(check)), seed_count(check),
              f"tolerance {format_value(check['tolerance'])}" if check.get("tolerance") is not None else ""]
     facts = [fact for fact in facts if fact]
     lines = [f"{'holds' if check['holds'] else 'FAILS'} [{check['claim']}] {check['says']}"
@@ -105,9 +54,14 @@ def plain(check: Row) -> str:
 
 _PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
                             trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-_PAGES.filters |= {"code": code, "format": format_value, "in_words": phrase, "seeds": seeds, "values": shown_values}
+_PAGES.filters |= {"code": code, "format": format_value, "seeds": seed_count, "values": shown_values,
+                   "beside": traced_numbers.beside, "origin": traced_numbers.check_lines,
+                   "run": traced_numbers.run_lines, "name": traced_numbers.name_of,
+                   "page": traced_numbers.result_page, "anchor": traced_numbers.anchor}
 BROKEN = {"hypothesis": "one hypothesis broken", "mutation": "the formula changed"}
-_PAGES.globals |= {"INLINE": INLINE, "BROKEN": BROKEN}
+_PAGES.globals |= {"BROKEN": BROKEN, "INLINE": INLINE, "FEW": traced_numbers.FEW,
+                   "page_link": traced_numbers.page_link, "box_link": traced_numbers.box_link,
+                   "ledger_link": traced_numbers.ledger_link}
 
 
 def _template(name: str) -> jinja2.Template:
@@ -115,17 +69,31 @@ def _template(name: str) -> jinja2.Template:
 
 
 def box(checks: Sequence[Row], runs: bool = True) -> str:
-    """The checks of one claim as one box that opens.
+    """The checks of one claim: a line with the verdict and a few numbers, and behind it how they were checked.
 
-    :param runs: whether it names the results that were read; what a notebook holds must not change from run to run
+    :param checks: if their numbers are to say where they come from, with the fields of `traced_numbers.check_lines`,
+        and with the ``place`` of each result that they read in the list of `runs_read`
+    :param runs: whether it says so; what a notebook holds must not change from run to run
     """
-    checks = checks if runs else [{**check, "runs": ()} for check in checks]
     claim = checks[0]["claim"]
     ran = [check for check in checks if "skipped" not in check]
     word = "skip" if not ran else "holds" if all(check["holds"] for check in ran) else "fails"
     title = known_claims().get(claim, {}).get("title", claim)
-    return _template("box").render(checks=checks, claim=claim, title=title, word=word,
-                                   mark={"skip": "○", "holds": "✓", "fails": "✗"}[word]).strip()
+    count = sum(len(values_of(check)) for check in ran)
+    shown = _template("box").render(
+        checks=checks, claim=claim, title=title, word=word, traced=runs and "commit" in checks[0],
+        mark={"skip": "○", "holds": "✓", "fails": "✗"}[word], count=count, inline=count <= INLINE).strip()
+    return re.sub(r"\n\s*", "\n", shown)
+
+
+def runs_read(runs: Sequence[Row], made: Row) -> str:
+    """The results that the checks of a page read, folded, where their numbers find them.
+
+    :param runs: one for each result, in the order of their ``place``
+    :param made: the record of the chapter's execution, for what was computed there
+    """
+    shared, own = traced_numbers.shared_parameters(runs)
+    return _template("read").render(runs=own, shared={"parameters": shared}, made={**made, "seconds": None}).strip()
 
 
 def _class(status: str) -> str:
@@ -156,24 +124,96 @@ def ledger_table(rows: Sequence[Row]) -> str:
         rows=rows, statuses=[status for status in STATUSES if any(row["status"] == status for row in rows)],
         sources={source: title for source, title in SOURCES.items() if any(row["source"] == source for row in rows)},
         chapters=list(dict.fromkeys(row["chapter"] for row in rows)), titles={row["id"]: row["title"] for row in rows},
-        holds=("proved", "certified", "checked", "reproduced", "pattern"),
-        csv=base64.b64encode(as_csv(rows).encode()).decode()).strip()
+        holds=("proved", "certified", "checked", "reproduced", "pattern")).strip()
+
+
+_OF_CLAIM = ("title", "source", "place", "status", "registered", "chapter")
+_OF_CHECK = ("holds", "unit", "scope", "control", "cell", "commit", "device", "seconds")
+_OF_NUMBER = ("number", "this book", "paper", "interval low", "interval high", "spread")
+_COLUMNS = ("claim", *_OF_CLAIM, "check", "says", *_OF_NUMBER, *_OF_CHECK, "seeds", "results read")
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """The ledger as CSV, a line a check (or a claim without one)."""
+    """The ledger as CSV, a line a number (a check without one, or a claim without a check, has a line of its own)."""
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["claim", "title", "source", "place", "status", "registered", "chapter", "check", "holds",
-                     "this book", "paper", "seeds", "scope", "control", "commit", "device", "results read"])
+    writer = csv.DictWriter(out, _COLUMNS, restval="")
+    writer.writeheader()
     for row in rows:
         for check in row["checks"] or [{}]:
-            writer.writerow([
-                row["id"], row["title"], row["source"], row["place"], row["status"], row["registered"], row["chapter"],
-                check.get("says", check.get("skipped", "")), check.get("holds", ""),
-                *("" if check.get(field) is None else format_value(check[field]) for field in ("ours", "paper")),
-                seeds(check), check.get("scope", ""), check.get("control", ""), check.get("commit", ""),
-                check.get("device", ""), " ".join(run["file"] for run in check.get("runs", ()))])
+            for value in values_of(check) or [{}]:
+                writer.writerow(_cells_of(row, check, value))
+    return out.getvalue()
+
+
+def _cells_of(row: Row, check: Row, value: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of the CSV; numbers with all their digits."""
+    low, high = value.get("interval") or ("", "")
+    told = {"check": check.get("check", ""), "says": check.get("says", check.get("skipped", "")),
+            "number": value.get("name", ""), "this book": value.get("ours"), "paper": value.get("paper"),
+            "interval low": low, "interval high": high, "spread": value.get("spread"),
+            "seeds": value.get("seeds", ""),
+            "results read": " ".join(run["file"] for run in check.get("runs", ()))}
+    return {"claim": row["id"], **{name: row[name] for name in _OF_CLAIM},
+            **{name: check.get(name, "") for name in _OF_CHECK}, **told}
+
+
+# The paper's numbers beside the book's -----------------------------------------------------------------------------
+
+
+def paper_numbers(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Every number that the paper prints of a claim, beside the book's: one entry each, in the order of the ledger.
+
+    They come from the checks that were executed; where none was, and where a check compares with no printed value, from
+    the claim's ``printed`` in claims.yml.
+
+    :return: row and check (None without one), and what `traced_numbers.values_of` has
+    """
+    found = []
+    for row in rows:
+        if row["source"] in PAPER:
+            checked = [{"row": row, "check": {**check, "registered": row["registered"]}, **value}
+                       for check in row["checks"] for value in values_of(check)]
+            found += [each for each in checked if each["paper"] is not None]
+            found += _printed(row, {each["name"]: each for each in checked})
+    return found
+
+
+def _printed(row: Row, checked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers that claims.yml says the paper prints of a claim, beside those of its checks that have their name."""
+    empty = {"row": row, "check": None, "ours": None, "interval": None, "spread": None, "seeds": ""}
+    printed = known_claims().get(row["id"], {}).get("printed", {})
+    return [{**empty, **checked.get(name, {}), "name": name, "paper": value} for name, value in printed.items()
+            if checked.get(name, empty).get("paper") is None]
+
+
+def paper_table(rows: Sequence[Row]) -> str:
+    """Every number that the paper prints beside the book's, as an HTML table; a script filters it."""
+    lines = [{**each, "shown": _shown(each)} for each in paper_numbers(rows)]
+    statuses = [status for status in STATUSES if any(each["row"]["status"] == status for each in lines)]
+    return _template("paper").render(lines=lines, statuses=statuses,
+                                     places=list(dict.fromkeys(each["row"]["place"] for each in lines))).strip()
+
+
+def _shown(each: Mapping[str, Any]) -> dict[str, str]:
+    """The values of an entry of `paper_numbers` in words."""
+    unit = (each["check"] or {}).get("unit", "")
+    return {"name": each["name"], "seeds": each["seeds"], **{field: traced_numbers.with_unit(each[field], unit)
+                                     for field in ("ours", "interval", "spread", "paper")}}
+
+
+def paper_csv(rows: Iterable[Row]) -> str:
+    """The numbers of `paper_numbers` as CSV, with all their digits."""
+    out = io.StringIO()
+    names = ("place", "claim", "title", "number", "paper", "this book", "interval low", "interval high", "unit",
+             "seeds", "check holds", "status")
+    writer = csv.DictWriter(out, names, restval="")
+    writer.writeheader()
+    for each in paper_numbers(rows):
+        row, check, (low, high) = each["row"], each["check"] or {}, each["interval"] or ("", "")
+        writer.writerow({"place": row["place"], "claim": row["id"], "title": row["title"], "number": each["name"],
+                         "paper": each["paper"], "this book": each["ours"], "interval low": low, "interval high": high,
+                         "unit": check.get("unit", ""), "seeds": each["seeds"],
+                         "check holds": check.get("holds", ""), "status": row["status"]})
     return out.getvalue()
 
 

@@ -25,6 +25,14 @@ def test_a_summary_has_means_spreads_and_intervals_by_name():
     assert single["interval"] is None and single["spread"]["b"] is None
 
 
+def test_many_measures_of_the_same_seeds_have_the_intervals_that_each_has_alone():
+    columns = np.random.default_rng(0).normal(size=(3, 7))
+    assert report.bootstrap_intervals(list(columns)) == [
+        pytest.approx(report.bootstrap_interval(column), abs=1e-12) for column in columns]
+    with pytest.raises(ValueError, match="columns of two seeds or more"):
+        report.bootstrap_intervals([[1.0], [2.0]])
+
+
 def test_the_interval_of_a_difference_holds_the_difference_and_grows_with_the_spread():
     rng = np.random.default_rng(1)
     first, second = rng.normal(size=8), rng.normal(3, 1, size=8)

@@ -1,0 +1,306 @@
+"""Each number of a check in words, and where it comes from: what a reader is told of it, and the link that leads on.
+
+A number on a page is a link to its check in the ledger, whose numbers link the recorded results. On hover, focus or tap
+``book/_static/book.js`` shows a card: the paper's value, the book's, interval, seeds, and where it was computed
+(chapter and cell, commit, device, parameters, seconds, whether the claim was registered before its runs). In a box the
+card is put together from what stands on the page without any script: the number's row, the list of its check
+(`check_lines`), and the lists of the results that the page read (`run_lines`). A number elsewhere has all of it in its
+``title``.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from markupsafe import Markup
+
+from lib.record.ledger import Row
+
+Lines = Sequence[tuple[str, str]]  # what is told, and what it is
+FEW = 4  # so many results, or values of a parameter, are named one by one
+MARKS = "|$`*_{}[]\\"  # that Markdown reads
+REGISTERED = {
+    "before": "before its runs started",
+    "afterwards": "no: the check was written down after its runs",
+    "": "no recorded run: computed whenever the chapter runs",
+}
+
+
+# Values in words ---------------------------------------------------------------------------------------------------
+
+
+def format_value(value: Any) -> str:
+    """A measured value in words: four digits, and each named value after its name."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {format_value(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " to ".join(map(format_value, value)) if len(value) == 2 else ", ".join(map(format_value, value))
+    return f"{value:.{4 if abs(value) < 1e4 else 6}g}" if isinstance(value, float) else str(value)
+
+
+def values_of(check: Row) -> list[dict[str, Any]]:
+    """The values of a check as they are recorded, one entry a name: name, ours, spread, interval, paper, seeds.
+
+    ``seeds`` says how many a value rests on.
+    """
+    ours = check.get("ours")
+    if ours is None and check.get("paper") is None:
+        return []
+    named, fields = isinstance(ours, Mapping), ("ours", "spread", "interval", "paper")
+    return [{"name": "" if name is None else str(name), "seeds": _seeds_of(check, place),
+             **{field: _part(check.get(field), name, place, named) for field in fields}}
+            for place, name in enumerate(ours if isinstance(ours, Mapping) else [None])]
+
+
+def _part(value: Any, name: Any, place: int, named: bool) -> Any:
+    """The part of a value that belongs to one name: by name, or by place where it has none."""
+    if not named or value is None or not isinstance(value, (Mapping, list, tuple)):
+        return value
+    if isinstance(value, Mapping):
+        return value.get(name)
+    return value[place] if place < len(value) else None
+
+
+def _seeds_of(check: Row, place: int) -> str:
+    """How many seeds the value at that place rests on; of all cells, where values and cells differ in number."""
+    cells, ours = _seed_cells(check), check.get("ours")
+    if len(cells) > 1 and isinstance(ours, Mapping) and len(cells) == len(ours):
+        return str(len(cells[place]))
+    return ", ".join(str(len(each)) for each in cells)
+
+
+def shown_values(check: Row) -> list[dict[str, str]]:
+    """The entries of `values_of` in words, numbers with their unit."""
+    return [{name: found if name in ("name", "seeds") else with_unit(found, check.get("unit", ""))
+             for name, found in value.items()} for value in values_of(check)]
+
+
+def with_unit(value: Any, unit: str) -> str:
+    """A value in words, its unit behind it; nothing for None."""
+    text = "" if value is None else format_value(value)
+    return f"{text} {unit}" if text and unit else text
+
+
+def phrase(value: Mapping[str, str]) -> str:
+    """One entry of `shown_values` as a phrase."""
+    name = f"{value['name']}: " if value["name"] else ""
+    return f"{name}{value['ours']}{beside(value)}"
+
+
+def beside(value: Mapping[str, str]) -> str:
+    """What stands behind a number of `shown_values`: its spread, its interval, and the paper's."""
+    spread = f" ± {value['spread']}" if value["spread"] else ""
+    interval = f" (interval {value['interval']})" if value["interval"] else ""
+    paper = f" (paper: {value['paper']})" if value["paper"] else ""
+    return f"{spread}{interval}{paper}"
+
+
+def seed_count(check: Row) -> str:
+    """How many seeds a check rests on, by cell where cells differ."""
+    cells = _seed_cells(check)
+    return f"{', '.join(str(len(each)) for each in cells)} seeds" if cells else ""
+
+
+def _seed_cells(check: Row) -> list[Sequence[int]]:
+    found = check.get("seeds") or ()
+    return [each for each in found if isinstance(each, (list, tuple))] or ([found] if found else [])
+
+
+# Where a number comes from -----------------------------------------------------------------------------------------
+
+
+def number_lines(check: Row, value: Mapping[str, str]) -> Lines:
+    """What is said of one number beside its origin: the paper's value, the book's, interval, spread, seeds.
+
+    :param value: an entry of `shown_values`
+    """
+    metric = check.get("sources", {}).get(value["name"], ("", ""))[1]
+    lines = [("number", value["name"]), ("paper", value["paper"] or "prints none"), ("this book", value["ours"]),
+             ("interval", value["interval"]), ("spread over seeds", value["spread"] and f"± {value['spread']}"),
+             ("seeds", value["seeds"] or "none: no mean over seeds"),
+             ("mean of", metric.replace("_", " "))]
+    return [line for line in lines if line[1]]
+
+
+def origin_lines(check: Row, file: str = "") -> Lines:
+    """Where numbers of a check come from: results, commit, device, parameters, seconds, chapter and cell.
+
+    :param check: a check of a ledger's row; each of its ``runs`` may carry ``parameters``
+    :param file: the result that they come from; all that the check read, where not said
+    """
+    runs = [run for run in check.get("runs", ()) if file in ("", run["file"])]
+    where = [("checked in", f"{check['chapter']}, cell {check['cell']}"),
+             ("registered", REGISTERED[check.get("registered", "")])]
+    if not runs:
+        return [*where, *_made([check], check["parameters"])]
+    files = [name_of(run["file"]) for run in runs]
+    read = ", ".join(files) if len(files) <= FEW else f"{', '.join(files[:FEW])} and {len(files) - FEW} more"
+    return [*where, ("result" if len(files) == 1 else "results read", read), *_made(runs, _together(runs))]
+
+
+def check_lines(check: Row) -> Lines:
+    """What is said of all numbers of a check in a box: where they were checked, and on how many seeds they rest."""
+    own = "" if check.get("runs") or check.get("seconds") is None else format_value(float(check["seconds"]))
+    lines = [("seeds", seed_count(check).removesuffix(" seeds") or "none: no mean over seeds"),
+             ("checked in", f"{check['chapter']}, cell {check['cell']}"),
+             ("registered", REGISTERED[check.get("registered", "")]), ("seconds", own)]
+    return [line for line in lines if line[1]]
+
+
+def run_lines(run: Row) -> Lines:
+    """What is said of one result that a page read: commit, device, seconds, parameters."""
+    return _made([run], run.get("parameters", {}))
+
+
+def _file(check: Row, name: str) -> str:
+    return check.get("sources", {}).get(name, ("", ""))[0]
+
+
+def shared_parameters(runs: Sequence[Row]) -> tuple[dict[str, Any], list[Row]]:
+    """The parameters that all runs share, none of a single run, and the runs with the others alone."""
+    each = [run.get("parameters", {}) for run in runs]
+    first = each[0] if len(each) > 1 else {}
+    shared = {name: value for name, value in first.items()
+              if all(name in other and other[name] == value for other in each)}
+    return shared, [{**run, "parameters": {name: value for name, value in own.items() if name not in shared}}
+                    for run, own in zip(runs, each, strict=True)]
+
+
+def _made(runs: Sequence[Row], parameters: Mapping[str, Any]) -> Lines:
+    """Commit, device, seconds and parameters of runs, or of the chapter that computed a check itself."""
+    seconds = [run["seconds"] for run in runs if run.get("seconds") is not None]
+    words = ", ".join(f"{name} = {_word(value)}" for name, value in parameters.items())
+    lines = [("commit", _each("commit", runs)), ("device", _each("device", runs)),
+             ("seconds", format_value(float(sum(seconds))) if seconds else ""), ("parameters", words)]
+    return [line for line in lines if line[1]]
+
+
+def _each(field: str, runs: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(str(run[field]) for run in runs if run.get(field)))
+
+
+def _together(runs: Sequence[Row]) -> dict[str, Any]:
+    """The parameters of several runs: a value, or all values where they differ."""
+    found: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in run.get("parameters", {}).items():
+            found.setdefault(name, []).append(value)
+    return {name: _alternatives(values) for name, values in found.items()}
+
+
+def _alternatives(values: Sequence[Any]) -> Any:
+    different = list({json.dumps(value): value for value in values}.values())
+    if len(different) == 1:
+        return different[0]
+    return " or ".join(map(_word, different[:FEW])) + (" or other" if len(different) > FEW else "")
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def single_sources(check: Row, means: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, str]]:
+    """Result and metric of those numbers of a check that are the mean of one metric in one of the results it read.
+
+    A number is that mean if they agree to nine digits. Whole numbers are left out: many means are 0 or 100 percent.
+
+    :param means: result -> metric -> mean over its seeds
+    :return: name of the value -> result, metric
+    """
+    found = {}
+    for value in values_of(check):
+        alike = [(file, metric) for file, metrics in means.items() for metric, mean in metrics.items()
+                 if isinstance(value["ours"], float) and math.isclose(value["ours"], mean, rel_tol=1e-9)]
+        if len({file for file, _ in alike}) == 1 and not value["ours"].is_integer():
+            found[value["name"]] = alike[0][0], " or ".join(metric for _, metric in alike)
+    return found
+
+
+# Links -------------------------------------------------------------------------------------------------------------
+
+
+def name_of(file: str) -> str:
+    """A recorded result without its folder and ending: ``one_layer/full_rope``."""
+    return str(PurePosixPath(file).relative_to("results").with_suffix("")) if file.startswith("results/") else file
+
+
+def result_page(file: str) -> str:
+    """The page that shows a recorded result, seen from a chapter."""
+    return f"../{PurePosixPath(file).with_suffix('.html')}"
+
+
+def anchor(check: Row) -> str:
+    """The place of a check in the ledger; of several of one name the first."""
+    return f"check-{check['claim']}-{check['check']}"
+
+
+def title(lines: Lines, marks: str) -> Markup:
+    """Lines as the value of a ``title`` attribute.
+
+    :param marks: written as numbers, for what reads the page's source: `MARKS` inside Markdown
+    """
+    text = html.escape("\n".join(f"{name}: {told}" for name, told in lines))
+    for mark in f"\n{marks}":
+        text = text.replace(mark, f"&#{ord(mark)};")
+    return Markup(text)
+
+
+def page_link(check: Row, value: Mapping[str, str]) -> Markup:
+    """A number in a text: a link to its check in the ledger, with all that is said of it as title.
+
+    :param value: an entry of `shown_values`
+    """
+    lines = [*number_lines(check, value), *origin_lines(check, _file(check, value["name"]))]
+    return Markup('<a class="number" href="ledger.html#{}" title="{}">{}</a>').format(
+        anchor(check), title(lines, MARKS), value["ours"])
+
+
+def box_link(check: Row, value: Mapping[str, str], item: int) -> Markup:
+    """A number in a box: a link to its check in the ledger, and where in the page the rest is said.
+
+    :param value: an entry of `shown_values`
+    :param item: place of the check in its box; a number outside the item says about itself what a row of a table would
+    """
+    run = next((run["place"] for run in check.get("runs", ()) if run["file"] == _file(check, value["name"])), None)
+    told = "" if item < 0 else Markup(' data-item="{}" title="{}"').format(item, title(number_lines(check, value), ""))
+    source = "" if run is None else Markup(' data-run="{}"').format(run)
+    seeds = Markup(' data-seeds="{}"').format(value["seeds"]) if len(_seed_cells(check)) > 1 else ""
+    return Markup('<a class="number" href="ledger.html#{}"{}{}{}>{}</a>').format(
+        anchor(check), told, source, seeds, value["ours"])
+
+
+def ledger_link(check: Row, value: Mapping[str, str]) -> Markup:
+    """A number in the ledger: a link to the one result that it was read from, or to the run of its chapter.
+
+    A number that was computed from several results leads to none: the row lists them.
+    """
+    runs, source = check.get("runs", ()), _file(check, value["name"])
+    if len(runs) > 1 and not source:
+        return Markup.escape(value["ours"])
+    file = source or (runs[0]["file"] if runs else f"results/chapters/{check['chapter']}.json")
+    return Markup('<a class="number" href="{}">{}</a>').format(result_page(file), value["ours"])
+
+
+def find(rows: Iterable[Row], claim: str, check: str, name: str = "") -> tuple[Row, dict[str, str]]:
+    """A check of the ledger and one of its values, as `shown_values` has it.
+
+    :param name: of the value; may be left out where the check has only one
+    :raises KeyError: if there is no such claim, check or value; says which there are
+    """
+    row = _named({row["id"]: row for row in rows}, claim, "claim")
+    done = {each["check"]: each for each in reversed(row["checks"]) if "skipped" not in each}
+    found = {**_named(done, check, f"executed check of {claim}"), "registered": row["registered"]}
+    values = {value["name"]: value for value in shown_values(found)}
+    only = next(iter(values)) if len(values) == 1 and not name else name
+    return found, _named(values, only, f"value of {claim}/{check}")
+
+
+def _named(found: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in found:
+        raise KeyError(f"no {kind} {name!r}; there are {', '.join(sorted(found)) or 'none'}")
+    return found[name]

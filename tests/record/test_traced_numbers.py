@@ -1,0 +1,147 @@
+"""What a page says of a number, and where its link leads."""
+
+import html
+import re
+
+import pytest
+
+from lib.record import traced_numbers as traced
+
+RUNS = [{"file": f"results/one_layer/full_rope_{length}.json", "commit": commit, "device": "CPU", "seconds": 100.0,
+         "parameters": {"length": length, "steps": 6000, "encoding": "rope"}}
+        for length, commit in ((10, "abc"), (20, "def"))]
+CHECK = {"claim": "table-1", "check": "reverse", "says": "reverse", "holds": False, "unit": "%",
+         "seeds": [[0, 1, 2], [0, 1]], "runs": RUNS,
+         "paper": {"L = 10": 43.1, "L = 20": 55.7}, "ours": {"L = 10": 22.47, "L = 20": 0.5},
+         "spread": {"L = 10": 3.0, "L = 20": 1.0}, "interval": {"L = 10": [9.4, 38.1], "L = 20": [0.1, 1.0]},
+         "chapter": "one_layer", "cell": 13, "commit": "page", "device": "GPU", "seconds": 0.1,
+         "parameters": {"batch": 120}, "registered": "afterwards"}
+
+
+def first(check=CHECK):
+    return traced.shown_values(check)[0]
+
+
+def test_a_number_says_the_papers_value_interval_and_seeds():
+    assert dict(traced.number_lines(CHECK, first())) == {
+        "number": "L = 10", "paper": "43.1 %", "this book": "22.47 %", "interval": "9.4 to 38.1 %",
+        "spread over seeds": "± 3 %", "seeds": "3"}
+    assert [value["seeds"] for value in traced.values_of(CHECK)] == ["3", "2"]
+    assert traced.values_of({**CHECK, "ours": 1.0})[0]["seeds"] == "3, 2"
+    assert {value["seeds"] for value in traced.values_of({**CHECK, "seeds": [4, 5, 6, 7]})} == {"4"}
+
+
+def test_a_number_the_paper_does_not_print_says_so():
+    plain = {**CHECK, "paper": None, "ours": 1.5, "spread": None, "interval": None, "seeds": []}
+    assert dict(traced.number_lines(plain, first(plain))) == {
+        "paper": "prints none", "this book": "1.5 %", "seeds": "none: no mean over seeds"}
+
+
+def test_the_origin_is_that_of_the_results_read_not_of_the_page():
+    told = dict(traced.origin_lines(CHECK))
+    assert told["checked in"] == "one_layer, cell 13"
+    assert told["results read"] == "one_layer/full_rope_10, one_layer/full_rope_20"
+    assert (told["commit"], told["device"], told["seconds"]) == ("abc, def", "CPU", "200")
+    assert told["parameters"] == "length = 10 or 20, steps = 6000, encoding = rope"
+    assert told["registered"] == "no: the check was written down after its runs"
+
+
+def test_without_results_the_origin_is_the_chapters_execution():
+    told = dict(traced.origin_lines({**CHECK, "runs": [], "registered": ""}))
+    assert (told["commit"], told["device"], told["seconds"]) == ("page", "GPU", "0.1")
+    assert told["parameters"] == "batch = 120"
+    assert "results read" not in told and told["registered"].startswith("no recorded run")
+
+
+def test_many_results_are_counted():
+    told = dict(traced.origin_lines({**CHECK, "runs": RUNS * 5}))
+    assert told["results read"].endswith("and 6 more")
+
+
+def test_the_link_in_a_chapter_leads_to_the_check_and_its_title_holds_everything():
+    link = traced.page_link(CHECK, first())
+    assert 'href="ledger.html#check-table-1-reverse"' in link and link.endswith(">22.47 %</a>")
+    title = html.unescape(re.search('title="([^"]*)"', link)[1])
+    lines = [f"{name}: {told}" for name, told in (*traced.number_lines(CHECK, first()), *traced.origin_lines(CHECK))]
+    assert title.split("\n") == lines
+    assert not set(re.search('title="([^"]*)"', link)[1]) & set("\n|$`*_[]{}")  # it stands in Markdown too
+
+
+PLACED = {**CHECK, "runs": [{**run, "place": place} for place, run in enumerate(RUNS)]}
+
+
+def test_a_number_in_a_box_says_what_its_row_and_the_lists_of_the_page_do_not():
+    known = {**PLACED, "sources": {"L = 20": (RUNS[1]["file"], "reverse_accuracy")}}
+    values = traced.shown_values(known)
+    assert [traced.box_link(known, value, -1) for value in values] == [
+        '<a class="number" href="ledger.html#check-table-1-reverse" data-seeds="3">22.47 %</a>',
+        '<a class="number" href="ledger.html#check-table-1-reverse" data-run="1" data-seeds="2">0.5 %</a>']
+    assert 'data-item="4" title="number: L = 20&#10;paper: 55.7 %&#10;' in traced.box_link(known, values[1], 4)
+
+
+def test_the_lists_of_a_page_say_where_its_numbers_come_from():
+    assert dict(traced.check_lines(CHECK)) == {"seeds": "3, 2", "checked in": "one_layer, cell 13",
+                                               "registered": "no: the check was written down after its runs"}
+    assert dict(traced.check_lines({**CHECK, "runs": []}))["seconds"] == "0.1"
+    assert dict(traced.run_lines(RUNS[1])) == {"commit": "def", "device": "CPU", "seconds": "100",
+                                               "parameters": "length = 20, steps = 6000, encoding = rope"}
+
+
+def test_a_number_that_is_the_mean_of_one_metric_names_it():
+    means = {RUNS[0]["file"]: {"reverse_accuracy": 22.47, "forward_accuracy": 100.0},
+             RUNS[1]["file"]: {"reverse_accuracy": 0.5, "forward_accuracy": 22.4701}}
+    found = traced.single_sources(CHECK, means)
+    assert found == {"L = 10": (RUNS[0]["file"], "reverse_accuracy"), "L = 20": (RUNS[1]["file"], "reverse_accuracy")}
+    told = dict(traced.number_lines({**CHECK, "sources": found}, first()))
+    assert told["mean of"] == "reverse accuracy"
+
+
+def test_a_number_from_one_of_several_results_has_the_origin_of_that_one():
+    check = {**CHECK, "sources": {"L = 20": (RUNS[1]["file"], "reverse_accuracy")}}
+    told = dict(traced.origin_lines(check, RUNS[1]["file"]))
+    assert (told["result"], told["commit"], told["seconds"]) == ("one_layer/full_rope_20", "def", "100")
+    assert told["parameters"] == "length = 20, steps = 6000, encoding = rope"
+    assert "commit: def" in html.unescape(traced.page_link(check, traced.shown_values(check)[1]))
+
+
+@pytest.mark.parametrize("means", [
+    {"a": {"x": 22.47}, "b": {"y": 22.47}},  # either could be meant
+    {"a": {"x": 22.470001}},
+    {}])
+def test_a_number_of_unclear_source_names_none(means):
+    assert "L = 10" not in traced.single_sources(CHECK, means)
+
+
+def test_whole_numbers_have_no_single_source():
+    assert traced.single_sources({**CHECK, "ours": 100.0}, {"a": {"x": 100.0}}) == {}
+    assert traced.single_sources({**CHECK, "ours": 99.5}, {"a": {"x": 99.5}}) == {"": ("a", "x")}
+
+
+def test_the_link_in_the_ledger_leads_to_the_result():
+    assert traced.ledger_link(CHECK, first()) == "22.47 %"  # of two results: the row lists them
+    one = {**CHECK, "sources": {"L = 10": (RUNS[1]["file"], "reverse_accuracy")}}
+    assert 'href="../results/one_layer/full_rope_20.html"' in traced.ledger_link(one, first())
+    assert 'href="../results/one_layer/full_rope_10.html"' in traced.ledger_link({**CHECK, "runs": RUNS[:1]}, first())
+    assert 'href="../results/chapters/one_layer.html"' in traced.ledger_link({**CHECK, "runs": []}, first())
+
+
+SKIPPED = {"claim": "table-1", "check": "reverse", "skipped": "why"}
+ROWS = [{"id": "table-1", "registered": "before", "checks": [SKIPPED, CHECK]},
+        {"id": "empty", "registered": "", "checks": []}]
+
+
+def test_a_number_is_found_by_claim_check_and_name():
+    check, value = traced.find(ROWS, "table-1", "reverse", "L = 20")
+    assert value["ours"] == "0.5 %" and check["registered"] == "before"
+    single = [{**ROWS[0], "checks": [{**CHECK, "ours": {"only": 1.0}}]}]
+    assert traced.find(single, "table-1", "reverse")[1]["ours"] == "1 %"
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (("table-9", "reverse"), "no claim 'table-9'; there are empty, table-1"),
+    (("table-1", "forward"), "no executed check of table-1 'forward'; there are reverse"),
+    (("table-1", "reverse"), "no value of table-1/reverse ''; there are L = 10, L = 20"),
+    (("empty", "reverse"), "no executed check of empty 'reverse'; there are none")])
+def test_a_number_that_is_not_there_is_refused_by_name(names, message):
+    with pytest.raises(KeyError, match=message):
+        traced.find(ROWS, *names)
