@@ -36,9 +36,12 @@ def conditions_table(runs: RecordedRuns) -> str:
 
 
 def mean_with_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
-    """Mean over seeds with its 95 % interval; "not run here" without two seeds, a dash for what a run does not hold."""
+    """Mean over seeds with its 95 % interval; "not run here" without two seeds.
+
+    A dash stands for what fewer than two of the runs hold: older ones lack some measures.
+    """
     found = [result["metrics"][metric][0] for result in runs.find(condition).values() if metric in result["metrics"]]
-    if not found:
+    if len(found) < 2:
         return "–" if runs.find(condition) else "not run here"
     low, high = report.bootstrap_interval(np.array(found))
     return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"

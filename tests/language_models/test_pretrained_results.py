@@ -111,6 +111,10 @@ def test_tables_and_figures_show_what_is_there(runs):
     table = pretrained_tables.conditions_table(runs)
     assert ("| masked | 5 | 95 (95 to 95) | 5 (5 to 5) |" in table) == bool(runs.results)
     assert "| published | 0 | not run here |" in table and "| LLaDA-8B, p2c, as printed |  | 76.7 | 48.3 |" in table
+    if runs.results:  # a measure that one run alone holds
+        runs.results[0]["metrics"]["reverse_contained"] = [40.0]
+        assert pretrained_tables.mean_with_interval(runs, "reverse_contained", "masked") == "–"
+        assert pretrained_tables.conditions_table(runs)
     patched = pretrained_tables.patch_with_interval(runs)
     mean = np.mean([200 / (4 + seed / 10) for seed in range(5)])
     assert patched.startswith(f"{mean:.0f} (46 to 4" if runs.results else "not run here"), patched
