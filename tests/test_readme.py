@@ -177,6 +177,21 @@ def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
         assert words in text, words
 
 
+def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
+    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    checks = {name: rows[name]["checks"][0] for name in ("smollm-curse", "smollm-stored", "smollm-written")}
+    text = glance["Table 7 in a real model (SmolLM2-135M)"]
+    exact, twin = checks["smollm-written"], checks["smollm-curse"]["ours"]["reverse, exact"]
+    gain = checks["smollm-stored"]
+    low, high = exact["interval"]["reverse, exact"]
+    less, more = gain["interval"]["difference"]
+    for words in (f"writes {exact['ours']['reverse, exact']:.0f} % of the names exactly",
+                  f"({low:.0f} to {high:.0f}, three seeds)", f"in {gain['ours']['difference']:.0f} points more",
+                  f"({less:.0f} to {more:.0f}), which writes {twin:.0f} %"):
+        assert words in text, words
+    assert len(exact["seeds"][0]) == 3
+
+
 def test_rows_at_a_glance_are_claims(glance):
     named = {name for text in glance.values() for name in re.findall(r"`([\w-]+)`", text.partition("Rows: ")[2])}
     assert len(named) > 8 and named <= set(claims_file.known_claims())
