@@ -36,6 +36,7 @@ UNUSED = re.compile(
     r'|<script type="text/x-thebe-config">.*?</script>|<script>(?:const THEBE_JS_URL|kernelName|window\.MathJax)[^<]*'
     r"</script>", re.DOTALL)
 REPEATED = re.compile(r'(<(?:section|div)\b[^>]*?) id="proof(?:-content)?"')  # sphinx-proof gives it to all statements
+COLOURS = 128  # of a picture
 FIGURE = re.compile(r'(<a class="enlarge"[^>]*>)?(<img [^>]*src="([^"]*_images/[^"]*)"[^>]*>)')
 ESCAPE = re.compile(r"\\([0-9a-f]{4})(?![0-9a-f])")  # a character as a stylesheet writes it
 PRIVATE = re.compile("[\ue000-\uf8ff]")  # where the icon font keeps its characters
@@ -116,14 +117,26 @@ def _converter() -> math_core.LatexToMathML:
 
 
 def pictures(page: str, folder: Path) -> str:
-    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of the same pixels."""
+    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of at most `COLOURS` colours."""
     for name in set(re.findall(r'(?:src|href)="([^"]*_images/[^"]*)\.png"', page)):
         source = (folder / f"{name}.png").resolve()
         if source.exists():
-            Image.open(source).save(source.with_suffix(".webp"), lossless=True, method=2, quality=50)
+            few_colours(Image.open(source)).save(source.with_suffix(".webp"), lossless=True, method=4, quality=75)
             source.unlink()
         page = page.replace(f"{name}.png", f"{name}.webp")
     return page
+
+
+def few_colours(picture: Image.Image) -> Image.Image:
+    """The picture itself if it has at most `COLOURS` colours or is not opaque, else drawn with as many.
+
+    Most colours of a figure are shades between a line and its ground; merging close ones halves the file.
+    """
+    whole = picture.convert("RGBA")
+    if whole.getcolors(COLOURS) is not None or whole.getextrema()[3] != (255, 255):
+        return picture
+    merged = whole.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    return merged.convert("RGB")
 
 
 def enlargeable(page: str) -> str:

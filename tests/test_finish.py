@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
@@ -82,6 +83,19 @@ def test_pictures_keep_their_pixels_and_can_be_enlarged(site):
     text = (site / "book" / "a.html").read_text(encoding="utf-8")
     assert '<a class="enlarge" href="../_images/one.webp"><img alt="A line"' in text
     assert not (site / "_images" / "one.png").exists()
+
+
+def test_a_picture_of_many_colours_is_drawn_with_fewer_that_are_close():
+    across, down = np.meshgrid(np.arange(64), np.arange(64))
+    many = Image.fromarray(np.stack([4 * across, 4 * down, 255 - 2 * across], 2).astype("uint8"))
+    found = finish.few_colours(many)
+    assert len(many.getcolors(10_000)) == 4096 and len(found.getcolors(10_000)) <= finish.COLOURS
+    off = np.abs(np.asarray(found).astype(int) - np.asarray(many)).max(2)
+    assert off.mean() < 12 and off.max() < 40
+    few = many.quantize(50).convert("RGB")
+    assert finish.few_colours(few) is few
+    see_through = Image.merge("RGBA", [*many.split(), many.split()[0]])
+    assert finish.few_colours(see_through) is see_through
 
 
 def test_fonts_keep_the_characters_that_are_shown(site):
