@@ -36,6 +36,8 @@ UNUSED = re.compile(
     r'|<script type="text/x-thebe-config">.*?</script>|<script>(?:const THEBE_JS_URL|kernelName|window\.MathJax)[^<]*'
     r"</script>", re.DOTALL)
 REPEATED = re.compile(r'(<(?:section|div)\b[^>]*?) id="proof(?:-content)?"')  # sphinx-proof gives it to all statements
+#: Sphinx calls the references a list, and each of them an entry of a bibliography, which no list may hold
+REFERENCES = re.compile(r'<div role="list" class="citation-list">')
 COLOURS = 128  # of a picture
 FIGURE = re.compile(r'(<a class="enlarge"[^>]*>)?(<img [^>]*src="([^"]*_images/[^"]*)"[^>]*>)')
 ESCAPE = re.compile(r"\\([0-9a-f]{4})(?![0-9a-f])")  # a character as a stylesheet writes it
@@ -57,7 +59,8 @@ def finish(site: Path) -> None:
     for page in pages:
         text = page.read_text(encoding="utf-8")
         try:
-            done = typeset(REPEATED.sub(r"\1", UNUSED.sub("", text)))
+            plain = REFERENCES.sub('<div class="citation-list">', REPEATED.sub(r"\1", UNUSED.sub("", text)))
+            done = typeset(plain)
         except math_core.LatexError as error:
             raise Refused(f"{page.name}: a formula cannot be typeset: {error}") from None
         done = enlargeable(pictures(done, page.parent))

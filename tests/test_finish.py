@@ -69,6 +69,15 @@ def test_programs_that_no_page_uses_are_gone(site):
     assert "proof-content" not in text and 'id="eq"' in text
 
 
+def test_references_are_no_list_of_other_things(site):
+    page = site / "book" / "a.html"
+    entries = '<div role="list" class="citation-list"><div role="doc-biblioentry">A</div></div></body>'
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", entries), encoding="utf-8")
+    finish.finish(site)
+    text = page.read_text(encoding="utf-8")
+    assert '<div class="citation-list"><div role="doc-biblioentry">A' in text and 'role="list"' not in text
+
+
 def test_stylesheets_keep_the_rules_that_can_apply(site):
     finish.finish(site)
     sheet = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
