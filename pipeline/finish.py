@@ -136,7 +136,7 @@ def few_colours(picture: Image.Image) -> Image.Image:
     Most colours of a figure are shades between a line and its ground; merging close ones halves the file.
     """
     whole = picture.convert("RGBA")
-    if whole.getcolors(COLOURS) is not None or whole.getextrema()[3] != (255, 255):
+    if whole.getcolors(COLOURS) is not None or whole.getchannel("A").getextrema() != (255, 255):
         return picture
     merged = whole.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     return merged.convert("RGB")
