@@ -38,6 +38,9 @@ def questions(reads=ONE):
     """The questions about each fact; the reverse one reads its table ``gain`` times as strongly."""
     def question(asked, fact):
         together = functools.partial(scores, reads[asked], asked == "reverse")
-        return FactQuestion(together, fact, tuple(range(FACTS)), lambda model: together(model, [fact]))
+        # two layers, of which the first knows the question as well
+        noted = torch.eye(FACTS)[[3 * (asked == "reverse")]]
+        state = lambda model: torch.cat([together(model, [fact]) + noted, together(model, [fact])])
+        return FactQuestion(together, fact, tuple(range(FACTS)), state)
 
     return [FactQuestions(*(question(asked, fact) for asked in FactQuestions._fields)) for fact in range(FACTS)]
