@@ -28,16 +28,16 @@ _MEASURES = {"distance ratio": "distance_ratio", "fact probe, %": "fact_probe", 
 
 
 def transfer_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
-    """Specific transfer ratio and answers that follow, a row a condition, one dot a seed; none where nothing is run."""
+    """Transfer ratio and answers that follow, a row a condition, one dot a seed; none where nothing is run."""
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 0.55 * len(conditions) + 1.6), sharey=True)
-    for panel, key in zip(panels, ("specific", "follows"), strict=True):
+    for panel, key in zip(panels, ("transfer", "follows"), strict=True):
         for edit, offset in zip(_EDITS, (-0.27, -0.09, 0.09, 0.27), strict=True):
             for place, condition in enumerate(conditions):
                 figures.dots(panel, place + offset, runs.metric(f"{edit}_{key}", condition), across=True,
                              **_EDITS[edit] | {"markersize": 4})
     for at in (0, 1):
         panels[0].axvline(at, color="k", linewidth=0.6)
-    panels[0].set(xlabel="specific transfer ratio", yticks=range(len(conditions)),
+    panels[0].set(xlabel="transfer ratio", yticks=range(len(conditions)),
                   yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
     panels[0].invert_yaxis()
     panels[1].set(xlabel="answers that follow, %", xlim=(-4, 104))
@@ -51,10 +51,7 @@ def _legend(figure: Figure, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def edits_of_facts(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
-    """Change of the logit difference in the asked question over that in the edited one, a dot a fact and seed.
-
-    Each less its mean change in the questions about other facts.
-    """
+    """Change of the logit difference in the asked question over that in the edited one, a dot a fact and seed."""
     figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 2.9), sharex=True, sharey=True, squeeze=False)
     for panel, condition in zip(panels[0], conditions, strict=True):
         for edit in ("right", "forward"):
@@ -94,7 +91,7 @@ def recorded_metric(runs: RecordedEdits, name: str, condition: str) -> np.ndarra
 
 
 def edit_table(runs: RecordedEdits) -> str:
-    """Specific transfer ratio and, in parentheses, answers that follow and the spill, in percent: means over seeds."""
+    """Transfer ratio and, in parentheses, answers that follow and others kept, in percent: means over seeds."""
     rows = [[CONDITION_NAMES[condition], len(runs.find(condition)) or "",
              *(_edit_cell(runs, edit, condition) for edit in _COLUMNS.values())] for condition in CONDITION_NAMES]
     return report.markdown(["", "seeds", *_COLUMNS], rows)
@@ -103,8 +100,8 @@ def edit_table(runs: RecordedEdits) -> str:
 def _edit_cell(runs: RecordedEdits, edit: str, condition: str) -> str:
     if not runs.find(condition):
         return "not run here"
-    ratio, percent, spill = (runs.metric(f"{edit}_{key}", condition).mean() for key in ("specific", "follows", "spill"))
-    return f"{ratio:.2f} ({percent:.0f}, {spill:.0f})"
+    ratio, percent, kept = (runs.metric(f"{edit}_{key}", condition).mean() for key in ("transfer", "follows", "kept"))
+    return f"{ratio:.2f} ({percent:.0f}, {kept:.0f})"
 
 
 def measure_table(runs: RecordedEdits) -> str:

@@ -46,12 +46,10 @@ class RecordedEdits(RecordedRuns):
         return dict(sorted(found.items())) if len(found) > 1 else {}
 
     def points(self, edit: str, condition: str) -> tuple[Float[np.ndarray, " edit"], Float[np.ndarray, " edit"]]:
-        """Change of the logit difference in the edited question and in the one asked, each less its mean change in the
-        questions about other facts; one pair a fact and seed."""
-        found = {key: np.array([value for result in self.find(condition).values()
-                                for value in result["curves"][f"{edit}_{key}"]], dtype=float)
-                 for key in ("edited", "edited_elsewhere", "asked", "asked_elsewhere")}
-        return found["edited"] - found["edited_elsewhere"], found["asked"] - found["asked_elsewhere"]
+        """Change of the logit difference in the edited question and in the one asked, one pair a fact and seed."""
+        edited, asked = ([value for result in self.find(condition).values()
+                          for value in result["curves"][f"{edit}_{key}"]] for key in ("edited", "asked"))
+        return np.array(edited, dtype=float), np.array(asked, dtype=float)
 
     def transfers(self, condition: str, edits: Sequence[str], control: str = "") -> dict[str, Any]:
         """What `lib.record.claims.verify` is told of edits of a condition: transfer ratio and answers that follow.
@@ -59,8 +57,8 @@ class RecordedEdits(RecordedRuns):
         :param control: another condition, whose runs the check needs as well
         """
         told = self.evidence({f"{edit}, {word}": (f"{edit}_{key}", condition) for edit in edits
-                              for key, word in (("specific", "ratio"), ("follows", "follows, %"))})
-        more = self.evidence({"control": ("forward_specific", control)})["needs"] if control else {}
+                              for key, word in (("transfer", "ratio"), ("follows", "follows, %"))})
+        more = self.evidence({"control": ("forward_transfer", control)})["needs"] if control else {}
         return told | {"needs": told["needs"] | more}
 
 
@@ -74,21 +72,21 @@ def edits_planned() -> int:
 
 def follows(runs: RecordedEdits, condition: str, edit: str = "forward", *, ratio: float = 0.5,
             percent: float | int = 50) -> bool:
-    """Are the specific transfer ratio and the answers that follow, means over seeds, at least so high?"""
-    return bool(runs.metric(f"{edit}_specific", condition).mean() >= ratio
+    """Are the transfer ratio and the answers that follow, means over seeds, at least so high?"""
+    return bool(runs.metric(f"{edit}_transfer", condition).mean() >= ratio
                 and runs.metric(f"{edit}_follows", condition).mean() >= percent)
 
 
 def stays_apart(runs: RecordedEdits, condition: str, edits: Sequence[str] = ("forward", "reverse"), *,
                 ratio: float = 0.5, percent: float | int = 10) -> bool:
     """Are both at most so high, whichever of the questions is edited?"""
-    return all(bool(runs.metric(f"{edit}_specific", condition).mean() <= ratio
+    return all(bool(runs.metric(f"{edit}_transfer", condition).mean() <= ratio
                     and runs.metric(f"{edit}_follows", condition).mean() <= percent) for edit in edits)
 
 
 def mean_transfer(runs: RecordedEdits, condition: str) -> Float[np.ndarray, " seed"]:
-    """Specific transfer ratio, mean of the edits through the forward and through the reverse question."""
-    return (runs.metric("forward_specific", condition) + runs.metric("reverse_specific", condition)) / 2
+    """Transfer ratio, mean of the edits through the forward and through the reverse question."""
+    return (runs.metric("forward_transfer", condition) + runs.metric("reverse_transfer", condition)) / 2
 
 
 def transfers_less(runs: RecordedEdits, condition: str, other: str, by: float = 0.1) -> bool:
@@ -134,8 +132,8 @@ def distances_differ(runs: RecordedEdits, conditions: Sequence[str], far: str = 
 
 
 def transfer_difference(runs: RecordedEdits, first: str, second: str) -> dict[str, Any]:
-    """What `lib.record.claims.verify` is told of the difference of two conditions' mean specific transfer ratios."""
-    told = runs.evidence({"first": ("forward_specific", first), "second": ("forward_specific", second)})
+    """What `lib.record.claims.verify` is told of the difference of two conditions' mean transfer ratios."""
+    told = runs.evidence({"first": ("forward_transfer", first), "second": ("forward_transfer", second)})
     found: Mapping[str, Any] = {"ratio": lambda: (mean_transfer(runs, second), mean_transfer(runs, first))}
     effects = lambda name: report.told_effects({key: pair() for key, pair in found.items()})[name]
     return told | {"ours": lambda: effects("ours"), "interval": lambda: effects("interval")}

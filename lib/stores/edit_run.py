@@ -6,9 +6,9 @@ The model is trained first, or taken from the work folder. Facts that are answer
 edited one at a time (`lib.stores.transfer`), each time from the trained weights. A run that is interrupted goes on from
 the fact it was at; one that is done is left alone.
 
-Metrics: how many questions of each kind are answered (percent), for each edit both transfer ratios, answers that
-follow, spills and margins reached (percent) and steps, and the measures of `lib.stores.states`. Curves: the edits fact
-by fact, and the measures layer by layer.
+Metrics: how many questions of each kind are answered (percent), for each edit the transfer ratio, answers that
+follow, others kept and margins reached (percent) and steps, and the measures of `lib.stores.states`. Curves: the edits
+fact by fact, and the measures layer by layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lib.record import provenance
@@ -32,7 +31,7 @@ from lib.stores.subjects import SUBJECTS
 from lib.stores.transfer import EDITS, FactQuestions, Outcome
 
 _EXPERIMENT = "one_store"
-_CURVES = ("edited", "edited_elsewhere", "asked", "asked_elsewhere", "start", "ahead", "spilt", "steps")
+_CURVES = ("edited", "asked", "start", "ahead", "kept", "steps")
 FEWEST_FACTS = 4  # that must be answered for anything to be measured
 
 
@@ -70,7 +69,7 @@ def edit_and_measure(asked: EditRunOptions) -> None:
         model.requires_grad_(True)
         metrics, curves = measured_edits(model, facts, asked.edit, asked.facts, recorded.checkpoint)
         recorded.save({name: [value] for name, value in metrics.items()}, curves)
-    shown = "facts", "forward_specific", "forward_follows", "forward_spill", "reverse_specific", "right_specific"
+    shown = "facts", "forward_transfer", "forward_follows", "forward_kept", "reverse_transfer", "right_transfer"
     print(asked.out.stem, *(f"{name} {metrics[name]:.2f}" for name in shown), flush=True)
 
 
@@ -104,7 +103,7 @@ def measured_edits(
     if len(right) < FEWEST_FACTS:
         raise ArithmeticError(f"{len(right)} of {len(facts)} facts are answered in all three questions; at least "
                               f"{FEWEST_FACTS} are needed to edit and compare")
-    chosen = [right[place] for place in np.linspace(0, len(right) - 1, min(most, len(right))).round().astype(int)]
+    chosen = transfer.evenly(right, most)
     outcomes = _outcomes(model, facts, chosen, config, checkpoint)
     found, layers = states.state_metrics(model, [facts[fact] for fact in right])
     answers = {f"{name}_answered": float(100 * (values >= transfer.LEAST_LEAD).mean())

@@ -1,10 +1,14 @@
-"""A fact overwritten or erased through one question alone: gradient steps on that question and on nothing else.
+"""A fact overwritten or erased through one question alone, by gradient steps that ask nothing else about it.
 
 A question gives every name that could answer it a score: the log-probability that the model gives the name, or what
 follows the name.
 
 * *Overwriting* raises the log-odds of the new name against all others until it leads each of them by a margin.
 * *Erasing* lowers the score of the right name until some other one leads it by that margin.
+
+The shortest way to a new answer may be to forget everything: with less attention on any evidence, the name whose bias
+has grown answers every question. So the answers to the same question about other facts are kept, by the divergence
+KL(before || now) of their distributions, which is added to the loss with a weight.
 
 A step moves all weights against the gradient by a fixed length, a small part of the norm that the weights had before.
 To first order the scores of another question then change by the inner product of the two gradients, whose cosine is
@@ -16,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,27 +33,36 @@ from lib.record import options
 class FactQuestion(NamedTuple):
     """One question about one fact, for any model.
 
-    :ivar scores: model -> log-probability of every possible answer, differentiable
+    :ivar together: model, what several questions of this kind show -> log-probability of every possible answer to each,
+        (questions, names), differentiable
+    :ivar shown: what this question shows
     :ivar names: for each fact, the place among the scores of the name that this fact would have as its answer
     :ivar state: model -> what the answer is read from, layer by layer, (layers, width); None where no place is asked
     """
 
-    scores: Callable[[Any], Tensor]
+    together: Callable[[Any, Sequence[Any]], Tensor]
+    shown: Any
     names: tuple[int, ...]
     state: Callable[[Any], Tensor] | None = None
+
+    def scores(self, model: Any) -> Float[Tensor, " names"]:
+        """Log-probability of every possible answer."""
+        return self.together(model, [self.shown])[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class EditConfig:
-    """How an edit steps, and when it ends."""
+    """How an edit steps, what it keeps, and when it ends."""
 
     margin: float = 5.0  # nats by which the answer wanted must lead every other one
     stride: float = 0.001  # length of a step, as a part of the norm of all weights
     most: int = 300  # steps at most
+    kept: int = 8  # other facts whose answers to the edited question are kept
+    keeping: float = 10.0  # weight of their divergence in the loss
 
     def __post_init__(self) -> None:
-        options.at_least(self, most=1)
-        options.within(self, margin="(0, inf)", stride="(0, 1)")
+        options.at_least(self, most=1, kept=0)
+        options.within(self, margin="(0, inf)", stride="(0, 1)", keeping="[0, inf)")
 
 
 class EditPath(NamedTuple):
@@ -72,42 +85,62 @@ def name_log_odds(scores: Float[Tensor, " names"], name: int) -> Float[Tensor, "
     return scores[name] - scores[others].logsumexp(-1)
 
 
-def overwrite(model: nn.Module, question: FactQuestion, new: int, config: EditConfig, steps: int | None = None
-              ) -> EditPath:
+def overwrite(model: nn.Module, question: FactQuestion, new: int, config: EditConfig,
+              others: Sequence[FactQuestion] = (), steps: int | None = None) -> EditPath:
     """Make the model answer with the name of another fact, in place.
 
     :param new: fact whose name is to be the answer
+    :param others: questions of this kind whose answers are kept
     :param steps: take exactly so many steps; by default, until the margin is reached
     :raises ArithmeticError: for a gradient that is zero or not finite
     """
     wanted = question.names[new]
     return _descend(model, question, lambda scores: -name_log_odds(scores, wanted),
-                    lambda scores: lead_over_others(scores, wanted), config, steps)
+                    lambda scores: lead_over_others(scores, wanted), config, others, steps)
 
 
-def erase(model: nn.Module, question: FactQuestion, old: int, config: EditConfig) -> EditPath:
+def erase(model: nn.Module, question: FactQuestion, old: int, config: EditConfig,
+          others: Sequence[FactQuestion] = ()) -> EditPath:
     """Make the model answer with anything but the name of a fact, in place.
 
     :param old: fact whose name is the answer now
+    :param others: questions of this kind whose answers are kept
     :raises ArithmeticError: as `overwrite`
     """
     unwanted = question.names[old]
     return _descend(model, question, lambda scores: scores[unwanted],
-                    lambda scores: -lead_over_others(scores, unwanted), config)
+                    lambda scores: -lead_over_others(scores, unwanted), config, others)
 
 
 def _descend(model: nn.Module, question: FactQuestion, loss: Callable[[Tensor], Tensor],
-             ahead: Callable[[Tensor], float], config: EditConfig, steps: int | None = None) -> EditPath:
+             ahead: Callable[[Tensor], float], config: EditConfig, others: Sequence[FactQuestion],
+             steps: int | None = None) -> EditPath:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    length = config.stride * _norm(weights)
+    length, drift = config.stride * _norm(weights), divergence_from_now(model, others)
     for taken in range(config.most if steps is None else steps):
         scores = question.scores(model)
         if steps is None and ahead(scores) >= config.margin:
             return EditPath(taken, True)
-        _step(weights, torch.autograd.grad(loss(scores), weights, allow_unused=True, materialize_grads=True), length)
+        total = loss(scores) + (config.keeping * drift() if others else 0.0)
+        _step(weights, torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True), length)
     with torch.no_grad():
         reached = ahead(question.scores(model)) >= config.margin
     return EditPath(config.most if steps is None else steps, reached)
+
+
+def divergence_from_now(model: nn.Module, asked: Sequence[FactQuestion]) -> Callable[[], Float[Tensor, ""]]:
+    """A function that says how far the answers to some questions of one kind have moved since it was made.
+
+    :return: mean over questions of KL(then || now) of the distribution over names, in nats; differentiable
+    """
+    shown = [question.shown for question in asked]
+
+    def answers() -> Float[Tensor, "questions names"]:
+        return asked[0].together(model, shown).log_softmax(-1)
+
+    with torch.no_grad():
+        then = answers() if asked else torch.zeros(0, 1)
+    return lambda: (then.exp() * (then - answers())).sum(-1).mean()
 
 
 def _norm(tensors: Any) -> float:

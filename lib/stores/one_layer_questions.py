@@ -56,8 +56,8 @@ def _causal(length: int, letter: int) -> FactQuestions:
     start = {0: task.START, length: task.MASK}  # the last token is asked for, and not seen by the row that predicts it
     ask = lambda token, names: _at_row(_sequence(length + 1, start | {shown: token}), length - 1, names)
     candidates = torch.cat([_sequence(length + 1, start | {shown: small}) for small in _SMALL])
-    scores = functools.partial(_by_candidate, candidates, length - 1, capital)
-    return FactQuestions(FactQuestion(scores, _SMALL), reverse=ask(capital, _SMALL), right=ask(letter, _CAPITAL))
+    forward = FactQuestion(_by_candidate, (candidates, length - 1, capital), _SMALL)
+    return FactQuestions(forward, reverse=ask(capital, _SMALL), right=ask(letter, _CAPITAL))
 
 
 def _sequence(length: int, letters: dict[int, int]) -> Int[Tensor, "1 length"]:
@@ -69,21 +69,32 @@ def _sequence(length: int, letters: dict[int, int]) -> Int[Tensor, "1 length"]:
 
 
 def _at_row(tokens: Int[Tensor, "1 length"], row: int, names: Sequence[int]) -> FactQuestion:
-    rows = torch.tensor([row])
-    return FactQuestion(lambda model: model(tokens, rows=rows).logits[0].log_softmax(-1), tuple(names),
-                        functools.partial(answer_state, tokens, rows))
+    return FactQuestion(_at_rows, (tokens, row), tuple(names), functools.partial(answer_state, tokens, row))
 
 
-def _by_candidate(tokens: Int[Tensor, "candidates length"], row: int, follows: int, model: Transformer
-                  ) -> Float[Tensor, " candidates"]:
+def _at_rows(model: Transformer, shown: Sequence[tuple[Tensor, int]]) -> Float[Tensor, "questions clean"]:
+    """log p(token) at the row that answers each sequence."""
+    rows = torch.tensor([row for _, row in shown])
+    return _at(model, torch.cat([tokens for tokens, _ in shown]), rows)
+
+
+def _by_candidate(model: Transformer, shown: Sequence[tuple[Tensor, int, int]]) -> Float[Tensor, "questions letters"]:
     """log p(what follows | candidate), one sequence a candidate."""
-    rows = torch.arange(len(tokens)) * tokens.shape[1] + row
-    return model(tokens, rows=rows).logits.log_softmax(-1)[:, follows]
+    rows = torch.tensor([row for tokens, row, _ in shown for _ in tokens])
+    found = _at(model, torch.cat([tokens for tokens, *_ in shown]), rows).unflatten(0, (len(shown), -1))
+    return torch.stack([each[:, follows] for each, (*_, follows) in zip(found, shown, strict=True)])
 
 
-def answer_state(tokens: Int[Tensor, "1 length"], rows: Int[Tensor, " 1"], model: Transformer
-                 ) -> Float[Tensor, "1 width"]:
+def _at(model: Transformer, tokens: Int[Tensor, "rows length"], rows: Int[Tensor, " rows"]
+        ) -> Float[Tensor, "rows clean"]:
+    """log p(token) at one row of each sequence."""
+    places = torch.arange(len(tokens)) * tokens.shape[1] + rows
+    return model(tokens, rows=places).logits.log_softmax(-1)
+
+
+def answer_state(tokens: Int[Tensor, "1 length"], row: int, model: Transformer) -> Float[Tensor, "1 width"]:
     """What the MLP gives at the row that answers; without an MLP, the residual stream there."""
+    rows = torch.tensor([row])
     if model.settings.mlp:
         return model.record(tokens, "mlp", rows=rows)["mlp"][0]
     return model.layers[0].add_attention(model.embed(tokens), model.position, rows)

@@ -45,33 +45,37 @@ def _question(asked: Sequence[Question], place: int, tokenizer: Any, name_first:
     question, names = asked[place], [each.right for each in asked]
     order, mask = tuple(range(len(names))), tokenizer.mask_token_id
     if mask is not None:
-        return FactQuestion(functools.partial(_masked_scores, question, names, mask), order,
+        return FactQuestion(functools.partial(_masked_scores, names, mask), question, order,
                             functools.partial(_masked_state, question, mask))
     state = None if name_first else functools.partial(_state, question.before, len(question.before) - 1)
-    return FactQuestion(functools.partial(_causal_scores, question, names, name_first), order, state)
+    return FactQuestion(functools.partial(_causal_scores, names, name_first), question, order, state)
 
 
 # Scores ------------------------------------------------------------------------------------------------------
 
 
-def _masked_scores(question: Question, names: Sequence[tuple[int, ...]], mask: int, model: Any
-                   ) -> Float[Tensor, " names"]:
+def _masked_scores(names: Sequence[tuple[int, ...]], mask: int, model: Any, shown: Sequence[Question]
+                   ) -> Float[Tensor, "questions names"]:
     lengths = sorted({len(name) for name in names})
-    rows = [(*question.before, *(mask,) * length, *question.after) for length in lengths]
-    start = len(question.before)
-    wanted = [(start, start + length) for length in lengths]
-    tables = dict(zip(lengths, _log_probabilities(model, rows, wanted), strict=True))
-    return torch.stack([tables[len(name)][range(len(name)), name].sum() for name in names])
+    asked = [(question, length) for question in shown for length in lengths]
+    rows = [(*question.before, *(mask,) * length, *question.after) for question, length in asked]
+    wanted = [(len(question.before), len(question.before) + length) for question, length in asked]
+    found = iter(_log_probabilities(model, rows, wanted))
+    tables = [{length: next(found) for length in lengths} for _ in shown]
+    return torch.stack([torch.stack([table[len(name)][range(len(name)), name].sum() for name in names])
+                        for table in tables])
 
 
-def _causal_scores(question: Question, names: Sequence[tuple[int, ...]], name_first: bool, model: Any
-                   ) -> Float[Tensor, " names"]:
-    rows = [(*question.before, *name, *question.after) for name in names]
-    start = len(question.before)
-    wanted = [(start + len(name) * name_first, len(row)) for name, row in zip(names, rows, strict=True)]
+def _causal_scores(names: Sequence[tuple[int, ...]], name_first: bool, model: Any, shown: Sequence[Question]
+                   ) -> Float[Tensor, "questions names"]:
+    asked = [(question, name) for question in shown for name in names]
+    rows = [(*question.before, *name, *question.after) for question, name in asked]
+    wanted = [(len(question.before) + len(name) * name_first, len(row))
+              for (question, name), row in zip(asked, rows, strict=True)]
     found = _log_probabilities(model, rows, wanted)
-    return torch.stack([table[range(end - first), row[first:end]].sum()
-                        for table, row, (first, end) in zip(found, rows, wanted, strict=True)])
+    scores = [table[range(end - first), row[first:end]].sum()
+              for table, row, (first, end) in zip(found, rows, wanted, strict=True)]
+    return torch.stack(scores).unflatten(0, (len(shown), len(names)))
 
 
 def _log_probabilities(model: Any, rows: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]

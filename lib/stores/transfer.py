@@ -6,15 +6,12 @@ A fact has three questions, by the entity asked for and the sentence it is asked
 * *reverse*: the left entity, in the other order ("Bob's parent is [M]"), from the same evidence;
 * *right*: the right entity, in the order that was trained ("Ana's child is [M]"), from other evidence.
 
-A fact is overwritten with the left entity of the next fact. The *transfer ratio* is the change of the logit difference
-between new and old name in the question that is asked, over its change in the question that was edited. The answer
+A fact is overwritten with the left entity of the next fact, while the answers to the same question about other facts
+are kept. The *transfer ratio* is the change of the logit difference between new and old name in the question that is
+asked, over its change in the question that was edited: 1 if both read one store alike, 0 if they read two. The answer
 *follows* if the new name becomes the first of all. Where a fact is erased, the difference is that between the other
-names' mean and the old name, and the answer follows if the old name is no longer first.
-
-An edit also moves what all facts share, such as the bias of a name, and that carries over whatever is stored. So the
-difference of the same two names is taken in the questions about all other facts too, and the *specific* transfer ratio
-compares what remains when its mean change there is subtracted on both sides: 1 if both questions read one store alike,
-0 if they read two. How many of the other facts are then answered with the new name is the *spill*.
+names' mean and the old name, and the answer follows if the old name is no longer first. *Others kept* is the share of
+all other facts that are still answered right when asked so.
 
 Controls: the right-hand question is edited and the reverse one asked (other evidence: another store wherever a store
 belongs to its evidence), and another fact is overwritten with the same name, in the same number of steps.
@@ -27,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib.stores.editing import EditConfig, FactQuestion, erase, lead_over_others, overwrite, weights_restored
@@ -82,10 +79,11 @@ def measure_fact(model: Any, facts: Sequence[FactQuestions], fact: int, config: 
     """What every edit does to one fact; the model's weights come back as they were.
 
     :param fact: which of the facts; it is overwritten with the name of the next one
-    :raises ValueError: for fewer than four facts: the fact, the new name's, the other one, and one more to differ from
+    :raises ValueError: for fewer than four facts: the fact, the new name's, the other one, and one more that is kept
     """
     if len(facts) < 4:
-        raise ValueError(f"facts: {len(facts)} are too few to overwrite one, take the name of another and edit a third")
+        raise ValueError(f"facts: {len(facts)} are too few to overwrite one, take another's name, edit a third and "
+                         "keep a fourth")
     found: dict[str, Outcome] = {}
     for name, edit in EDITS.items():
         steps = int(found["forward"]["steps"]) if edit.of else None
@@ -98,37 +96,45 @@ def _outcome(model: Any, facts: Sequence[FactQuestions], fact: int, edit: Edit, 
              steps: int | None) -> Outcome:
     new, target = (fact + 1) % len(facts), (fact + edit.of) % len(facts)
     edited, asked = getattr(facts[target], edit.through), getattr(facts[fact], edit.asked)
-
-    before = _differences(model, facts, edit, fact, target, new)
-    path = (erase(model, edited, target, config) if edit.erases else overwrite(model, edited, new, config, steps))
-    after = _differences(model, facts, edit, fact, target, new)
-    change = {name: float((after[name] - values).mean()) for name, values in before.items()}
+    others = [other for other in range(len(facts)) if other not in (fact, target, new)]
+    kept = [getattr(facts[other], edit.through) for other in evenly(others, config.kept)]
+    # before
+    right = _answered_right(model, facts, edit.asked, others)
+    before = _differences(model, edit, (edited, target), (asked, fact), new)
+    # the edit
+    path = (erase(model, edited, target, config, kept) if edit.erases
+            else overwrite(model, edited, new, config, kept, steps))
+    # after
+    change = _differences(model, edit, (edited, target), (asked, fact), new) - before
     with torch.no_grad():
         scores = asked.scores(model)
-        spilt = [lead_over_others(each.scores(model), each.names[new]) >= LEAST_LEAD
-                 for each in (getattr(facts[other], edit.asked) for other in _others(facts, fact, target, new))]
     ahead = -lead_over_others(scores, asked.names[fact]) if edit.erases else lead_over_others(scores, asked.names[new])
-    return {"steps": path.steps, "reached": path.reached, **change, "start": float(before["asked"][0]), "ahead": ahead,
-            "spilt": float(np.mean(spilt))}
+    still = _answered_right(model, facts, edit.asked, others)[right].mean() if right.any() else 0.0
+    return {"steps": path.steps, "reached": path.reached, "edited": float(change[0]), "asked": float(change[1]),
+            "start": float(before[1]), "ahead": ahead, "kept": float(still)}
 
 
-def _others(facts: Sequence[FactQuestions], *named: int) -> list[int]:
-    """The facts that an edit does not name."""
-    return [other for other in range(len(facts)) if other not in named]
+def evenly(places: Sequence[int], count: int) -> list[int]:
+    """At most so many of the places, evenly spread."""
+    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return [places[place] for place in chosen]
 
 
 @torch.no_grad()
-def _differences(model: Any, facts: Sequence[FactQuestions], edit: Edit, fact: int, target: int, new: int
-                 ) -> dict[str, Float[np.ndarray, " facts"]]:
-    """The difference of the two names in the edited question, in the asked one, and in those about all other facts."""
-    def of(name: str, old: int, places: Sequence[int]) -> Float[np.ndarray, " facts"]:
-        asked = [getattr(facts[place], name) for place in places]
-        return np.array([difference(question, question.scores(model), old, None if edit.erases else new)
-                         for question in asked])
+def _answered_right(model: Any, facts: Sequence[FactQuestions], asked: str, places: Sequence[int]
+                    ) -> Bool[np.ndarray, " places"]:
+    questions = [getattr(facts[place], asked) for place in places]
+    scores = questions[0].together(model, [question.shown for question in questions])
+    return np.array([lead_over_others(row, question.names[place]) >= LEAST_LEAD
+                     for row, question, place in zip(scores, questions, places, strict=True)])
 
-    others = _others(facts, fact, target, new)
-    return {"edited": of(edit.through, target, [target]), "asked": of(edit.asked, fact, [fact]),
-            "edited_elsewhere": of(edit.through, target, others), "asked_elsewhere": of(edit.asked, fact, others)}
+
+@torch.no_grad()
+def _differences(model: Any, edit: Edit, edited: tuple[FactQuestion, int], asked: tuple[FactQuestion, int], new: int
+                 ) -> Float[np.ndarray, " both"]:
+    """The difference in the edited question and in the one that is asked, each with the fact it is about."""
+    return np.array([difference(question, question.scores(model), old, None if edit.erases else new)
+                     for question, old in (edited, asked)])
 
 
 def difference(question: FactQuestion, scores: Float[Tensor, " names"], old: int, new: int | None) -> float:
@@ -139,16 +145,11 @@ def difference(question: FactQuestion, scores: Float[Tensor, " names"], old: int
 
 
 def edit_metrics(outcomes: Sequence[Mapping[str, Outcome]]) -> dict[str, float]:
-    """By edit: both transfer ratios; answers that follow, spills and margins reached (percent), and steps: means over
-    facts, but for the specific ratio, which is that of two means: what remains of a single fact's edit may be small.
-    """
+    """Means over facts by edit: transfer ratio; answers that follow, others kept, margins reached (percent); steps."""
     found: dict[str, float] = {}
     for name in EDITS:
-        each = {key: np.array([float(outcome[name][key]) for outcome in outcomes])
-                for key in outcomes[0][name]}
-        own, asked = (each[key] - each[f"{key}_elsewhere"] for key in ("edited", "asked"))
-        told = {"transfer": each["asked"] / each["edited"], "specific": asked.mean() / own.mean(),
-                "follows": 100 * (each["ahead"] >= LEAST_LEAD), "spill": 100 * each["spilt"],
-                "reached": 100 * each["reached"], "steps": each["steps"]}
-        found |= {f"{name}_{key}": float(np.mean(values)) for key, values in told.items()}
+        each = {key: np.array([float(outcome[name][key]) for outcome in outcomes]) for key in outcomes[0][name]}
+        told = {"transfer": each["asked"] / each["edited"], "follows": 100 * (each["ahead"] >= LEAST_LEAD),
+                "kept": 100 * each["kept"], "reached": 100 * each["reached"], "steps": each["steps"]}
+        found |= {f"{name}_{key}": float(values.mean()) for key, values in told.items()}
     return found

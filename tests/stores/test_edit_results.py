@@ -16,19 +16,19 @@ from pipeline import experiments
 
 #: what is expected of one store; of two, the left entity's edits do as the right-hand one's
 SHARED = {**{f"{edit}_{key}": value for edit in ("forward", "reverse", "erase_forward")
-             for key, value in (("specific", 0.9), ("follows", 95.0), ("spill", 1.0))},
+             for key, value in (("transfer", 0.9), ("follows", 95.0), ("kept", 97.0))},
           **{f"{edit}_{key}": value for edit in ("right", "other", "erase_right")
-             for key, value in (("specific", 0.1), ("follows", 5.0), ("spill", 2.0))},
+             for key, value in (("transfer", 0.1), ("follows", 5.0), ("kept", 96.0))},
           "left_distance_ratio": 0.2, "ends_distance_ratio": 1.3, "left_fact_probe": 98.0, "ends_fact_probe": 5.0,
           "left_direction_probe": 90.0, "ends_direction_probe": 60.0, "left_direction_probe_flipped": 30.0,
           "ends_direction_probe_flipped": 30.0}
-APART = {**SHARED, "forward_specific": 0.1, "reverse_specific": 0.2, "forward_follows": 0.0, "reverse_follows": 4.0}
-SPLIT = {**SHARED, "forward_specific": 0.7, "reverse_specific": 0.5}
+APART = {**SHARED, "forward_transfer": 0.1, "reverse_transfer": 0.2, "forward_follows": 0.0, "reverse_follows": 4.0}
+SPLIT = {**SHARED, "forward_transfer": 0.7, "reverse_transfer": 0.5}
 
 
 def made(condition, seed, values):
     curves = {f"{edit}_{key}": [value, 2 * value] for edit in EDITS
-              for key, value in (("edited", 5.0), ("edited_elsewhere", 1.0), ("asked", 4.0), ("asked_elsewhere", 1.5))}
+              for key, value in (("edited", 5.0), ("asked", 4.0))}
     return Result({"experiment": "one_store", "parameters": {"condition": condition}, "seeds": [seed],
                    "metrics": {name: [value + seed / 1000] for name, value in values.items()}, "curves": curves},
                   Path("run.json"))
@@ -43,7 +43,7 @@ def runs_of(**conditions):
 def test_the_runs_of_a_condition_are_found_by_seed():
     runs = runs_of(attention=SHARED)
     assert list(runs.find("attention")) == [0, 1, 2, 3, 4] and runs.find("mlp") == {}
-    np.testing.assert_allclose(runs.metric("forward_specific", "attention"), 0.9 + np.arange(5) / 1000)
+    np.testing.assert_allclose(runs.metric("forward_transfer", "attention"), 0.9 + np.arange(5) / 1000)
     runs.results = runs.results[:1]
     assert runs.find("attention") == {}  # one seed says nothing
     with pytest.raises(ValueError, match="condition 'bert'"):
@@ -53,14 +53,14 @@ def test_the_runs_of_a_condition_are_found_by_seed():
 def test_every_planned_run_is_of_a_condition_and_a_seed():
     planned = [run["fixed"] for run in experiments.experiments("one_store", "full").values()]
     assert len(planned) == edit_results.edits_planned()
-    one_layer = edit_results.ONE_LAYER_CONDITIONS  # whose first seeds the first design has used
+    one_layer = edit_results.ONE_LAYER_CONDITIONS  # whose first seeds earlier designs have used
     assert {(run["condition"], run["seed"]) for run in planned} == {
-        (name, seed + 10 * (name in one_layer)) for name in SUBJECTS for seed in range(edit_results.EDIT_SEEDS)}
+        (name, seed + 20 * (name in one_layer)) for name in SUBJECTS for seed in range(edit_results.EDIT_SEEDS)}
     assert set(edit_results.CONDITION_NAMES) == set(SUBJECTS)
     assert all("SmolLM2" in edit_results.CONDITION_NAMES[run["condition"]] for run in planned if "facts" in run)
 
 
-@pytest.mark.parametrize("name, value", [("forward_specific", 0.4), ("forward_follows", 40.0)])
+@pytest.mark.parametrize("name, value", [("forward_transfer", 0.4), ("forward_follows", 40.0)])
 def test_following_needs_ratio_and_answers(name, value):
     assert edit_results.follows(runs_of(llada=SHARED), "llada")
     assert not edit_results.follows(runs_of(llada={**SHARED, name: value}), "llada")
@@ -69,7 +69,7 @@ def test_following_needs_ratio_and_answers(name, value):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("forward_specific", 0.6), ("reverse_specific", 0.6), ("forward_follows", 20.0), ("reverse_follows", 20.0)])
+    ("forward_transfer", 0.6), ("reverse_transfer", 0.6), ("forward_follows", 20.0), ("reverse_follows", 20.0)])
 def test_staying_apart_needs_both_in_both_directions(name, value):
     assert edit_results.stays_apart(runs_of(causal_both=APART), "causal_both")
     assert not edit_results.stays_apart(runs_of(causal_both={**APART, name: value}), "causal_both")
@@ -79,7 +79,7 @@ def test_one_condition_transfers_less_than_another_by_a_tenth():
     runs = runs_of(mlp=SHARED, learned=SPLIT)
     assert edit_results.transfers_less(runs, "learned", "mlp")
     assert not edit_results.transfers_less(runs, "mlp", "learned")
-    near = runs_of(mlp=SHARED, learned={**SHARED, "forward_specific": 0.8})
+    near = runs_of(mlp=SHARED, learned={**SHARED, "forward_transfer": 0.8})
     assert not edit_results.transfers_less(near, "learned", "mlp")
     told = edit_results.transfer_difference(runs, "mlp", "learned")
     assert told["ours"]()["ratio"] == pytest.approx(0.3) and len(told["needs"]) == 10
@@ -141,8 +141,8 @@ def test_figures_and_tables_hold_what_is_recorded_and_say_what_is_not():
     assert dots(edit_figures.measures_by_condition(runs, names)) == 5 * 3 * (2 + 1)
     table = edit_figures.edit_table(runs)
     edited, asked = runs.points("forward", "attention")
-    assert edited.tolist() == [4.0, 8.0] * 5 and asked.tolist() == [2.5, 5.0] * 5
-    assert "0.90 (95, 1)" in table and table.count("not run here") == (len(names) - 2) * len(EDITS)
+    assert edited.tolist() == [5.0, 10.0] * 5 and asked.tolist() == [4.0, 8.0] * 5
+    assert "0.90 (95, 97)" in table and table.count("not run here") == (len(names) - 2) * len(EDITS)
     measures = edit_figures.measure_table(runs).splitlines()
     assert len(measures) == 4 and "–" in measures[3] and "1.30 (1.30 to 1.30)" in measures[2]
     assert len(PAIRS) * len(STATE_MEASURES) + 2 == measures[2].count("|")

@@ -45,7 +45,7 @@ def test_a_run_records_edits_answers_and_measures(tmp_path):
     assert metrics["facts"] == FACTS - 1 and metrics["forward_answered"] == 100
     assert metrics["right_answered"] == pytest.approx(100 * (FACTS - 1) / FACTS)
     assert metrics["forward_transfer"] == pytest.approx(1) and metrics["right_transfer"] == 0
-    assert metrics["forward_specific"] == pytest.approx(1) and metrics["forward_spill"] == 0
+    assert metrics["forward_follows"] == metrics["forward_kept"] == 100
     assert metrics["left_distance_ratio"] == pytest.approx(0)
     assert result["curves"]["fact"] == [0, 1, 3, 4, 5]  # the one that is not answered is not edited
     assert all(len(result["curves"][f"{edit}_edited"]) == FACTS - 1 for edit in EDITS)

@@ -79,12 +79,34 @@ def test_what_is_restored_is_the_same_bit_for_bit_whatever_happens():
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_a_gradient_that_gives_no_direction_is_refused(value):
-    flat = FactQuestion(lambda model: model.left[0] * value, tuple(range(6)))
+    flat = FactQuestion(lambda model, shown: model.left[shown] * value, 0, tuple(range(6)))
     with pytest.raises(ArithmeticError, match="gradient of this question"):
         editing.overwrite(Tables(), flat, 3, CONFIG)
 
 
-@pytest.mark.parametrize("field, value", [("margin", 0.0), ("stride", 1.0), ("stride", 0.0), ("most", 0)])
+def test_the_divergence_is_that_of_the_answers_since_then():
+    model, asked = Tables(), [fact.forward for fact in questions()]
+    drift = editing.divergence_from_now(model, asked[1:3])
+    then = model.left.detach()[1:3].softmax(-1)
+    assert float(drift()) == 0
+    with torch.no_grad():
+        model.left[1, 4] += 1.0
+        model.left[0] += 5.0  # not asked about
+    now = model.left.detach()[1:3].softmax(-1)
+    np.testing.assert_allclose(drift().detach(), (then * (then / now).log()).sum() / 2)
+
+
+@pytest.mark.parametrize("keeping, kept", [(0.0, False), (10.0, True)])
+def test_other_answers_are_kept_only_where_they_weigh(keeping, kept):
+    model, asked = Tables(shared=3.0), [fact.forward for fact in questions()]
+    config = EditConfig(margin=1.0, stride=0.001, most=3000, keeping=keeping)
+    assert editing.overwrite(model, asked[0], 3, config, others=[asked[1], asked[2], asked[4]]).reached
+    ahead = [editing.lead_over_others(asked[fact].scores(model), fact) for fact in (1, 2, 4)]
+    assert all((lead > 1.0) is kept for lead in ahead)
+
+
+@pytest.mark.parametrize("field, value", [("margin", 0.0), ("stride", 1.0), ("stride", 0.0), ("most", 0), ("kept", -1),
+                                          ("keeping", -1.0)])
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         EditConfig(**{field: value})

@@ -38,10 +38,19 @@ def test_a_shift_of_all_states_is_no_obstacle_to_the_fact_probe():
     assert states.fact_probe(FACT, FACT * 5) == 100
 
 
+def test_the_fact_probe_reads_the_second_states_by_the_first():
+    first, second = FACT[:, :5], FACT[:, :5] + OTHER[:, :5]
+    centred = [each - each.mean(0) for each in (first, second)]
+    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    read = lambda states, by: 100 * np.mean([np.argmax([cosine(other, state) for other in by]) == place
+                                             for place, state in enumerate(states)])
+    assert states.fact_probe(first, second) == read(centred[1], centred[0]) != read(*centred)
+
+
 def test_states_of_every_layer_are_measured_and_the_last_is_the_metric():
     metrics, layers = states.state_metrics(Tables(), questions(TWO))
-    assert metrics["left_distance_ratio"] == layers["left_distance_ratio"][-1] and len(layers["ends_fact_probe"]) == 1
-    assert metrics["left_fact_probe"] == 100
+    assert len(layers["ends_fact_probe"]) == 2 and metrics["left_fact_probe"] == 100
+    assert metrics["left_distance_ratio"] == layers["left_distance_ratio"][1] < 1e-9 < layers["left_distance_ratio"][0]
     assert set(metrics) == {f"{pair}_{name}" for pair in states.PAIRS for name in states.STATE_MEASURES}
 
 

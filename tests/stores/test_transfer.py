@@ -32,30 +32,23 @@ def test_one_store_transfers_by_how_strongly_it_is_read_and_two_stores_do_not(ga
     assert one["erase_forward_transfer"] == pytest.approx(gain)
     for name in ("forward", "reverse", "erase_forward"):
         assert two[f"{name}_transfer"] == two[f"{name}_follows"] == 0 and two[f"{name}_reached"] == 100
-        assert one[f"{name}_specific"] == pytest.approx(one[f"{name}_transfer"]) and two[f"{name}_specific"] == 0
     for found in (one, two):  # other evidence, another fact: other rows in either case
         for name in ("right", "other", "erase_right"):
-            assert found[f"{name}_transfer"] == found[f"{name}_follows"] == found[f"{name}_specific"] == 0
-        assert all(found[f"{name}_spill"] == 0 for name in EDITS)
+            assert found[f"{name}_transfer"] == found[f"{name}_follows"] == 0
+        assert all(found[f"{name}_kept"] == 100 for name in EDITS)
 
 
-def test_what_all_facts_share_is_no_specific_transfer():
-    class Biased(Tables):
-        """Two stores, and a bias of each name that every question adds."""
+def shared_metrics(keeping):
+    config, facts, model = EditConfig(margin=2.0, stride=0.005, keeping=keeping), questions(TWO), Tables(shared=3.0)
+    return transfer.edit_metrics([transfer.measure_fact(model, facts, fact, config) for fact in range(FACTS)])
 
-        def __init__(self):
-            super().__init__()
-            self.bias = torch.nn.Parameter(torch.zeros(FACTS, dtype=torch.float64))
 
-    def shared(question):
-        return question._replace(scores=lambda model: question.scores(model) + 3 * model.bias)
-
-    facts = [transfer.FactQuestions(*map(shared, fact)) for fact in questions(TWO)]
-    config = EditConfig(margin=2.0, stride=0.01)
-    found = transfer.edit_metrics([transfer.measure_fact(Biased(), facts, fact, config) for fact in range(FACTS)])
-    assert found["forward_transfer"] > 0.8 and found["forward_follows"] == found["forward_spill"] == 100
-    assert found["other_follows"] == 100 and found["right_spill"] > 0
-    assert abs(found["forward_specific"]) < 1e-9
+def test_without_keeping_others_what_all_facts_share_passes_for_one_store():
+    alone, kept = shared_metrics(0.0), shared_metrics(10.0)
+    assert alone["forward_transfer"] > 0.8 and alone["forward_follows"] == 100 and alone["forward_kept"] < 10
+    assert alone["other_follows"] == 100  # the control says so
+    assert kept["forward_transfer"] < 0.6 and kept["forward_follows"] == 0 and kept["forward_kept"] == 100
+    assert kept["other_follows"] == 0
 
 
 def test_another_fact_is_edited_in_as_many_steps_and_with_the_same_name():
@@ -65,7 +58,8 @@ def test_another_fact_is_edited_in_as_many_steps_and_with_the_same_name():
     assert found["other"]["steps"] == found["forward"]["steps"] > 1
     with torch.no_grad():
         seen = facts[3].forward.scores(model).clone()
-    overwrite(model, facts[3].forward, 2, CONFIG, steps=found["other"]["steps"])
+    others = [facts[place].forward for place in (0, 4, 5)]
+    overwrite(model, facts[3].forward, 2, CONFIG, others, steps=found["other"]["steps"])
     after = facts[3].forward.scores(model).detach()
     assert found["other"]["edited"] == pytest.approx(float((after - seen)[2] - (after - seen)[3]))
 
@@ -105,7 +99,9 @@ def test_the_one_column_model_transfers_what_storage_and_attention_say():
         return (model_module.storage(model)[:, tokens[0]] @ weights).detach()
 
     before = {asked: logits(asked) for asked in ("forward", "reverse")}
-    overwrite(model, facts[letter].forward, new, EditConfig(margin=2.0))
+    others = [facts[place].forward for place in transfer.evenly(
+        [place for place in range(26) if place not in (letter, new)], 8)]
+    overwrite(model, facts[letter].forward, new, EditConfig(margin=2.0), others)
     change = {asked: (after := logits(asked) - before[asked])[new] - after[letter] for asked in before}
     ratio = float(change["reverse"] / change["forward"])
     fresh = initialise(Transformer(ModelConfig(length=6, width=16, mlp=False, norm=False)), 0, 0.3).double()
