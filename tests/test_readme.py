@@ -148,7 +148,7 @@ def test_what_blocks_and_how_at_a_glance_is_what_is_recorded(glance, recorded):
     runs = [recorded.either(encoding="rope", length=size) for size in paper_tables.LENGTHS]
     forward, own, untouched = (at_each_length(read.patched_accuracy(run, patch) for run in runs)
                                for patch in ("mass_forward", "mass_reverse", "itself"))
-    for words in (f"are right in {forward} %", f"own amount in {own} %", f"untouched in {untouched} %"):
+    for words in (f"are right in {forward} %", f"own weight in {own} %", f"untouched in {untouched} %"):
         assert words in glance["How a RoPE model knows the side"], words
 
 
