@@ -16,6 +16,8 @@ from lib.record.figures import LINES
 
 #: kind of answer -> its colour, from right to wrong
 _COLOURS = dict(zip(ANSWER_KINDS, ("#009E73", "#D55E00", "#CC79A7", "#E69F00", "#BBBBBB", "#56B4E9"), strict=True))
+#: name of a signature in a result -> its words on an axis
+_SIGNATURES = {"correlation": "score correlation", "cosine": "gradient cosine"}
 _PATCHES = (("matched", "same fact's", "rope"), ("mismatched", "another fact's", "control"))
 
 
@@ -89,16 +91,40 @@ def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
     return figure
 
 
+def signatures_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """Both signatures along fine-tuning, mean over layers, of one fact and of two; a row a condition (Figs 4 and 6).
+
+    A thin line is a seed, a thick one their mean.
+    """
+    figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
+                                  sharey="col", squeeze=False)
+    for row, condition in zip(panels, conditions, strict=True):
+        for panel, (signature, words) in zip(row, _SIGNATURES.items(), strict=True):
+            for word, line in (("matched", "rope"), ("mismatched", "control")):
+                curves = runs.curves_along(f"along_{signature}_{word}", condition) / 100  # recorded in percent
+                if len(curves):
+                    steps = runs.curves("step", condition)[0]
+                    panel.plot(steps, curves.T, **LINES[line] | {"marker": ""}, linewidth=0.7, alpha=0.4)
+                    panel.plot(steps, curves.mean(0), **LINES[line], label=word)
+            panel.axhline(0, color="k", linewidth=0.6)
+            panel.set_ylabel(words, fontsize=9)
+            panel.set_title(condition, fontsize=10)
+    for panel in panels[-1]:
+        panel.set_xlabel("step of fine-tuning")
+    figures.legend_below(figure, panels[0, 0], 2)
+    return figure
+
+
 def trained_signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     """Score correlation and gradient cosine by layer, before and after fine-tuning, one fact and two (Figs 4 and 6)."""
     figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
                                   sharey="col", squeeze=False)
     for row, condition in zip(panels, conditions, strict=True):
-        for panel, signature in zip(row, ("correlation", "cosine"), strict=True):
+        for panel, (signature, words) in zip(row, _SIGNATURES.items(), strict=True):
             _by_layer(panel, {f"{word}, {when}": runs.curves(f"{prefix}{signature}_{word}", condition)
                               for word in ("matched", "mismatched")
                               for when, prefix in (("before", "before_"), ("after", ""))})
-            panel.set_ylabel(f"{'score correlation' if signature == 'correlation' else 'gradient cosine'}", fontsize=9)
+            panel.set_ylabel(words, fontsize=9)
             panel.set_title(condition, fontsize=10)
     for panel in panels[-1]:
         panel.set_xlabel("layer")

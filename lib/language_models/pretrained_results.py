@@ -72,6 +72,11 @@ class RecordedRuns:
         found = [result["curves"][name] for result in self.find(condition).values()]
         return np.array(found, dtype=float) if found else np.zeros((0, 0))
 
+    def curves_along(self, name: str, condition: str = "masked") -> Float[np.ndarray, "seed point"]:
+        """One curve of what only some runs measure along fine-tuning, of those that do; (0, 0) where none does."""
+        found = [result["curves"][name] for result in self.find(condition).values() if name in result["curves"]]
+        return np.array(found, dtype=float) if found else np.zeros((0, 0))
+
     def recorded(self, conditions: Sequence[str]) -> list[str]:
         """Those of the conditions that have a run."""
         return [condition for condition in conditions if self.find(condition)]

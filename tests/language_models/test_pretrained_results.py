@@ -129,3 +129,16 @@ def test_tables_and_figures_show_what_is_there(runs):
     drawn = [line for line in panel.get_lines() if len(line.get_xdata()) == LAYERS]
     assert len(drawn) == (3 if runs.results else 0)
     plt.close("all")
+
+
+def test_signatures_along_a_run_are_those_of_the_runs_that_measured_them():
+    runs = both()
+    for seed in (3, 4):
+        runs.results[seed]["curves"] |= {f"along_{name}_{word}": [50.0, 10.0 * seed]
+                                         for name in ("correlation", "cosine") for word in ("matched", "mismatched")}
+    np.testing.assert_allclose(runs.curves_along("along_cosine_matched"), [[50, 30], [50, 40]])
+    correlation, cosine, twin, _ = figures_pretrained.signatures_along(runs, ["masked", "autoregressive"]).axes
+    for panel in (correlation, cosine):  # two seeds and their mean, of one fact and of two; the line at zero
+        assert len(panel.get_lines()) == 7 and panel.get_lines()[2].get_ydata()[-1] == pytest.approx(0.35)
+    assert len(twin.get_lines()) == 1
+    plt.close("all")
