@@ -29,6 +29,8 @@ def written_and_ranked(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
             for direction, offset in (("forward", -0.16), ("reverse", 0.16)):
                 figures.dots(panel, place + offset, runs.metric(name.format(direction), condition), across=True,
                              **LINES[direction] | {"label": direction if place == 0 else None})
+    for panel in panels:
+        _without_runs(panel, runs, conditions)
     panels[1].axvline(CHANCE, **LINES["bound"], label="chance")
     panels[0].set(xlabel="written exactly, %", xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions)
     panels[0].invert_yaxis()
@@ -68,12 +70,19 @@ def first_by_condition(runs: RecordedRuns, conditions: Sequence[str], chance: fl
             label = f"{'before' if when else 'after'} fine-tuning" if place == 0 else None
             values = runs.metric(f"{when}reverse_first_without_prior", condition)
             figures.dots(axes, place + offset, values, across=True, **LINES[line] | {"label": label})
+    _without_runs(axes, runs, conditions)
     axes.axvline(chance, **LINES["bound"], label="chance")
     axes.set(yticks=range(len(conditions)), yticklabels=conditions, xlabel="reverse: right name first of all, %",
              xlim=(-4, 104))
     axes.invert_yaxis()
     figures.legend_below(figure, axes, 3)
     return figure
+
+
+def _without_runs(panel: plt.Axes, runs: RecordedRuns, conditions: Sequence[str]) -> None:
+    for place, condition in enumerate(conditions):
+        if not runs.find(condition):
+            panel.text(50, place, "not run here", ha="center", va="center", fontsize=8)
 
 
 def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:

@@ -180,8 +180,8 @@ def patch_closes(runs: RecordedRuns, patch: str = "weights_matched") -> bool:
 
 def patch_shares_told(runs: RecordedRuns) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `patch_share`."""
-    found = {patch: lambda patch=patch: patch_share(runs, patch) for patch in ("weights_matched", "weights_mismatched")}
+    found = {f"closed by {whose} fact's weights": lambda patch=patch: patch_share(runs, patch)
+             for whose, patch in (("the same", "weights_matched"), ("another", "weights_mismatched"))}
     told = runs.evidence({"gap, nats": ("patching_gap_logit_difference", "masked")})
-    return told | {"ours": lambda: {f"share, {patch}": float(each().mean()) for patch, each in found.items()},
-                   "interval": lambda: {f"share, {patch}": report.bootstrap_interval(each())
-                                        for patch, each in found.items()}}
+    return told | {"ours": lambda: {words: float(each().mean()) for words, each in found.items()},
+                   "interval": lambda: {words: report.bootstrap_interval(each()) for words, each in found.items()}}

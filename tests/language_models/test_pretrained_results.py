@@ -96,7 +96,8 @@ def test_what_is_told_of_a_check():
     first = "reverse_first_without_prior"
     gap = both().difference((first, "masked"), (first, "autoregressive"))
     assert gap["ours"]()["difference"] == pytest.approx(65) and len(gap["needs"]) == 10
-    assert results.patch_shares_told(both())["ours"]()["share, weights_matched"] == pytest.approx(0.476, abs=1e-3)
+    closed = results.patch_shares_told(both())["ours"]()
+    assert closed["closed by the same fact's weights"] == pytest.approx(0.476, abs=1e-3)
 
 
 def test_a_check_without_its_runs_is_skipped_and_names_them():
@@ -121,7 +122,9 @@ def test_tables_and_figures_show_what_is_there(runs):
     figures_pretrained.written_and_ranked(runs, ["masked", "autoregressive", "published"])
     bars = figures_pretrained.kinds_of_answers(runs, ["masked", "autoregressive"]).axes[0].patches
     assert len(bars) == (8 * len(name_ranks.ANSWER_KINDS) if runs.results else 0)
-    figures_pretrained.first_by_condition(runs, CONDITIONS)
+    axes = figures_pretrained.first_by_condition(runs, CONDITIONS).axes[0]
+    assert len(axes.texts) == sum(not runs.find(condition) for condition in CONDITIONS)
+    assert all(text.get_text() == "not run here" for text in axes.texts)
     lines = figures_pretrained.probabilities_along(runs, ["masked"]).axes[0].get_lines()
     assert len(lines) == (12 if runs.results else 0)
     figures_pretrained.trained_signatures_by_layer(runs, ["masked", "autoregressive"])
