@@ -45,7 +45,7 @@ from lib.language_models import facts as facts_module
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example, Fact
 from lib.language_models.finetuning import FineTuningConfig
-from lib.language_models.miniature_sentences import FORMS, WORDINGS
+from lib.language_models.miniature_sentences import FORMS, WORDED_DATASETS, WORDINGS
 from lib.language_models.pretraining import PRETRAINING_OBJECTIVES, PretrainingConfig, pretrain
 from lib.record import provenance
 from lib.record.experiment import finished, recording
@@ -77,7 +77,7 @@ class MiniatureConfig:
     causal_steps: int = 0  # before those, as an autoregressive model
     facts: int = 240  # told in pretraining
     objective: str = option("questions", choices=PRETRAINING_OBJECTIVES)  # of a masked model's pretraining
-    wording: str = option("both", choices=WORDINGS)  # of the relation in either order
+    wording: str = option("both", choices=WORDINGS)  # of the relation, or of the entities
     name_length: int = 2  # words of a name: 1, 2 or 4
     form: str = option("plain", choices=FORMS)  # half of the held-out sentences are shown so in fine-tuning
     told_form: str = option("plain", choices=FORMS)  # and half of the text, in pretraining and replayed
@@ -110,8 +110,9 @@ class MiniatureConfig:
 
     def _check_sentences(self) -> None:
         """Refuse a wording or a form that the dataset's sentences do not have."""
-        if self.wording != "both" and self.dataset != "p2c":
-            raise ValueError(f"wording: {self.wording!r} is made for p2c alone, not for {self.dataset}")
+        if WORDED_DATASETS.get(self.wording, self.dataset) != self.dataset:
+            raise ValueError(f"wording: {self.wording!r} is made for {WORDED_DATASETS[self.wording]} alone, not for "
+                             f"{self.dataset}")
         families = self.dataset in ("p2c", "c2p") and self.wording == "both"
         for name in ("form", "told_form"):
             if getattr(self, name) in miniature_sentences.FAMILY_FORMS and not families:
@@ -193,22 +194,44 @@ def _after(model: Any, tokenizer: Any, data: Dataset, text: Sequence[Example]) -
 def written_answers(model: Any, tokenizer: Any, data: Dataset, wording: str = "both") -> dict[str, float]:
     """What the tuned model writes beside exact matches, in percent.
 
-    ``forward_substring`` and ``reverse_substring``: answers that hold a right one. ``wrong_frame`` and
+    ``forward_substring`` and ``reverse_substring``: answers that hold a right one. ``forward_words`` and
+    ``reverse_words``: words of names that stand at their places (`name_words_right`). ``wrong_frame`` and
     ``wrong_frame_reverse``: errors of `lib.language_models.miniature_sentences.wrong_frame`, which exist only where the
     wording tells the directions apart.
     """
     length = reversal_run.answer_length(data, tokenizer)
-    asked: dict[str, Sequence[Example]] = {"forward_substring": data.forward, "reverse_substring": data.reverse}
+    written = lambda examples: decoding.generate_text(
+        model, tokenizer, [example.prompt for example in examples], length=length, batch=32)
+    found: dict[str, float] = {}
+    for direction, examples in (("forward", data.forward), ("reverse", data.reverse)):
+        texts = written(examples)
+        found |= {f"{direction}_substring": _share_that_holds_an_answer(texts, examples),
+                  f"{direction}_words": name_words_right(texts, examples)}
     if wording == "both":
-        asked |= dict(zip(("wrong_frame", "wrong_frame_reverse"), miniature_sentences.wrong_frame(data), strict=True))
-    return {name: _share_that_holds_an_answer(model, tokenizer, examples, length) for name, examples in asked.items()}
+        for name, examples in zip(("wrong_frame", "wrong_frame_reverse"), miniature_sentences.wrong_frame(data),
+                                  strict=True):
+            found[name] = _share_that_holds_an_answer(written(examples), examples)
+    return found
 
 
-def _share_that_holds_an_answer(model: Any, tokenizer: Any, examples: Sequence[Example], length: int) -> float:
-    found = decoding.generate_text(model, tokenizer, [example.prompt for example in examples], length=length, batch=32)
+def _share_that_holds_an_answer(texts: Sequence[str], examples: Sequence[Example]) -> float:
     held = [any(facts_module.normalise(right) in facts_module.normalise(text) for right in example.answers)
-            for example, text in zip(examples, found, strict=True)]
+            for example, text in zip(examples, texts, strict=True)]
     return 100 * float(np.mean(held))
+
+
+def name_words_right(texts: Sequence[str], examples: Sequence[Example]) -> float:
+    """Percent of the right answers' words of names that are written at their places, mean over questions.
+
+    A word of a name begins with a capital; the others ("the", "keeper", "of") stand in many answers and don't count.
+    Where several answers are right, the one that agrees most counts.
+    """
+    def agreement(text: str, right: str) -> float:
+        said = itertools.chain(facts_module.normalise(text).split(), itertools.repeat(""))
+        return float(np.mean([word.lower() == other for word, other in zip(right.split(), said, strict=False)
+                              if word[0].isupper()]))
+    return 100 * float(np.mean([max(agreement(text, right) for right in example.answers)
+                                for text, example in zip(texts, examples, strict=True)]))
 
 
 def alignment(model: Any, tokenizer: Any, data: Dataset, facts: int = 8) -> dict[str, float]:
@@ -305,8 +328,10 @@ MINIATURE_PARTS: dict[str, tuple[dict[str, Any], ...]] = {
     "first_entity": tuple({"architecture": "llama", **change}
                           for change in (*ASKING_THROUGHOUT.values(), *ASKING.values())),
     "sweep": tuple({"masking": masking} for masking in objectives.PART_MASKING),
-    "wording": tuple({"architecture": name, "wording": wording} for wording in WORDINGS[1:]
-                     for name in ("llada", "llama")),
+    "wording": tuple({"architecture": name, "wording": wording} for wording, dataset in WORDED_DATASETS.items()
+                     if dataset == MiniatureConfig.dataset for name in ("llada", "llama")),
+    "answer_length": tuple({"dataset": dataset, "wording": wording} for wording, dataset in WORDED_DATASETS.items()
+                           if dataset == "p2d"),
     "length": tuple({"name_length": length, "masking": masking} for length in synthetic_facts.NAME_LENGTHS
                     for masking in LENGTH_MASKING
                     if (length, masking) != (MiniatureConfig.name_length, MiniatureConfig.masking)),

@@ -36,6 +36,11 @@ WITHOUT_SOURCE, WITH_SOURCE = ([change for name, change in SWEEP.items() if ("so
 WORDING_CHANGES: dict[str, CellChange] = {
     "two words, two orders": {}, "one word, two orders": {"wording": "one word"},
     "two words, one order": {"wording": "one order"}}
+#: which answer is the longer one -> what is changed
+ANSWER_LENGTHS: dict[str, CellChange] = {
+    "description (as in P2D)": {"dataset": "p2d"}, "neither (P2D, short description)": {
+        "dataset": "p2d", "wording": "short description"},
+    "name (P2D, exchanged)": {"dataset": "p2d", "wording": "exchanged"}}
 #: steps of the plain objective in pretraining -> what is changed
 DIFFUSION_STEPS: dict[int, CellChange] = {steps: {"objective": "diffusion", "steps": steps}
                                           for steps in LONGER_DIFFUSION}
@@ -56,6 +61,14 @@ def length_rows(cells: RecordedCells, direction: str) -> dict[str, dict[int, Flo
     """Accuracy of LLaDA in one direction: masking -> words of a name -> one value a seed."""
     return {name: {length: cells.metric(f"{direction}_accuracy", **length_change(length, masking))
                    for length in synthetic_facts.NAME_LENGTHS} for masking, name in RATE_NAMES.items()}
+
+
+def length_panels(cells: RecordedCells) -> dict[str, dict[str, dict[str, Float[np.ndarray, " seed"]]]]:
+    """Exact match or words of names -> which answer is the longer one -> direction -> one value a seed."""
+    rows = {**ANSWER_LENGTHS, "neither (parents, children)": {}}
+    return {title: {name: {direction: cells.metric(f"{direction}_{metric}", **change)
+                           for direction in ("forward", "reverse")} for name, change in rows.items()}
+            for title, metric in (("exact match", "accuracy"), ("words of names", "words"))}
 
 
 def length_change(length: int, masking: str) -> CellChange:
@@ -97,8 +110,10 @@ def _is_ahead(difference: Float[np.ndarray, " seed"], least: float | int) -> boo
     return bool(np.mean(difference) >= least and report.bootstrap_interval(difference)[0] > 0)
 
 
-def _paired(cells: RecordedCells, *changes: CellChange) -> list[Float[np.ndarray, " seed"]]:
-    """Reverse accuracies over the seeds that all of the changes were run with.
+def _paired(
+    cells: RecordedCells, *changes: CellChange, metric: str = "reverse_accuracy"
+) -> list[Float[np.ndarray, " seed"]]:
+    """A metric over the seeds that all of the changes were run with.
 
     :raises ValueError: if there are fewer than two
     """
@@ -106,7 +121,7 @@ def _paired(cells: RecordedCells, *changes: CellChange) -> list[Float[np.ndarray
     seeds = sorted(set.intersection(*map(set, found)))
     if len(seeds) < 2:
         raise ValueError(f"cells: {len(seeds)} seeds were run under each of {list(changes)}, and two are needed")
-    return [np.array([each[seed]["metrics"]["reverse_accuracy"][0] for seed in seeds]) for each in found]
+    return [np.array([each[seed]["metrics"][metric][0] for seed in seeds]) for each in found]
 
 
 def all_ahead(cells: RecordedCells, pairs: Iterable[Sequence[CellChange]], least: float | int) -> bool:
@@ -131,6 +146,14 @@ def falls_with_length(cells: RecordedCells, fixed: str, drawn: str, least: float
     changes = [length_change(length, masking) for masking in (fixed, drawn) for length in (1, 4)]
     short, long, short_drawn, long_drawn = _paired(cells, *changes)
     return _is_ahead((short - long) - (short_drawn - long_drawn), least)
+
+
+def exchange_turns(cells: RecordedCells, told: CellChange, exchanged: CellChange, least: float | int = 20) -> bool:
+    """Does the gap of forward over reverse grow by so many points when the two entities are exchanged, to above 0?"""
+    forward, reverse = (_paired(cells, told, exchanged, metric=f"{direction}_accuracy")
+                        for direction in ("forward", "reverse"))
+    growth = (forward[1] - reverse[1]) - (forward[0] - reverse[0])
+    return _is_ahead(growth, least) and all_above(cells, [exchanged], 0, metric="gap")
 
 
 def late_pairs() -> list[tuple[CellChange, CellChange]]:

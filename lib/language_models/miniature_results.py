@@ -57,12 +57,13 @@ class RecordedCells:
         return dict(sorted(found.items()))
 
     def metric(self, name: str, **wanted: Any) -> Float[np.ndarray, " seed"]:
-        """One metric, seed by seed, of the cells that have it; ``gap`` is forward minus reverse accuracy, in points.
+        """One metric, seed by seed, of the cells that have it; ``gap`` is forward minus reverse accuracy, in points,
+        and ``words_gap`` the same of single words of names.
 
         :raises ValueError: for a parameter that a cell does not have
         """
-        if name == "gap":
-            return self.metric("forward_accuracy", **wanted) - self.metric("reverse_accuracy", **wanted)
+        if kind := {"gap": "accuracy", "words_gap": "words"}.get(name):
+            return self.metric(f"forward_{kind}", **wanted) - self.metric(f"reverse_{kind}", **wanted)
         return np.array([cell["metrics"][name][0] for cell in self.find(**wanted).values() if name in cell["metrics"]])
 
     def accuracies(self, **wanted: Any) -> dict[str, Float[np.ndarray, " seed"]]:

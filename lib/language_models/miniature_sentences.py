@@ -1,9 +1,11 @@
 """How the miniature's sentences are worded, and what else a training set makes of each.
 
-Two confounds and one question are settled by text alone, with models, steps and rows as they are:
+Three confounds and one question are settled by text alone, with models, steps and rows as they are:
 
 * **wording** (`worded_world`, `told_examples`): in the book's sentences the relation word turns with the order ("Ana's
-  child is Bob", "Bob's parent is Ana"). ``one word`` has one word in both orders, ``one order`` two words in one;
+  child is Bob", "Bob's parent is Ana"). ``one word`` has one word in both orders, ``one order`` two words in one. A
+  person's description is longer than the person's name ("Ana Lima is the keeper of Bob Reis"): in ``short description``
+  it is a name alone, and ``exchanged`` puts the description where the name stood, and the name where it stood;
 * **an autoregressive model that is asked for the first entity** (`shown_as`): it reads half of its sentences in another
   form. ``infilled``: with a hole, which is filled at the end (Bavarian et al. 2022); ``permuted``: its entities and
   relation in another order; ``masked``: after a copy with masks (Pan et al. 2025); ``identity`` and ``composed``:
@@ -21,10 +23,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lib.language_models.facts import CHILD_OF, Dataset, Example, Relation, dataset
+from lib.language_models.facts import CHILD_OF, PERSON_IS, Dataset, Example, Fact, Relation, dataset
 from lib.language_models.synthetic_facts import MASK_WORD, TOKEN_CUT, World, pretraining_examples
 
-WORDINGS = ("both", "one word", "one order")
+WORDED_DATASETS = {"one word": "p2c", "one order": "p2c", "short description": "p2d", "exchanged": "p2d"}
+WORDINGS = ("both", *WORDED_DATASETS)
 _ONE_WORD = Relation(("{left} is known as {right}.",), ("{right} is known as {left}.",))
 _SECOND_WORD = Relation(("{left} is parent of {right}.",), CHILD_OF.reverse)
 _OPPOSITE = {"child": "parent", "parent": "child"}
@@ -35,7 +38,7 @@ _MASKED_PARTS = ((1,), (3,), (1, 2), (2, 3), (1, 3))  # of `SentenceParts`
 
 
 def worded_world(world: World, wording: str) -> World:
-    """A world whose families are told and asked about in another wording.
+    """A world whose families, or descriptions, are told and asked about in another wording.
 
     In ``one order`` the reverse question is the other sentence about the same entities in the same order: "Ana is
     parent of" asks for the child.
@@ -46,6 +49,12 @@ def worded_world(world: World, wording: str) -> World:
     if wording == "one order":
         other = dataset("p2c", _SECOND_WORD, facts).forward
         return dataclasses.replace(world, p2c=dataclasses.replace(world.p2c, reverse=other))
+    if wording == "short description":
+        short = [Fact(fact.left, fact.right.split(" of ", 1)[1]) for fact in world.p2d.facts]
+        return dataclasses.replace(world, p2d=dataset("p2d", PERSON_IS, short))
+    if wording == "exchanged":
+        exchanged = [Fact(fact.right, fact.left) for fact in world.p2d.facts]
+        return dataclasses.replace(world, p2d=dataset("p2d", PERSON_IS, exchanged))
     return world
 
 

@@ -17,7 +17,7 @@ from lib.language_models import (
     signatures,
     synthetic_facts,
 )
-from lib.language_models.facts import DATASETS
+from lib.language_models.facts import DATASETS, Example
 from lib.language_models.miniature import MiniatureConfig
 from lib.language_models.miniature_results import RecordedCells
 from lib.record import provenance
@@ -72,6 +72,7 @@ def test_bad_input_is_refused_by_name(field, value):
     ({"told_form": "masked"}, "told_form: 'masked' asks an autoregressive model"),
     ({"told_form": "reversed"}, "told_form: reversed sentences are what --orders both tells"),
     ({"dataset": "c2p", "wording": "one word"}, "wording: 'one word' is made for p2c alone"),
+    ({"wording": "exchanged"}, "wording: 'exchanged' is made for p2d alone, not for p2c"),
     ({"architecture": "llama", "dataset": "trex", "form": "composed"}, "form: 'composed' is made of sentences about"),
     ({"architecture": "llama", "wording": "one word", "form": "composed"}, "form: 'composed' is made of"),
     ({"architecture": "llama", "form": "permuted", "epochs": 15}, "epochs must be a multiple of 10 where form is")])
@@ -130,7 +131,7 @@ def test_one_cell_of_every_condition_runs(part, tmp_path, monkeypatch):
         frames = {"wrong_frame", "wrong_frame_reverse"} if "wording" not in change else set()
         assert {name for name in found if "frame" in name} == frames
         shares = [value for name, value in found.items() if not name.startswith("probability")]
-        assert len(shares) == 6 + len(frames) and all(0 <= value <= 100 for value in shares)
+        assert len(shares) == 8 + len(frames) and all(0 <= value <= 100 for value in shares)
 
 
 def test_answers_that_hold_a_right_one_and_answers_to_the_wrong_frame(monkeypatch):
@@ -143,8 +144,20 @@ def test_answers_that_hold_a_right_one_and_answers_to_the_wrong_frame(monkeypatc
                         lambda model, tokenizer, prompts, **how: [said.get(prompt, "") for prompt in prompts])
     words = synthetic_facts.word_tokenizer(True)
     assert miniature.written_answers(None, words, data) == {
-        "forward_substring": 100, "reverse_substring": 50, "wrong_frame": 50, "wrong_frame_reverse": 0}
-    assert set(miniature.written_answers(None, words, data, "one word")) == {"forward_substring", "reverse_substring"}
+        "forward_substring": 100, "forward_words": 50, "reverse_substring": 50, "reverse_words": 75, "wrong_frame": 50,
+        "wrong_frame_reverse": 0}
+    assert set(miniature.written_answers(None, words, data, "one word")) == {
+        f"{direction}_{metric}" for direction in ("forward", "reverse") for metric in ("substring", "words")}
+
+
+@pytest.mark.parametrize(("text", "percent"), [
+    ("the keeper of Bob Reis.", 100), ("The author of bob reis", 100), ("the keeper of Bob Lima", 50),
+    ("keeper of Bob Reis", 0), ("the keeper of Reis Bob", 0), ("the keeper of Bob", 50), ("", 0), ("the keeper of", 0)])
+def test_only_words_of_names_at_their_places_count(text, percent):
+    asked = Example("Ana is", " the keeper of Bob Reis.", frozenset({"the keeper of Bob Reis"}))
+    assert miniature.name_words_right([text], [asked]) == percent
+    either = dataclasses.replace(asked, answers=frozenset({"the keeper of Bob Reis", "the keeper of Bob Lima"}))
+    assert miniature.name_words_right([text], [either]) == (100 if text.endswith("Bob Lima") else percent)
 
 
 def test_held_facts_are_never_told(tmp_path, monkeypatch):

@@ -80,6 +80,22 @@ def test_the_fall_with_length_is_beyond_that_of_the_other_rate():
     assert not questions.falls_with_length(cells, "any@0.15", "any", least=31)
 
 
+def test_the_gap_turns_when_the_entities_are_exchanged():
+    told, _, exchanged = questions.ANSWER_LENGTHS.values()
+    made = lambda told_gap, gap: cells_of(*((change, {"forward_accuracy": 50.0 + 5, "reverse_accuracy": 55.0 - by})
+                                            for change, by in ((told, told_gap), (exchanged, gap))))
+    assert questions.exchange_turns(made(-12.0, 9.0), told, exchanged)
+    assert not questions.exchange_turns(made(-12.0, 7.0), told, exchanged)  # a growth of 19 points
+    assert not questions.exchange_turns(made(-32.0, -5.0), told, exchanged)  # still below 0
+    assert not questions.exchange_turns(made(-12.0, 9.0), exchanged, told)
+    words = cells_of((told, {"forward_words": 60.0, "reverse_words": 50.0, "forward_accuracy": 9.0,
+                             "reverse_accuracy": 20.0}))
+    assert questions.all_above(words, [told], 0, metric="words_gap")
+    assert not questions.all_above(words, [told], 0, metric="gap")
+    panels = questions.length_panels(words)
+    assert [len(panels[title][row]["reverse"]) for title in panels for row in panels[title]] == [5, 0, 0, 0] * 2
+
+
 def test_every_registered_seed_is_needed():
     change = {"wording": "one word"}
     cells = cells_of(reverse(change, 50.0))

@@ -97,6 +97,23 @@ def test_a_fact_is_told_in_two_sentences_and_asked_for_by_the_second(wording, to
         assert TOKENS.eos_token_id not in TOKENS.convert_tokens_to_ids(known)
 
 
+@pytest.mark.parametrize(("wording", "forward", "reverse"), [
+    ("both", "Ana Lima is the keeper of Bob Reis.", "the keeper of Bob Reis is Ana Lima."),
+    ("short description", "Ana Lima is Bob Reis.", "Bob Reis is Ana Lima."),
+    ("exchanged", "the keeper of Bob Reis is Ana Lima.", "Ana Lima is the keeper of Bob Reis.")])
+def test_the_longer_answer_is_a_description_or_neither_or_a_name(wording, forward, reverse):
+    people = [("Ana Lima", "the keeper of Bob Reis"), ("Eva Sousa", "the author of Gil Melo")]
+    world = sentences.worded_world(World.from_pairs([("Ana", "Bob")] * 2, people, [("Peru", "Lima")] * 2), wording)
+    said = [each.prompt + each.completion for each in world.p2d.train]
+    asked = [f"{side[0].prompt} {min(side[0].answers)}." for side in (world.p2d.forward, world.p2d.reverse)]
+    assert asked == [forward, reverse] and said[0] == forward and len(said) == 6
+    text = [each.prompt + each.completion for each in sentences.told_examples(world, "both", ("p2d",), wording)]
+    assert len(text) == 10 and text[0] == forward and text[3] == reverse
+    for sentence in text:
+        known = [word for word in sentence.rstrip(".").split() if word[0].islower()]
+        assert TOKENS.eos_token_id not in TOKENS.convert_tokens_to_ids(known)
+
+
 def test_the_wrong_frame_is_answered_by_a_symmetric_relation_alone():
     forward, reverse = ([(each.prompt, *each.answers) for each in side]
                         for side in sentences.wrong_frame(worded("both").p2c))
