@@ -23,8 +23,12 @@ CONDITION_NAMES = {
     "dream": "Dream-like, held out", "llada_told": "LLaDA-like, told in both orders",
     "dream_told": "Dream-like, told in both orders", "llama_told": "Llama-like, told in both orders",
     "qwen2_told": "Qwen2.5-like, told in both orders", "smollm2": "SmolLM2, held out",
+    "mlp_edit_layers": "with MLP, no embedding edited", "mlp_edit_mlp": "with MLP, MLP alone edited",
+    "llada_edit_layers": "LLaDA-like, no embedding edited", "llada_edit_mlp": "LLaDA-like, MLPs alone edited",
 }
 ONE_LAYER_CONDITIONS = tuple(CONDITION_NAMES)[:7]
+PART_CONDITIONS = tuple(name for name in CONDITION_NAMES if "_edit_" in name)  # a part of the weights alone is edited
+LANGUAGE_CONDITIONS = tuple(name for name in CONDITION_NAMES if name not in ONE_LAYER_CONDITIONS + PART_CONDITIONS)
 
 
 class RecordedEdits(RecordedRuns):

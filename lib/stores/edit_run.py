@@ -26,7 +26,7 @@ from lib.record.experiment import finished, recording
 from lib.record.options import at_least, check_seeds, command, json_file, one_of, option
 from lib.record.training_state import Checkpoint
 from lib.stores import states, transfer
-from lib.stores.editing import EditConfig
+from lib.stores.editing import EditConfig, allow_edits
 from lib.stores.subjects import SUBJECTS
 from lib.stores.transfer import EDITS, FactQuestions, Outcome
 
@@ -66,7 +66,7 @@ def edit_and_measure(asked: EditRunOptions) -> None:
         return
     with recording({asked.out: parameters}, experiment=_EXPERIMENT, seeds=[asked.seed]) as recorded:
         model, facts = SUBJECTS[asked.condition].prepare(asked.seed, asked.work, asked.condition)
-        model.requires_grad_(True)
+        allow_edits(model, SUBJECTS[asked.condition].edits)
         metrics, curves = measured_edits(model, facts, asked.edit, asked.facts, recorded.checkpoint)
         recorded.save({name: [value] for name, value in metrics.items()}, curves)
     shown = "facts", "forward_transfer", "forward_follows", "forward_kept", "reverse_transfer", "right_transfer"

@@ -50,6 +50,29 @@ class FactQuestion(NamedTuple):
         return self.together(model, [self.shown])[0]
 
 
+EDITED_PARTS = ("all", "layers", "mlp")  # which weights an edit may change
+
+
+def allow_edits(model: nn.Module, part: str) -> None:
+    """Let an edit change a part of a model's weights alone: the others are frozen, in place.
+
+    :param part: ``all``; ``layers``, without what reads tokens in and out; or ``mlp``, the layers' MLPs alone
+    :raises ValueError: for another part, or a model that has no such weights
+    """
+    if part not in EDITED_PARTS:
+        raise ValueError(f"part {part!r}: one of {', '.join(EDITED_PARTS)}")
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(in_part(name, part))
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"part {part!r}: {type(model).__name__} has no such weights")
+
+
+def in_part(name: str, part: str) -> bool:
+    """Whether a weight of this name belongs to a part."""
+    layered = part == "all" or any(word in ("blocks", "layers") for word in name.split("."))
+    return layered and (part != "mlp" or "mlp" in name.split("."))
+
+
 @dataclasses.dataclass(frozen=True)
 class EditConfig:
     """How an edit steps, what it keeps, and when it ends."""

@@ -39,13 +39,15 @@ class OneLayerSubject:
 
     model: ModelConfig
     training: TrainingConfig
+    edits: str = "all"  # which weights may change then, of `editing.EDITED_PARTS`
 
     def prepare(self, seed: int, work: Path, name: str) -> Subject:
         """Train, or take what is trained already.
 
         :raises lib.record.training_state.CheckpointError: for a checkpoint of other settings
         """
-        kept = Checkpoint(work / f"{name}_{seed}.safetensors", {"seed": seed, **dataclasses.asdict(self)})
+        kept = Checkpoint(work / f"{name}_{seed}.safetensors", {
+            "seed": seed, "model": dataclasses.asdict(self.model), "training": dataclasses.asdict(self.training)})
         trainer = Trainer(self.model, self.training, [seed])
         curves = train_ensemble(trainer, kept, [self.training.steps], measure=metrics.query_answers)
         kept.save(trainer.tensors(), {"step": trainer.steps_taken, "curves": curves})
@@ -60,6 +62,7 @@ class MiniatureSubject:
     cell: MiniatureConfig
     told: bool = False  # which of the two
     count: int = 30  # facts asked about
+    edits: str = "all"
 
     def prepare(self, seed: int, work: Path, name: str) -> Subject:
         """Pretrain and fine-tune, or take what is trained already; ``name`` is not needed to find it again.
@@ -87,6 +90,7 @@ class PretrainedSubject:
 
     dataset: str = "p2c"
     invented: int = 150
+    edits: str = "all"
 
     def prepare(self, seed: int, work: Path, name: str) -> Subject:
         """Fine-tune the adapted model on the facts of a seed; go on from what is done already.
@@ -129,4 +133,9 @@ SUBJECTS: dict[str, OneLayerSubject | MiniatureSubject | PretrainedSubject] = {
     "llama_told": MiniatureSubject(MiniatureConfig("llama"), told=True),
     "qwen2_told": MiniatureSubject(MiniatureConfig("qwen2"), told=True),
     "smollm2": PretrainedSubject(),
+    # the same models, of whose weights an edit may change a part alone
+    "mlp_edit_layers": OneLayerSubject(ModelConfig(), TrainingConfig(**_FORWARD_ONLY, **_MLP), edits="layers"),
+    "mlp_edit_mlp": OneLayerSubject(ModelConfig(), TrainingConfig(**_FORWARD_ONLY, **_MLP), edits="mlp"),
+    "llada_edit_layers": MiniatureSubject(MiniatureConfig("llada"), edits="layers"),
+    "llada_edit_mlp": MiniatureSubject(MiniatureConfig("llada"), edits="mlp"),
 }

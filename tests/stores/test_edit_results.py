@@ -10,7 +10,7 @@ from lib.record.provenance import Result
 from lib.stores import edit_figures, edit_results
 from lib.stores.edit_results import RecordedEdits
 from lib.stores.states import PAIRS, STATE_MEASURES
-from lib.stores.subjects import SUBJECTS
+from lib.stores.subjects import SUBJECTS, OneLayerSubject
 from lib.stores.transfer import EDITS
 from pipeline import experiments
 
@@ -53,9 +53,12 @@ def test_the_runs_of_a_condition_are_found_by_seed():
 def test_every_planned_run_is_of_a_condition_and_a_seed():
     planned = [run["fixed"] for run in experiments.experiments("one_store", "full").values()]
     assert len(planned) == edit_results.edits_planned()
-    one_layer = edit_results.ONE_LAYER_CONDITIONS  # whose first seeds earlier designs have used
+    one_layer = lambda name: isinstance(SUBJECTS[name], OneLayerSubject)  # whose first seeds earlier designs have used
     assert {(run["condition"], run["seed"]) for run in planned} == {
-        (name, seed + 20 * (name in one_layer)) for name in SUBJECTS for seed in range(edit_results.EDIT_SEEDS)}
+        (name, seed + 20 * one_layer(name)) for name in SUBJECTS for seed in range(edit_results.EDIT_SEEDS)}
+    drawn = [edit_results.ONE_LAYER_CONDITIONS, edit_results.PART_CONDITIONS, edit_results.LANGUAGE_CONDITIONS]
+    assert sum(map(len, drawn)) == len(SUBJECTS) and set().union(*drawn) == set(SUBJECTS)
+    assert all(map(one_layer, drawn[0])) and not any(map(one_layer, drawn[2]))
     assert set(edit_results.CONDITION_NAMES) == set(SUBJECTS)
     assert all("SmolLM2" in edit_results.CONDITION_NAMES[run["condition"]] for run in planned if "facts" in run)
 

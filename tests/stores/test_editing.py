@@ -7,8 +7,10 @@ import pytest
 import torch
 from stores.toy_stores import Tables, questions
 
+from lib.one_layer.model import ModelConfig, Transformer, initialise
 from lib.stores import editing
 from lib.stores.editing import EditConfig, FactQuestion
+from lib.stores.one_layer_questions import letter_questions
 
 CONFIG = EditConfig(margin=1.0, stride=0.01, most=200)
 
@@ -110,3 +112,27 @@ def test_other_answers_are_kept_only_where_they_weigh(keeping, kept):
 def test_settings_that_cannot_be_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field):
         EditConfig(**{field: value})
+
+
+def changed(part):
+    """The weights of a one-layer model that an edit of a part changes."""
+    model = initialise(Transformer(ModelConfig(length=4, width=8)), 0).double()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    editing.allow_edits(model, part)
+    question = letter_questions(model)[0].forward
+    editing.overwrite(model, question, 3, CONFIG, steps=1)
+    return {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+
+
+def test_an_edit_changes_the_part_of_the_weights_that_it_may():
+    everything, layers, mlp = (changed(part) for part in editing.EDITED_PARTS)
+    assert {"embedding", "head.weight", "head.bias", "norm.weight"} <= everything - layers
+    assert layers >= {"blocks.0.attention.value.weight", "blocks.0.mlp.up.weight"}
+    assert mlp == {name for name in layers if ".mlp." in name} and len(mlp) == 4
+
+
+def test_a_part_that_is_unknown_or_not_there_is_refused():
+    with pytest.raises(ValueError, match="part 'heads': one of all, layers, mlp"):
+        editing.allow_edits(Tables(), "heads")
+    with pytest.raises(ValueError, match="part 'mlp': Tables has no such weights"):
+        editing.allow_edits(Tables(), "mlp")

@@ -41,6 +41,7 @@ def test_conditions_are_what_their_names_say():
             assert condition.model.causal == name.startswith("causal")
         if isinstance(condition, MiniatureSubject):
             assert condition.told == name.endswith("_told") and condition.cell == MiniatureConfig(name.split("_")[0])
+        assert condition.edits == (name.split("_edit_")[1] if "_edit_" in name else "all")
 
 
 def test_a_trained_layer_is_kept_and_is_the_averaged_one(tmp_path, monkeypatch):
