@@ -212,7 +212,7 @@ def scores_along_training(rope: RecordedRun, alibi: RecordedRun) -> Figure:
         training_curve(right, rope, f"{way}_attention", label=f"RoPE, {way} query", **LINES[way])
     right.axhline(1 / rope["parameters"]["length"], label="uniform", **PAPER_LINE)
     left.set(xlabel="training step (plus 1)", ylabel="correlation of scores", ylim=(-1.05, 1.05))
-    right.set(xlabel="training step (plus 1)", ylabel="attention on the evidence", ylim=(0, 1))
+    right.set(xlabel="training step (plus 1)", ylabel="attention weight on the evidence", ylim=(0, 1))
     for panel in (left, right):
         panel.legend(**BELOW)
     return figure
@@ -269,7 +269,7 @@ def target_probability_along_training(record: PaperComparison) -> Figure:
 
 
 def predicted_and_measured(cells: Sequence[Mapping[str, Any]]) -> Figure:
-    """Cells of `lib.one_layer.prediction`, measured against additively predicted: left margins, right accuracies."""
+    """Cells of `lib.one_layer.prediction`, measured against predicted: left logit differences, right accuracies."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.0))
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     kinds = sorted({(each["encoding"], each["length"]) for each in cells})
@@ -281,7 +281,7 @@ def predicted_and_measured(cells: Sequence[Mapping[str, Any]]) -> Figure:
     limits = [np.min([left.get_xlim(), left.get_ylim()]), np.max([left.get_xlim(), left.get_ylim()])]
     left.plot(limits, limits, **LINES["bound"])
     right.plot([0, 100], [0, 100], **LINES["bound"])
-    left.set(xlabel="predicted reverse margin", ylabel="measured")
+    left.set(xlabel="predicted reverse logit difference", ylabel="measured")
     right.set(xlabel="predicted reverse accuracy (%)", ylabel="measured (%)")
     legend_below(figure, left, 3)
     return figure

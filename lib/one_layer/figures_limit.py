@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lib.one_layer import limit_predictions as read
 from lib.one_layer.figures_interventions import nothing_recorded, recorded
 from lib.one_layer.results import final
-from lib.record.figures import LINES, band, dots
+from lib.record.figures import LINES, band, dots, legend_below
 
 #: encoding -> how its models are drawn
 ENCODING_STYLES = {"rope": LINES["rope"], "learned": LINES["forward"], "alibi_directional": LINES["alibi"],
@@ -56,17 +56,19 @@ def rise_and_fall() -> Figure:
 
 
 def side_by_length() -> Figure:
-    """AUC of the side from the evidence's weight, from the rest of the row and from the residual, by length."""
+    """AUC of a probe of the query's direction, from three parts of the computation, by length."""
     runs = recorded({length: read.case(True, length=length) for length in (10, 20, 30, 40)})
     if not runs:
         return nothing_recorded()
     figure, panel = plt.subplots(figsize=(5.4, 2.8))
-    parts = {"evidence": LINES["rope"], "rest": LINES["control"], "residual": LINES["autoregressive"]}
-    for shift, (part, line) in zip((-0.2, 0.0, 0.2), parts.items(), strict=True):
+    parts = {"evidence": ("attention weight on the evidence", LINES["rope"]),
+             "rest": ("rest of the attention distribution", LINES["control"]),
+             "residual": ("residual stream", LINES["autoregressive"])}
+    for shift, (part, (label, line)) in zip((-0.2, 0.0, 0.2), parts.items(), strict=True):
         for place, run in enumerate(runs.values()):
             dots(panel, place + shift, read.side_probe(run, part), **line)
-        panel.plot([], [], label=part, **{**line, "linestyle": "none"})
+        panel.plot([], [], label=label, **{**line, "linestyle": "none"})
     panel.set_xticks(range(len(runs)), [f"$L={length}$" for length in runs])
-    panel.set(ylabel="AUC of the side", ylim=(0.4, 1.02))
-    panel.legend(fontsize=8, loc="lower left")
+    panel.set(ylabel="AUC of the direction", ylim=(0.4, 1.02))
+    legend_below(figure, panel, 2)
     return figure

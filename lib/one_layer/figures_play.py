@@ -70,7 +70,7 @@ def _still_query(model: Transformer, mask: int) -> Figure:
 
 
 def training_scrubber(models: Mapping[int, Transformer]) -> Interactive:
-    """Attention row and predictions of a forward and a reverse query at kept steps of one training run.
+    """Attention distribution and predictions of a forward and a reverse query at kept steps of one training run.
 
     :param models: by training step, in rising order; see `kept_models.models_along_training`
     :raises ValueError: for no models

@@ -58,14 +58,15 @@ def patching_in_boxes(site: str = "row") -> Figure:
     figure, axes = plt.subplots(figsize=(7.2, 2.7))
     for line, name in enumerate(("forward", "reverse")):
         colour, height = LINES[name]["color"], 1.5 * (1 - line)
-        axes.text(-0.65, height, f"{name}\nquestion", ha="right", va="center", fontsize=10, color=colour)
+        axes.text(-0.65, height, f"{name}\nquery", ha="right", va="center", fontsize=10, color=colour)
         for place, (each, words) in enumerate(_SITES.items()):
             taken = each == site
             axes.text(1.5 * place + 0.4, height, words, ha="center", va="center", fontsize=9, bbox={
                 "boxstyle": "round", "facecolor": "#d7e8f4" if taken else "white",
                 "edgecolor": LINES["forward"]["color"] if taken else colour, "linewidth": 1.6})
         axes.text(6.4, height, "answer", ha="left", va="center", fontsize=10)
-        axes.annotate("", (6.35, height), (5.55, height), arrowprops={"arrowstyle": "->", "color": colour})
+        for start, end in ((0.97, 1.22), (2.58, 2.98), (3.87, 4.22), (5.6, 6.35)):
+            axes.annotate("", (end, height), (start, height), arrowprops={"arrowstyle": "->", "color": colour})
     middle = 1.5 * list(_SITES).index(site) + 0.4
     axes.annotate("", (middle, 0.42), (middle, 1.08),
                   arrowprops={"arrowstyle": "-|>", "linewidth": 2, "color": "#333333"})

@@ -34,7 +34,7 @@ TRAINED = (
 )
 PATCHED = (
     Change("patched: forward score", "forward", "score_forward"),
-    Change("patched: forward attention row", "forward", "row_forward"),
+    Change("patched: forward attention distribution", "forward", "row_forward"),
     Change("patched: forward values", "forward", "values_forward"),
     Change("patched: forward values and mask", "forward", "values_residual_forward"),
     Change("control: another reverse score", "control", "score_reverse"),
@@ -93,9 +93,11 @@ def recorded_cell(run: RecordedRun | None) -> str:
 
 # Patches ----------------------------------------------------------------------------------------------------------
 
-SITE_NAMES = {"score": "evidence score", "row": "attention row", "values": "values", "residual": "mask embedding"}
+SITE_NAMES = {"score": "attention score on the evidence", "row": "attention distribution", "values": "values",
+              "residual": "mask embedding"}
 FROM = {"forward": "its forward query", "other": "another fact, forward", "reverse": "another fact, reverse"}
-MORE = {"row_values_forward": "row and values", "values_residual_forward": "values and mask embedding",
+MORE = {"row_values_forward": "attention distribution and values",
+        "values_residual_forward": "values and mask embedding",
         "mass_reverse": "own weight on the evidence, random rest",
         "mass_forward": "forward weight on the evidence, random rest"}
 
@@ -120,7 +122,7 @@ def other_signs(runs: Iterable[RecordedRun]) -> str:
                ("broken_accuracy", "reverse_accuracy", "graft_mass_reverse_accuracy"))]
             for run in runs for place in np.flatnonzero(metric(run, "broken_agreement") < 50)]
     return markdown(["$L$", "seed", "forward, with the reverse weight on the evidence (%)", "reverse (%)",
-                     "reverse, rest of the row at random (%)"], rows)
+                     "reverse, rest of the attention distribution at random (%)"], rows)
 
 
 # Runs side by side ------------------------------------------------------------------------------------------------

@@ -38,6 +38,20 @@ def test_one_piece_is_patched_and_it_is_the_one_named(site):
     plt.close("all")
 
 
+def test_both_computations_lead_through_the_same_steps_to_an_answer():
+    axes = figures_task.patching_in_boxes().axes[0]
+    steps = [text for text in axes.texts if text.get_bbox_patch() is not None]
+    assert {text.get_text().split("\n")[0] for text in axes.texts if "query" in text.get_text()} == {*task.DIRECTIONS}
+    for height in {text.get_position()[1] for text in steps}:
+        centres = [text.get_position()[0] for text in steps if text.get_position()[1] == height]
+        arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) and text.xyann[1] == height]
+        starts, ends = (sorted(getattr(arrow, name)[0] for arrow in arrows) for name in ("xyann", "xy"))
+        assert len(centres) == len(starts) == 4
+        assert all(centre < start < end for centre, start, end in zip(centres, starts, ends, strict=True))
+        assert all(end < centre for end, centre in zip(ends, [*centres[1:], 6.4], strict=True))
+    plt.close("all")
+
+
 def test_what_cannot_be_patched_is_refused():
     with pytest.raises(ValueError, match="unknown site 'mlp'; one of score, row, values, residual"):
         figures_task.patching_in_boxes("mlp")

@@ -27,6 +27,12 @@ def test_a_summary_is_as_wide_for_a_run_for_one_without_attention_and_for_none()
     assert rows(tables.cases({"a": result(), "b": None})) == [["a", *deep], ["b", "not run", *[""] * 5]]
 
 
+def test_what_is_patched_has_the_glossarys_name():
+    labels = [*tables.SITE_NAMES.values(), *tables.MORE.values(), *(change.label for change in tables.PATCHED)]
+    assert not [label for label in labels if "row" in label.split()]
+    assert sum("attention distribution" in label for label in labels) == 3
+
+
 def test_only_runs_with_other_errors_are_listed():
     erring = lambda share: result(placeholder_share=[[0, 0, share]] * 2)
     assert rows(tables.errors_elsewhere([erring(99), erring(90)])) == [["rope at 10", "1,000", "90"]]

@@ -64,4 +64,6 @@ def test_falls_tables_and_figures_take_what_is_there(recorded):
     assert np.allclose(read.side_probe(recorded[3], "rest"), 50)
     assert "no MLP, attention frozen" in read.limit_error_table() and "learned" in read.case_table(False)
     assert len(figures_limit.predicted_and_answered().axes) == 3 and figures_limit.rise_and_fall().axes
-    assert figures_limit.side_by_length().axes
+    figure = figures_limit.side_by_length()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "attention weight on the evidence", "rest of the attention distribution", "residual stream"]
