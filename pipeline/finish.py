@@ -14,7 +14,7 @@ import importlib.util
 import itertools
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import tinycss2
 from fontTools import subset
 from PIL import Image
 
+from pipeline import page_figures, statements, terms
 from pipeline.settings import Refused
 
 #: text between tags, where formulas stand; code, scripts and styles are left alone
@@ -39,6 +40,8 @@ REPEATED = re.compile(r'(<(?:section|div)\b[^>]*?) id="proof(?:-content)?"')  # 
 #: Sphinx calls the references a list, and each of them an entry of a bibliography, which no list may hold
 REFERENCES = re.compile(r'<div role="list" class="citation-list">')
 COLOURS = 128  # of a picture
+EXECUTED = 'class="cell '  # what the page of a chapter has, and no page of text alone
+POINTS = 110  # of a picture's points to the inch, as many as a page's
 FIGURE = re.compile(r'(<a class="enlarge"[^>]*>)?(<img [^>]*src="([^"]*_images/[^"]*)"[^>]*>)')
 ESCAPE = re.compile(r"\\([0-9a-f]{4})(?![0-9a-f])")  # a character as a stylesheet writes it
 PRIVATE = re.compile("[\ue000-\uf8ff]")  # where the icon font keeps its characters
@@ -50,27 +53,53 @@ LEFT_OVER = ("scripts/fontawesome.js*", "sphinx-thebe.*", "design-tabs.js", "**/
 MATHEMATICS, ICONS = "stix-two-math.woff2", "fa-solid-900"
 
 
-def finish(site: Path) -> None:
+def finish(site: Path, places: Mapping[str, str] | None = None) -> None:
     """Finish all pages of a site, in place.
 
+    :param places: of each claim, the place of the paper that it stands for; statements take the paper's numbers
     :raises Refused: for a formula that cannot be typeset, with its page
     """
-    pages = sorted(site.rglob("*.html"))
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        try:
-            plain = REFERENCES.sub('<div class="citation-list">', REPEATED.sub(r"\1", UNUSED.sub("", text)))
-            done = typeset(plain)
-        except math_core.LatexError as error:
-            raise Refused(f"{page.name}: a formula cannot be typeset: {error}") from None
-        done = enlargeable(pictures(done, page.parent))
-        if done != text:
-            page.write_text(done, encoding="utf-8")
+    before = {page: page.read_text(encoding="utf-8") for page in sorted(site.rglob("*.html"))}
+    texts = explained({page: plain(page, text) for page, text in before.items()}, site / "book" / terms.GLOSSARY)
+    named = statements.labels(texts.values(), places or {})
+    texts = {page: statements.labelled(text, named) for page, text in texts.items()}
+    for page, text in texts.items():
+        if text != before[page]:
+            page.write_text(text, encoding="utf-8")
+    search(site, {page.relative_to(site).with_suffix("").as_posix(): text for page, text in texts.items()}, named,
+           places or {})
     static = site / "_static"
     remove(static)
-    texts = [page.read_text(encoding="utf-8") for page in pages]
-    stylesheets(texts, static)
-    fonts(texts, static)
+    stylesheets(texts.values(), static)
+    fonts(texts.values(), static)
+
+
+def plain(page: Path, text: str) -> str:
+    """A page with its formulas typeset, its figures numbered, and without what it does not use.
+
+    :raises Refused: for a formula that cannot be typeset
+    """
+    try:
+        done = typeset(REFERENCES.sub('<div class="citation-list">', REPEATED.sub(r"\1", UNUSED.sub("", text))))
+    except math_core.LatexError as error:
+        raise Refused(f"{page.name}: a formula cannot be typeset: {error}") from None
+    return page_figures.numbered(enlargeable(pictures(done, page.parent)))
+
+
+def explained(texts: Mapping[Path, str], glossary: Path) -> dict[Path, str]:
+    """The pages, the terms of the glossary linked on those that were executed."""
+    known = terms.entries(texts.get(glossary, ""))
+    return {page: terms.linked(text, known) if EXECUTED in text else text for page, text in texts.items()}
+
+
+def search(site: Path, texts: Mapping[str, str], named: Mapping[str, str], places: Mapping[str, str]) -> None:
+    """Let the search know the paper's places, see `pipeline.statements`; nothing where a site has none."""
+    static = site / "_static"
+    for path, changed in ((site / "searchindex.js", lambda text: statements.searchable(text, texts, named, places)),
+                          (static / "searchtools.js", statements.search_program),
+                          (static / "documentation_options.js", statements.search_options)):
+        if path.exists():
+            path.write_text(changed(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 # Formulas ----------------------------------------------------------------------------------------------------------
@@ -120,14 +149,35 @@ def _converter() -> math_core.LatexToMathML:
 
 
 def pictures(page: str, folder: Path) -> str:
-    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of at most `COLOURS` colours."""
+    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of at most `COLOURS` colours.
+
+    One with more points to the inch than a page has is kept for dense screens, and shown at a page's size.
+    """
     for name in set(re.findall(r'(?:src|href)="([^"]*_images/[^"]*)\.png"', page)):
         source = (folder / f"{name}.png").resolve()
         if source.exists():
-            few_colours(Image.open(source)).save(source.with_suffix(".webp"), lossless=True, method=4, quality=75)
-            source.unlink()
+            page = page.replace(f'src="{name}.png"', _stored(source, name))
         page = page.replace(f"{name}.png", f"{name}.webp")
     return page
+
+
+def _stored(source: Path, name: str) -> str:
+    """Store a picture as WebP, its PNG deleted; returns the attributes of an image that shows it."""
+    picture = Image.open(source)
+    finer = max(1.0, picture.info.get("dpi", (POINTS, POINTS))[0] / POINTS)
+    shown = tuple(round(side / finer) for side in picture.size)
+    to_webp(picture, source.with_suffix(".webp"))
+    size = f'width="{shown[0]}" height="{shown[1]}"'
+    if shown != picture.size:
+        to_webp(picture.convert("RGB").resize(shown, Image.Resampling.LANCZOS), source.with_suffix(".1x.webp"))
+        size += f' srcset="{name}.webp {finer:.3g}x"'
+    source.unlink()
+    return f'src="{name}{".1x" if shown != picture.size else ""}.webp" {size}'
+
+
+def to_webp(picture: Image.Image, to: Path) -> None:
+    """Write a picture of few colours; nothing is lost beyond the merging of colours."""
+    few_colours(picture).save(to, lossless=True, method=4, quality=75)
 
 
 def few_colours(picture: Image.Image) -> Image.Image:
@@ -149,7 +199,8 @@ def enlargeable(page: str) -> str:
 
 def _linked(found: re.Match[str]) -> str:
     already, picture, address = found.groups()
-    return found[0] if already else f'<a class="enlarge" href="{address}">{picture}</a>'
+    finer = re.search(r'srcset="([^" ]*)', picture)
+    return found[0] if already else f'<a class="enlarge" href="{finer[1] if finer else address}">{picture}</a>'
 
 
 def remove(static: Path) -> None:

@@ -31,6 +31,7 @@ OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 NUMBER = re.compile(r"\{number\}`([^`/]+)/([^`/]+)(?:/([^`]+))?`")
 #: the cells of the ledger's page that show a part of it; the renderer makes them anew from the ledger beside the pages
 LEDGER_PART = re.compile(r"HTML\(verdicts\.(status_counts|claim_graph|ledger_table)\(rows\)\)")
+HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 PAPER_TABLE = "paper_against_book"  # the page of that name, its table and its CSV
 UNEXECUTED = ("references", "contributing", "glossary", PAPER_TABLE)  # pages of text alone
 Row = Mapping[str, Any]
@@ -192,7 +193,7 @@ def differing(built: Path) -> list[nbformat.NotebookNode]:
 def gather_checks(
     book: nbformat.NotebookNode, traced: Tracing = lambda check, cell: check, made: Row | None = None,
 ) -> tuple[set[str], set[str]]:
-    """Show the checks of one claim as one box, where the last of them ran; their code stays in the notebook alone.
+    """Show the checks of one section as one box, where the last of them ran; their code stays in the notebook alone.
 
     :param traced: adds to the record of a check, and the number of its cell, where its numbers come from
     :param made: the record of the chapter's execution; with it, results that were read are listed behind the last box
@@ -212,16 +213,19 @@ def gather_checks(
             cell.outputs = kept
             cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "remove-input"} - {"hide-input"})
     runs = place_runs([record for found in records.values() for record in found])
-    last = {claim: number for number, cell in enumerate(book.cells) for claim in cell.get("claims", [])}
-    for number, cell in enumerate(book.cells):
-        cell.pop("claims", None)
-        if boxes := [f'<div id="claim-box-{claim}">{verdicts.box(records[claim])}</div>'
-                     for claim, where in last.items() if where == number]:
-            shown = f'<div class="checks">{"".join(boxes)}</div>'
-            if made and number == max(last.values()):
-                shown += verdicts.runs_read(runs, made)
-            cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown}))
+    last = {claim: number for number, cell in enumerate(book.cells) for claim in cell.pop("claims", [])}
+    for number, claims in verdicts.box_places(last, headings(book)).items():
+        shown = verdicts.boxes({claim: records[claim] for claim in claims})
+        if made and number == max(last.values()):
+            shown += verdicts.runs_read(runs, made)
+        book.cells[number].outputs.append(nbformat.v4.new_output("display_data", {"text/html": shown}))
     return {run["file"] for run in runs}, set(records)
+
+
+def headings(book: nbformat.NotebookNode) -> list[int]:
+    """The numbers of the cells of text that begin a section."""
+    return [number for number, cell in enumerate(book.cells)
+            if cell.cell_type == "markdown" and HEADING.search(cell.source)]
 
 
 def place_runs(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -265,13 +269,13 @@ def complete(staged: Path, html: Path, linked: Iterable[str], results: Path) -> 
     accompany(html, linked, results)
     shutil.copytree(staged / foot.SCRIPTS, html / foot.SCRIPTS, dirs_exist_ok=True)
     try:
-        finish.finish(html)
+        finish.finish(html, {name: claim["place"] for name, claim in claims_file.known_claims().items()})
     except chapters.Refused as error:
         sys.exit(f"rendering failed: {error}")
 
 
 def accompany(pages: Path, linked: Iterable[str], results: Path) -> None:
-    """Put beside the pages what they link: each result with a page of its own, their list, and the ledger as CSV.
+    """Put beside the pages what they link: each claim and each result as a page, their list, and the ledger as CSV.
 
     :param linked: results by their place below the repository
     :param results: the folder of this build's results, which come before recorded ones
@@ -279,6 +283,9 @@ def accompany(pages: Path, linked: Iterable[str], results: Path) -> None:
     rows = ledger_rows(results)
     for name, content in (("ledger", verdicts.as_csv(rows)), (PAPER_TABLE, verdicts.paper_csv(rows))):
         (pages / "book" / f"{name}.csv").write_text(content, encoding="utf-8", newline="")
+    (pages / traced_numbers.CLAIM_PAGES).mkdir(exist_ok=True)
+    for claim, content in verdicts.claim_pages(rows).items():
+        (pages / traced_numbers.CLAIM_PAGES / f"{claim}.html").write_text(content, encoding="utf-8")
     readers = claims_by_result(rows)
     every = {*linked, *readers, *(path for folder in {results, provenance.RECORDED} for path in results_in(folder))}
     shown = [name for name in sorted(every) if show_result(name, results, pages, readers.get(name, []))]

@@ -27,6 +27,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
+#: pictures wait until they are scrolled to; paper has them all
+PICTURES = """Promise.all([...document.images].map(each => {
+  each.loading = "eager";
+  return each.decode();
+})).then(() => true)"""
 FOOTER = ('<div style="width: 100%; font: 8px sans-serif; color: #444; padding: 0 17mm; display: flex; '
           'justify-content: space-between"><span>{title}</span><span class="pageNumber"></span></div>')
 
@@ -59,7 +64,7 @@ def print_pages(site: Path, names: Sequence[str], folder: Path) -> dict[str, str
     titles = {}
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser(), args=list(FLAGS))
-        sheet = opened.new_page(color_scheme="light", offline=True)
+        sheet = opened.new_page(color_scheme="light", offline=True, device_scale_factor=2)  # for sharp pictures
         for name in tqdm(names, "printing", disable=not sys.stderr.isatty()):
             page = site / "book" / f"{name}.html"
             if not page.is_file():
@@ -74,6 +79,7 @@ def print_page(sheet: Any, page: Path, to: Path) -> str:
     sheet.goto(page.absolute().as_uri())
     sheet.evaluate("document.querySelectorAll('details.sd-dropdown').forEach(proof => proof.open = true)")
     sheet.evaluate("document.fonts.ready.then(() => true)")
+    sheet.evaluate(PICTURES)
     title = re.sub(r"#$", "", sheet.locator("h1").first.inner_text().strip())
     sheet.pdf(path=str(to), format="A4", margin=MARGIN, print_background=True, scale=0.8, display_header_footer=True,
               header_template="<span></span>", footer_template=FOOTER.format(title=html.escape(title)))

@@ -90,8 +90,21 @@ def test_pictures_keep_their_pixels_and_can_be_enlarged(site):
     finish.finish(site)
     assert Image.open(site / "_images" / "one.webp").convert("RGBA").tobytes() == before
     text = (site / "book" / "a.html").read_text(encoding="utf-8")
-    assert '<a class="enlarge" href="../_images/one.webp"><img alt="A line"' in text
+    assert '<a class="enlarge" href="../_images/one.webp"><img ' in text and "A line</figcaption>" in text
     assert not (site / "_images" / "one.png").exists()
+
+
+@pytest.mark.parametrize(("dpi", "size"), [(110, (40, 30)), (220, (20, 15)), (165, (27, 20)), (55, (40, 30))])
+def test_a_picture_with_more_points_to_the_inch_is_sharper_and_not_larger(site, dpi, size):
+    picture = Image.new("RGB", (40, 30))
+    picture.save(site / "_images" / "one.png", dpi=(dpi, dpi))
+    finish.finish(site)
+    text = (site / "book" / "a.html").read_text(encoding="utf-8")
+    (shown,) = re.findall(r'<img [^>]*src="../([^"]*)" width="(\d+)" height="(\d+)"', text)
+    assert tuple(map(int, shown[1:])) == size == Image.open(site / shown[0]).size
+    assert 'href="../_images/one.webp"' in text and Image.open(site / "_images" / "one.webp").size == (40, 30)
+    dense = re.findall(r'srcset="../_images/one.webp ([^"]*)x"', text)
+    assert dense == ([f"{dpi / 110:.3g}"] if dpi > 110 else [])
 
 
 def test_a_picture_of_many_colours_is_drawn_with_fewer_that_are_close():

@@ -209,13 +209,72 @@ def test_a_page_fits_a_phone_and_its_pictures_speak(opened, name):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_figures_stay_legible_on_a_dark_page_and_open_at_full_size(opened):
+def test_figures_stay_legible_on_a_dark_page(opened):
     page = opened("routing", theme="dark")
     figure = page.locator("main a.enlarge img").first
     shown = figure.evaluate("e => { const s = getComputedStyle(e); return [s.filter, s.backgroundColor]; }")
     assert shown == ["none", "rgb(255, 255, 255)"]
-    figure.click()
-    page.wait_for_url("**/_images/*")
+
+
+def test_a_figure_opens_at_full_size_by_hand_and_by_key_and_closes(opened):
+    page = opened("routing", width=380)
+    link = page.locator("main a.enlarge").first
+    on_page, address = link.locator("img").bounding_box()["width"], page.url
+    for do in (link.click, lambda: link.press("Enter")):
+        do()
+        dialog = page.get_by_role("dialog", name="Figure 1 of this chapter")
+        picture = dialog.locator("img")
+        picture.wait_for()
+        assert picture.get_attribute("alt").startswith("Figure 1 of this chapter: ")
+        page.wait_for_function("document.querySelector('dialog.enlarged img').hasAttribute('width')")
+        assert picture.bounding_box()["width"] > 1.5 * on_page
+        page.keyboard.press("Escape")
+        dialog.wait_for(state="detached" if not dialog.count() else "hidden")
+        assert link.evaluate("e => e == document.activeElement") and page.url == address
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_figures_are_numbered_and_have_captions(opened, name):
+    captions = opened(name).locator("main :is(figcaption, .play-caption)").all_inner_texts()
+    names = [f"Figure {number} of this chapter" for number in range(1, len(captions) + 1)]
+    assert [text.split(":")[0] for text in captions] == names
+    assert all(len(text.split(": ", 1)[1]) > 15 for text in captions)
+    assert len(captions) == len(BeautifulSoup(opened(name).content(), "html.parser").select("main img"))
+
+
+def test_a_term_is_explained_by_hovering_by_tapping_and_from_the_keyboard(browser, site):
+    context = browser.new_context(viewport={"width": 380, "height": 800}, offline=True, has_touch=True)
+    page = context.new_page()
+    page.goto((site / "routing.html").as_uri())
+    term, other = page.locator("a.term").nth(0), page.locator("a.term").nth(1)
+    card = page.locator("#number-card")
+    place = term.get_attribute("href").partition("#")[2]
+    text = " ".join(page.locator(f"#about-{place}").text_content().split())
+    for do in (term.hover, term.focus, term.tap):
+        do()
+        card.wait_for()
+        assert " ".join(card.text_content().split()).startswith(text)
+        assert term.get_attribute("aria-describedby") == "number-card" and page.url.endswith("/routing.html")
+        page.keyboard.press("Escape")
+        assert not card.is_visible()
+        other.evaluate("e => e.blur()")
+        term.evaluate("e => e.blur()")
+    term.press("Enter")
+    page.wait_for_url(f"**/glossary.html#{place}")
+    context.close()
+
+
+@pytest.mark.parametrize(("asked", "place"), [
+    ("Theorem 4.3", "routing.html#thm-4-3"), ("Thm. 4.3", "routing.html#thm-4-3"),
+    ("Proposition C.1", "gradients.html#prop-c-1"),
+    ("Table 1", "one_layer.html#claim-box-table-1"), ("Table 3", "bounds.html#table-3"),
+    ("Table 7", "language_models.html#claim-box-table-7"), ("midpoint", "glossary.html#term-midpoint")])
+def test_the_search_finds_the_papers_places_first(opened, site, asked, place):
+    page = opened("../search")
+    page.goto(f"{(site.parent / 'search.html').as_uri()}?q={asked}")
+    first = page.locator("#search-results ul.search > li > a").first
+    assert first.get_attribute("href").endswith(place)
+    assert page.complaints == []
 
 
 def test_formulas_are_no_stops_for_the_keyboard_and_wide_ones_are(opened):
@@ -251,7 +310,9 @@ def test_every_status_shows_without_colour(opened):
 
 def test_statements_are_numbered_linked_and_their_proofs_fold(opened):
     page = opened("routing")
-    assert page.locator("#thm-4-3 .admonition-title").inner_text().startswith("Theorem")
+    assert page.locator("#thm-4-3 .admonition-title").inner_text().startswith("Theorem 4.3 ")
+    referring = opened("bounds").locator('article a.reference[href="routing.html#thm-4-3"]')
+    assert set(referring.all_text_contents()) == {"Theorem 4.3"}
     proof = page.locator("details:has(.proof)").first
     assert proof.get_attribute("open") is None
     proof.locator("summary").click()

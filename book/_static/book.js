@@ -1,7 +1,7 @@
-// Cards over numbers, filters of tables, and links that lead into folded rows. Works from disk; without it a number keeps
-// its title and its link, and the list of its origin stands in the folded part of its box.
+// Cards over numbers and terms, filters of tables, and links that lead into folded rows. Works from disk; without it a
+// number keeps its title and its link, a term its link, and the list of a number's origin stands in its box's folded part.
 document.addEventListener("DOMContentLoaded", () => {
-  // A card over a number that has a title, or stands in a box.
+  // A card over a number that has a title, or stands in a box, and over a term whose entry the page holds.
   const card = document.createElement("div");
   card.id = "number-card";
   card.setAttribute("role", "tooltip");
@@ -59,6 +59,13 @@ document.addEventListener("DOMContentLoaded", () => {
     words.textContent = text;
     return [name, words];
   });
+  // The entry of a term in the glossary, which links to it; nothing for a number.
+  const entry = link => link.hash && document.getElementById(`about-${decodeURIComponent(link.hash.slice(1))}`);
+  const meaning = text => {
+    const lead = document.createElement("small");
+    lead.textContent = "Follow the link for the glossary.";
+    return [...[...text.childNodes].map(node => node.cloneNode(true)), document.createElement("br"), lead];
+  };
   const place = number => {
     const box = number.getBoundingClientRect(), room = document.documentElement.clientWidth;
     const left = Math.max(8, Math.min(box.left, room - card.offsetWidth - 8));
@@ -71,8 +78,9 @@ document.addEventListener("DOMContentLoaded", () => {
     if (shown === number) return;
     hide();
     shown = number;
-    const list = document.createElement("dl");
-    list.append(...lines(number));
+    const text = number.matches("a.number") ? null : entry(number);
+    const list = document.createElement(text ? "div" : "dl");
+    list.append(...(text ? meaning(text) : lines(number)));
     card.replaceChildren(list);
     card.hidden = false;
     number.setAttribute("aria-describedby", card.id);
@@ -87,9 +95,11 @@ document.addEventListener("DOMContentLoaded", () => {
   card.addEventListener("pointerenter", () => clearTimeout(leaving));
   card.addEventListener("pointerleave", leave);
   document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
-  document.addEventListener("pointerdown", event => { if (!event.target.closest("a.number, #number-card")) hide(); });
+  document.addEventListener("pointerdown", event => { if (!event.target.closest("a.number, a.term, #number-card")) hide(); });
 
-  for (const number of document.querySelectorAll(".check a.number, a.number[title]")) {
+  const terms = [...document.querySelectorAll('article a[href*="#term-"]')].filter(entry);
+  for (const link of terms) link.classList.add("term");
+  for (const number of [...document.querySelectorAll(".check a.number, a.number[title]"), ...terms]) {
     if (number.title) number.dataset.title = number.title;
     number.removeAttribute("title");  // the browser would show it beside the card
     let touched = false;

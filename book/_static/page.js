@@ -1,4 +1,5 @@
-// Small help for readers: boxes that scroll sideways can be reached from the keyboard, and proofs are open on paper.
+// Small help for readers: boxes that scroll sideways can be reached from the keyboard, figures open at full size, and
+// proofs are open on paper.
 (() => {
   const boxes = "div.math, .ledger-scroll, .cell_output, .pst-scrollable-table-container, div.highlight pre";
   const reachable = () => document.querySelectorAll(boxes).forEach((box) => {
@@ -8,6 +9,37 @@
   addEventListener("load", reachable);
   addEventListener("resize", reachable);
   addEventListener("toggle", reachable, true);
+
+  // A figure opens in a dialog, as large as its points allow; without this script its link leads to the picture alone.
+  let dialog;
+  const enlarge = (link) => {
+    dialog ??= document.body.appendChild(document.createElement("dialog"));
+    const [close, frame, picture] = ["button", "div", "img"].map((tag) => document.createElement(tag));
+    const shown = link.querySelector("img"), words = link.parentElement.querySelector("figcaption");
+    dialog.className = "enlarged";
+    dialog.setAttribute("aria-label", `${words?.querySelector(".figure-number")?.textContent ?? "Figure"} at full size`);
+    close.type = "button";
+    close.textContent = "Close";
+    close.onclick = () => dialog.close();
+    dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };  // beside it
+    frame.tabIndex = 0;  // the arrow keys move a picture that is larger than the screen
+    frame.setAttribute("role", "group");
+    frame.setAttribute("aria-label", "The picture, which scrolls");
+    picture.alt = words?.textContent ?? shown.alt;
+    picture.onload = () => {  // as wide as on the page at least, and in a wide window up to one point for each of its own
+      picture.width = Math.max(shown.getAttribute("width") ?? 0, Math.min(picture.naturalWidth, innerWidth * 0.97 - 20));
+    };
+    picture.src = link.href;
+    frame.append(picture);
+    dialog.replaceChildren(close, frame);
+    dialog.showModal();
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a.enlarge");
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    enlarge(link);
+  });
 
   let opened = [];
   addEventListener("beforeprint", () => {

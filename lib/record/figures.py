@@ -26,7 +26,7 @@ def style() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (7.2, 3.2),
-            "figure.dpi": 110,
+            "figure.dpi": 220,  # twice the points of a page, which shows figures at half their size: sharp on a phone
             "figure.constrained_layout.use": True,
             "font.size": 10,
             "axes.spines.top": False,
