@@ -109,16 +109,15 @@ def test_the_first_tap_shows_the_card_within_the_screen_and_the_second_follows(b
     assert card["x"] >= 0 and card["x"] + card["width"] <= 380
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     link.tap()
-    page.wait_for_url("**/ledger.html#check-table-1-masked-reverse")
+    page.wait_for_url("**/claims/table-1.html#check-table-1-masked-reverse")
     page.context.close()
 
 
 def test_one_click_leads_to_the_check_and_a_second_to_the_recorded_result(browser, site, rows):
     page = opened(browser, site, "one_layer")
     number(page).click()
-    page.wait_for_url("**/ledger.html#check-table-1-masked-reverse")
+    page.wait_for_url("**/claims/table-1.html#check-table-1-masked-reverse")
     check = page.locator("#check-table-1-masked-reverse")
-    check.wait_for(state="visible")  # its row is open
     page.wait_for_function("id => document.getElementById(id).getBoundingClientRect().top < innerHeight",
                            arg="check-table-1-masked-reverse")
     value = traced_numbers.find(rows, "table-1", "masked-reverse", "L = 10")[1]
@@ -219,6 +218,25 @@ def test_the_papers_numbers_as_csv_are_those_of_the_page(browser, site, rows):
     assert len(printed) > 60 and set(printed) <= {(line["claim"], line["number"], line["paper"]) for line in lines}
 
 
+def test_a_link_to_a_check_in_the_ledger_opens_its_row_and_leads_to_the_claims_page(browser, site):
+    page = opened(browser, site, "ledger")
+    page.goto(page.url + "#check-table-1-masked-reverse")
+    line = page.locator("#check-table-1-masked-reverse")
+    line.wait_for(state="visible")
+    page.locator("#claim-table-1").get_by_role("link", name="Numbers, controls and recorded results").click()
+    page.wait_for_url("**/claims/table-1.html")
+    assert line.inner_text() in page.locator("#check-table-1-masked-reverse").inner_text()
+    page.context.close()
+
+
+def test_every_claim_has_a_page_whose_links_lead_somewhere(site, rows):
+    pages = {page.stem: page for page in (site.parent / "claims").glob("*.html")}
+    assert set(pages) == {row["id"] for row in rows}
+    links = {(page.parent / link).resolve() for page in pages.values() for link in re.findall(
+        r'href="([^"#]+)', page.read_text(encoding="utf-8"))}
+    assert len(links) > 500 and [link for link in links if not link.exists()] == []
+
+
 @pytest.mark.parametrize("name", ["results/one_layer/full_rope", "results/chapters/bounds", "results/index"])
 def test_a_recorded_result_is_a_page_that_needs_nothing_else(browser, site, name):
     for width, theme in ((380, "dark"), (1200, "light")):
@@ -235,11 +253,12 @@ def test_a_recorded_result_is_a_page_that_needs_nothing_else(browser, site, name
 
 
 def test_every_number_leads_somewhere(site):
-    places = set(re.findall(r'id="([^"]+)"', (site / "ledger.html").read_text(encoding="utf-8")))
+    pages = [*(site.parent / "claims").glob("*.html"), site / "ledger.html"]
+    places = {page.resolve(): set(re.findall(r'id="([^"]+)"', page.read_text(encoding="utf-8"))) for page in pages}
     links = {(name, link) for name in PAGES for link in re.findall(
         r'<a class="(?:number|check-link)" href="([^"]+)"', (site / f"{name}.html").read_text(encoding="utf-8"))}
-    lost = [(name, link) for name, link in links if not (
-        link.removeprefix("ledger.html#") in places if link.startswith("ledger.html#") else (site / link).exists())]
+    lost = [(name, link) for name, link in links if link.partition("#")[2] not in places.get(
+        (site / link.partition("#")[0]).resolve(), ())]
     assert len(links) > 300 and not lost
     files = [path.name for path in (site.parent / "results").glob("*/*.*")]
     shown, held = ({name.removesuffix(end) for name in files if name.endswith(end)} for end in (".html", ".json"))

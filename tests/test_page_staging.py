@@ -39,6 +39,17 @@ def test_the_checks_of_a_claim_are_one_box_where_the_last_of_them_ran():
     assert 'id="claim-box-no-such-claim"' in shared
 
 
+def test_the_claims_of_one_section_share_a_box_and_those_of_the_next_have_their_own():
+    heading = nbformat.v4.new_markdown_cell("Text.\n\n### Section")
+    cells = [cell({}), nbformat.v4.new_markdown_cell("#hash"), cell({"claim": "second"}), heading,
+             cell({"claim": "third"})]
+    pages.gather_checks(nbformat.v4.new_notebook(cells=cells))
+    assert cells[0].outputs == []
+    (both,), (alone,) = boxes(cells[2]), boxes(cells[4])
+    assert 'class="checks together"' in both and "claim-box-no-such-claim" in both and "claim-box-second" in both
+    assert 'class="checks"' in alone and "claim-box-third" in alone
+
+
 def test_the_code_of_checks_is_not_on_the_page_and_other_code_is():
     plot, check = nbformat.v4.new_code_cell("plot()"), cell({})
     check.metadata["tags"] = ["hide-input", "nbval-check-output"]
@@ -94,7 +105,10 @@ def test_each_result_has_a_page_beside_it_and_the_ledger_a_csv(results, tmp_path
     pages.accompany(tmp_path / "html", ["results/one_layer/full_rope.json", "results/gone/since.json"], results)
     made = {path.relative_to(tmp_path / "html").as_posix() for path in (tmp_path / "html").rglob("*.*")}
     assert made == {"results/one_layer/full_rope.json", "results/one_layer/full_rope.html", "results/chapters/c.json",
-                    "results/chapters/c.html", "results/index.html", "book/ledger.csv", "book/paper_against_book.csv"}
+                    "results/chapters/c.html", "results/index.html", "book/ledger.csv", "book/paper_against_book.csv",
+                    "claims/no-such-claim.html"}
+    claim = (tmp_path / "html" / "claims" / "no-such-claim.html").read_text()
+    assert 'href="../results/one_layer/full_rope.html">1.5</a>' in claim and 'id="check-no-such-claim-k"' in claim
     shown = (tmp_path / "html" / "results" / "one_layer" / "full_rope.html").read_text()
     assert "6000" in shown and 'ledger.html#claim-no-such-claim">T</a>' in shown
     with (tmp_path / "html" / "book" / "ledger.csv").open(newline="") as file:
@@ -114,7 +128,7 @@ def test_a_number_that_the_text_names_is_put_in_its_place():
     shown = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output(
         "display_data", {"text/markdown": "| {number}`no-such-claim/k` |"})])
     pages.link_numbers(nbformat.v4.new_notebook(cells=[text, shown]), ROWS, "c")
-    assert text.source.startswith('It is <a class="number" href="ledger.html#check-no-such-claim-k"')
+    assert text.source.startswith('It is <a class="number" href="../claims/no-such-claim.html#check-no-such-claim-k"')
     assert text.source.endswith(">1.5</a> and not {number}.") and ">1.5</a>" in shown.outputs[0].data["text/markdown"]
 
 

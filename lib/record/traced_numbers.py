@@ -1,7 +1,7 @@
 """Each number of a check in words, and where it comes from: what a reader is told of it, and the link that leads on.
 
-A number on a page is a link to its check in the ledger, whose numbers link the recorded results. On hover, focus or tap
-``book/_static/book.js`` shows a card: the paper's value, the book's, interval, seeds, and where it was computed
+A number on a page is a link to its check on the claim's page, whose numbers link the recorded results. On hover, focus
+or tap ``book/_static/book.js`` shows a card: the paper's value, the book's, interval, seeds, and where it was computed
 (chapter and cell, commit, device, parameters, seconds, whether the claim was registered before its runs). In a box the
 card is put together from what stands on the page without any script: the number's row, the list of its check
 (`check_lines`), and the lists of the results that the page read (`run_lines`). A number elsewhere has all of it in its
@@ -24,6 +24,7 @@ from lib.record.ledger import Row
 Lines = Sequence[tuple[str, str]]  # what is told, and what it is
 FEW = 4  # so many results, or values of a parameter, are named one by one
 MARKS = "|$`*_{}[]\\"  # that Markdown reads
+CLAIM_PAGES = "claims"  # the folder of the ledger's pages, one a claim
 REGISTERED = {
     "before": "before its runs started",
     "afterwards": "no: the check was written down after its runs",
@@ -234,8 +235,18 @@ def result_page(file: str) -> str:
     return f"../{PurePosixPath(file).with_suffix('.html')}"
 
 
+def claim_page(claim: str) -> str:
+    """The page of a claim, seen from a chapter."""
+    return f"../{CLAIM_PAGES}/{claim}.html"
+
+
+def check_place(check: Row) -> str:
+    """The place of a check on the page of its claim, seen from a chapter."""
+    return f"{claim_page(check['claim'])}#{anchor(check)}"
+
+
 def anchor(check: Row) -> str:
-    """The place of a check in the ledger; of several of one name the first."""
+    """The name of a check's place on its claim's page, and in the ledger; of several of one name the first."""
     return f"check-{check['claim']}-{check['check']}"
 
 
@@ -251,17 +262,17 @@ def title(lines: Lines, marks: str) -> Markup:
 
 
 def page_link(check: Row, value: Mapping[str, str]) -> Markup:
-    """A number in a text: a link to its check in the ledger, with all that is said of it as title.
+    """A number in a text: a link to its check on the claim's page, with all that is said of it as title.
 
     :param value: an entry of `shown_values`
     """
     lines = [*number_lines(check, value), *origin_lines(check, _file(check, value["name"]))]
-    return Markup('<a class="number" href="ledger.html#{}" title="{}">{}</a>').format(
-        anchor(check), title(lines, MARKS), value["ours"])
+    return Markup('<a class="number" href="{}" title="{}">{}</a>').format(
+        check_place(check), title(lines, MARKS), value["ours"])
 
 
 def box_link(check: Row, value: Mapping[str, str], item: int) -> Markup:
-    """A number in a box: a link to its check in the ledger, and where in the page the rest is said.
+    """A number in a box: a link to its check on the claim's page, and where in the page the rest is said.
 
     :param value: an entry of `shown_values`
     :param item: place of the check in its box; a number outside the item says about itself what a row of a table would
@@ -270,12 +281,12 @@ def box_link(check: Row, value: Mapping[str, str], item: int) -> Markup:
     told = "" if item < 0 else Markup(' data-item="{}" title="{}"').format(item, title(number_lines(check, value), ""))
     source = "" if run is None else Markup(' data-run="{}"').format(run)
     seeds = Markup(' data-seeds="{}"').format(value["seeds"]) if len(_seed_cells(check)) > 1 else ""
-    return Markup('<a class="number" href="ledger.html#{}"{}{}{}>{}</a>').format(
-        anchor(check), told, source, seeds, value["ours"])
+    return Markup('<a class="number" href="{}"{}{}{}>{}</a>').format(
+        check_place(check), told, source, seeds, value["ours"])
 
 
 def ledger_link(check: Row, value: Mapping[str, str]) -> Markup:
-    """A number in the ledger: a link to the one result that it was read from, or to the run of its chapter.
+    """A number on a claim's page: a link to the one result that it was read from, or to the run of its chapter.
 
     A number that was computed from several results leads to none: the row lists them.
     """

@@ -7,6 +7,7 @@ where each number comes from.
 
 from __future__ import annotations
 
+import bisect
 import csv
 import html
 import io
@@ -57,9 +58,13 @@ _PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_n
 _PAGES.filters |= {"code": code, "format": format_value, "seeds": seed_count, "values": shown_values,
                    "beside": traced_numbers.beside, "origin": traced_numbers.check_lines,
                    "run": traced_numbers.run_lines, "name": traced_numbers.name_of,
-                   "page": traced_numbers.result_page, "anchor": traced_numbers.anchor}
+                   "page": traced_numbers.result_page, "anchor": traced_numbers.anchor,
+                   "claim_page": traced_numbers.claim_page}
 BROKEN = {"hypothesis": "one hypothesis broken", "mutation": "the formula changed"}
-_PAGES.globals |= {"BROKEN": BROKEN, "INLINE": INLINE, "FEW": traced_numbers.FEW,
+REGISTRATION = {"before": "Registered before its runs.",
+                "afterwards": "Found afterwards: its runs were made before this check was written down."}
+_HOLDING = ("proved", "certified", "checked", "reproduced", "pattern")
+_PAGES.globals |= {"BROKEN": BROKEN, "INLINE": INLINE, "REGISTRATION": REGISTRATION, "FEW": traced_numbers.FEW,
                    "page_link": traced_numbers.page_link, "box_link": traced_numbers.box_link,
                    "ledger_link": traced_numbers.ledger_link}
 
@@ -86,6 +91,28 @@ def box(checks: Sequence[Row], runs: bool = True) -> str:
     return re.sub(r"\n\s*", "\n", shown)
 
 
+def boxes(checks: Mapping[str, Sequence[Row]]) -> str:
+    """The checks of several claims as one box, a line a claim; those of a single claim are a line without a frame.
+
+    :param checks: by claim, see `box`
+    """
+    lines = "".join(f'<div id="claim-box-{claim}">{box(found)}</div>' for claim, found in checks.items())
+    return f'<div class="checks{" together" if len(checks) > 1 else ""}">{lines}</div>'
+
+
+def box_places(last: Mapping[str, int], headings: Sequence[int]) -> dict[int, list[str]]:
+    """Where the boxes of a page stand: one in each section with checks, in the cell where the last of them ran.
+
+    :param last: claim -> number of the cell in which its last check ran
+    :param headings: numbers of the cells that begin a section, rising
+    :return: number of a cell -> claims, in the order of their last checks
+    """
+    sections: dict[int, list[str]] = {}
+    for claim, cell in sorted(last.items(), key=lambda item: item[1]):
+        sections.setdefault(bisect.bisect_right(headings, cell), []).append(claim)
+    return {last[claims[-1]]: claims for claims in sections.values()}
+
+
 def runs_read(runs: Sequence[Row], made: Row) -> str:
     """The results that the checks of a page read, folded, where their numbers find them.
 
@@ -106,7 +133,12 @@ def badge(status: str) -> Markup:
     return Markup('<span class="status {}" title="{}">{} {}</span>').format(_class(status), meaning, symbol, status)
 
 
-_PAGES.filters["badge"] = badge
+def _mark(status: str) -> Markup:
+    """A status as its symbol and its word, without the meaning, which a legend on the same page gives."""
+    return Markup('<span class="status {}">{} {}</span>').format(_class(status), STATUSES[status][0], status)
+
+
+_PAGES.filters |= {"badge": badge, "mark": _mark}
 
 
 def status_counts(rows: Sequence[Row]) -> str:
@@ -119,12 +151,24 @@ def status_counts(rows: Sequence[Row]) -> str:
 
 
 def ledger_table(rows: Sequence[Row]) -> str:
-    """Every claim, a line each that opens: statement, checks, controls and provenance; a script filters them."""
+    """Every claim, a line each that opens: its statement, and what its checks say; a script filters them.
+
+    Numbers, controls and results stand on the claim's own page, see `claim_pages`.
+    """
     return _template("ledger").render(
         rows=rows, statuses=[status for status in STATUSES if any(row["status"] == status for row in rows)],
         sources={source: title for source, title in SOURCES.items() if any(row["source"] == source for row in rows)},
-        chapters=list(dict.fromkeys(row["chapter"] for row in rows)), titles={row["id"]: row["title"] for row in rows},
-        holds=("proved", "certified", "checked", "reproduced", "pattern")).strip()
+        chapters=list(dict.fromkeys(row["chapter"] for row in rows))).strip()
+
+
+def claim_pages(rows: Sequence[Row]) -> dict[str, str]:
+    """The page of each claim by its id: statement, hypotheses, checks, numbers, controls, results and provenance.
+
+    A page stands in the folder `traced_numbers.CLAIM_PAGES` beside that of the chapters.
+    """
+    titles, template = {row["id"]: row["title"] for row in rows}, _template("claim")
+    return {row["id"]: template.render(row=row, titles=titles, sources=SOURCES, holds=_HOLDING).strip()
+            for row in rows}
 
 
 _OF_CLAIM = ("title", "source", "place", "status", "registered", "chapter")

@@ -60,7 +60,7 @@ def test_many_results_are_counted():
 
 def test_the_link_in_a_chapter_leads_to_the_check_and_its_title_holds_everything():
     link = traced.page_link(CHECK, first())
-    assert 'href="ledger.html#check-table-1-reverse"' in link and link.endswith(">22.47 %</a>")
+    assert 'href="../claims/table-1.html#check-table-1-reverse"' in link and link.endswith(">22.47 %</a>")
     title = html.unescape(re.search('title="([^"]*)"', link)[1])
     lines = [f"{name}: {told}" for name, told in (*traced.number_lines(CHECK, first()), *traced.origin_lines(CHECK))]
     assert title.split("\n") == lines
@@ -74,8 +74,8 @@ def test_a_number_in_a_box_says_what_its_row_and_the_lists_of_the_page_do_not():
     known = {**PLACED, "sources": {"L = 20": (RUNS[1]["file"], "reverse_accuracy")}}
     values = traced.shown_values(known)
     assert [traced.box_link(known, value, -1) for value in values] == [
-        '<a class="number" href="ledger.html#check-table-1-reverse" data-seeds="3">22.47 %</a>',
-        '<a class="number" href="ledger.html#check-table-1-reverse" data-run="1" data-seeds="2">0.5 %</a>']
+        '<a class="number" href="../claims/table-1.html#check-table-1-reverse" data-seeds="3">22.47 %</a>',
+        '<a class="number" href="../claims/table-1.html#check-table-1-reverse" data-run="1" data-seeds="2">0.5 %</a>']
     assert 'data-item="4" title="number: L = 20&#10;paper: 55.7 %&#10;' in traced.box_link(known, values[1], 4)
 
 

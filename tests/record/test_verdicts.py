@@ -64,7 +64,7 @@ def test_many_values_are_a_table_behind_the_line(count, table):
 
 def test_a_box_says_where_its_numbers_come_from():
     page = verdicts.box([check(**{**ORIGIN, "ours": 22.47, "runs": [{**RUN, "place": 2}], "registered": "before"})])
-    assert '<a class="number" href="ledger.html#check-no-such-claim-k"' in page
+    assert '<a class="number" href="../claims/no-such-claim.html#check-no-such-claim-k"' in page
     assert 'data-item="0"' in page and '<dl data-runs="2">' in page
     assert '<a href="#run-2">one_layer/full_rope</a>' in page
     for name, told in (("checked in", "c, cell 3"), ("registered", "before its runs started")):
@@ -101,16 +101,46 @@ def test_every_number_of_several_checks_names_its_own_check():
     assert page.count('<dl data-runs="page">') == 2 and page.count('<div class="check-item">') == 3
 
 
+def test_the_claims_of_a_section_are_one_box_and_a_claim_alone_has_no_frame():
+    page = verdicts.boxes({"a": [check()], "b": [check(says="other")]})
+    assert page.count('class="checks together"') == 1 and page.count('class="check-line"') == 2
+    assert page.index('id="claim-box-a"') < page.index('id="claim-box-b"')
+    assert verdicts.boxes({"a": [check()]}).startswith('<div class="checks"><div id="claim-box-a">')
+
+
+@pytest.mark.parametrize(("headings", "places"), [
+    ([], {8: ["a", "b", "c"]}), ([0, 4], {3: ["a"], 8: ["b", "c"]}), ([3, 5, 6], {3: ["a"], 5: ["b"], 8: ["c"]}),
+    ([4, 9], {3: ["a"], 8: ["b", "c"]})])
+def test_a_box_stands_where_the_last_check_of_its_section_ran(headings, places):
+    assert verdicts.box_places({"b": 5, "a": 3, "c": 8}, headings) == places
+
+
+DONE = check(**{**ORIGIN, "claim": "a", "ours": 2.5, "runs": [RUN]})
+ROWS = [row("a", checks=[DONE, {"claim": "a", "skipped": "why", **ORIGIN}, DONE], registered="before"),
+        row("b", depends=["a"], status="open", reason="why", registered="afterwards")]
+
+
+def test_a_claim_has_a_page_with_all_that_is_known_of_it():
+    pages = verdicts.claim_pages(ROWS)
+    assert [*pages] == ["a", "b"] and 'Depends on <a href="a.html">&lt;a&gt;</a>' in pages["b"]
+    page = pages["a"]
+    for told in ("the formula changed", "the sign", "<li>h</li>", "says &lt;b&gt;", "cell 3, commit c0, CPU", "○ why",
+                 "Registered before its runs.", claims_file.SOURCES["paper"],
+                 'href="../book/ledger.html#claim-a"', 'href="../book/c.html#claim-box-a"'):
+        assert told in page
+    assert page.count('id="check-a-k"') == 1 and page.count("the sign") == 2
+    assert '<a class="number" href="../results/one_layer/full_rope.html">2.5 %</a>' in page
+
+
 def test_the_ledger_as_html_holds_every_claim_and_escapes():
-    done = check(**{**ORIGIN, "claim": "a", "ours": 2.5})
-    rows = [row("a", checks=[done, {"claim": "a", "skipped": "why", **ORIGIN}, done], registered="before"),
-            row("b", depends=["a"], status="open", reason="why", registered="afterwards")]
+    rows = ROWS
     page = verdicts.ledger_table(rows) + verdicts.claim_graph(rows) + verdicts.status_counts(rows)
     assert "&lt;a&gt;" in page and "<a>" not in page and r"\(x&lt;1\)" in page
     assert page.count('id="claim-') == 2 and page.count("<rect") == 2 and page.count('class="edge"') == 1
     assert "Registered before its runs." in page and "Found afterwards" in page
     assert 'c.html#claim-box-a' in page and page.count('id="check-a-k"') == 1
-    assert '<a class="number" href="../results/chapters/c.html">2.5 %</a>' in page
+    assert page.count('href="../claims/') == 2 and page.count("says &lt;b&gt;") == 2 and "○ why" in page
+    assert "2.5 %" not in page and "the sign" not in page  # which stand on the claim's own page
     for status in ledger.STATUSES:
         assert status in page
 
