@@ -7,11 +7,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.record import figures, report
 from lib.record.figures import LINES
-from lib.stores.edit_results import CONDITION_NAMES, RecordedEdits
+from lib.stores.edit_results import CONDITION_NAMES, PART_CONDITIONS, TWO_STORES, RecordedEdits, stores_found
 
 #: edit -> what is drawn of it
 _EDITS: dict[str, dict[str, Any]] = {
@@ -37,12 +38,21 @@ def transfer_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Fig
                              **_EDITS[edit] | {"markersize": 4})
     for at in (0, 1):
         panels[0].axvline(at, color="k", linewidth=0.6)
-    panels[0].set(xlabel="transfer ratio", yticks=range(len(conditions)),
-                  yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
-    panels[0].invert_yaxis()
+    panels[0].set_xlabel("transfer ratio")
+    _name_rows(panels[0], runs, conditions)
     panels[1].set(xlabel="answers that follow, %", xlim=(-4, 104))
     _legend(figure, [_EDITS[edit] for edit in _EDITS])
     return figure
+
+
+def _name_rows(panel: Axes, runs: RecordedEdits, conditions: Sequence[str]) -> None:
+    """The conditions beside a panel, first at the top, and a note in rows without runs."""
+    panel.set(yticks=range(len(conditions)), ylim=(len(conditions) - 0.5, -0.5),
+                  yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
+    for place, condition in enumerate(conditions):
+        if not runs.find(condition):
+            panel.text(0.5, place, "not run here", transform=panel.get_yaxis_transform(), ha="center",
+                           va="center", fontsize=9, color="0.35", bbox={"color": "w", "pad": 1})
 
 
 def _legend(figure: Figure, lines: Sequence[dict[str, Any]]) -> None:
@@ -60,16 +70,16 @@ def edits_of_facts(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
         panel.axline((0, 0), slope=1, color="k", linewidth=0.6)
         panel.axhline(0, color="k", linewidth=0.6)
         panel.set_title(CONDITION_NAMES[condition], fontsize=9)
-        panel.set_xlabel("edited question (nats)", fontsize=9)
-    panels[0, 0].set_ylabel("asked question (nats)", fontsize=9)
+        panel.set_xlabel("change in edited question (nats)", fontsize=9)
+    panels[0, 0].set_ylabel("change in asked question (nats)", fontsize=9)
     _legend(figure, [_EDITS[edit] for edit in ("forward", "right")])
     return figure
 
 
 def measures_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
     """Distance ratio, fact probe and direction probe of both pairs of questions, a row a condition, one dot a seed."""
-    pairs = {"left": {**LINES["forward"], "label": "same evidence and answer, either order"},
-             "ends": {**LINES["control"], "label": "one asks for either entity"}}
+    pairs = {"left": {**LINES["forward"], "label": "forward and reverse: one answer"},
+             "ends": {**LINES["control"], "label": "right-hand and reverse: either entity"}}
     figure, panels = plt.subplots(1, 3, figsize=(7.2, 0.45 * len(conditions) + 1.6), sharey=True)
     for panel, (label, key) in zip(panels, _MEASURES.items(), strict=False):
         for pair, offset in (("left", -0.15), ("ends", 0.15)):
@@ -77,9 +87,12 @@ def measures_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Fig
                 figures.dots(panel, place + offset, recorded_metric(runs, f"{pair}_{key}", condition), across=True,
                              **pairs[pair] | {"markersize": 4})
         panel.set_xlabel(label, fontsize=9)
-    panels[0].axvline(1, **LINES["bound"] | {"linewidth": 1})
-    panels[0].set(yticks=range(len(conditions)), yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
-    panels[0].invert_yaxis()
+    for panel, at in zip(panels, (1, None, 50), strict=True):  # as far as different facts; chance
+        if at is not None:
+            panel.axvline(at, **LINES["bound"] | {"linewidth": 1})
+    for panel in panels[1:]:
+        panel.set_xlim(-4, 104)
+    _name_rows(panels[0], runs, conditions)
     _legend(figure, list(pairs.values()))
     return figure
 
@@ -104,18 +117,44 @@ def _edit_cell(runs: RecordedEdits, edit: str, condition: str) -> str:
     return f"{ratio:.2f} ({percent:.0f}, {kept:.0f})"
 
 
+def told_edit(runs: RecordedEdits, edit: str, condition: str) -> str:
+    """Answers that follow, in percent, and the transfer ratio: means over seeds, each with its 95 % interval."""
+    if not runs.find(condition):
+        return "not run here"
+    follows, ratio = (runs.metric(f"{edit}_{key}", condition) for key in ("follows", "transfer"))
+    return f"{_told(follows, 0, ' %')}, ratio {_told(ratio, 2)}"
+
+
+def told_measure(runs: RecordedEdits, measure: str, condition: str) -> str:
+    """A measure of states: mean over seeds with its 95 % interval; a dash where the condition does not have it."""
+    return _measure_cell(recorded_metric(runs, measure, condition)) if runs.find(condition) else "not run here"
+
+
+def _told(values: np.ndarray, digits: int, unit: str = "") -> str:
+    low, high = report.bootstrap_interval(values)
+    return f"{values.mean():.{digits}f}{unit} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def verdict_table(runs: RecordedEdits) -> str:
+    """One store or two, a row a condition: what theory expects, what follows in each direction, and what was found."""
+    rows = [[title, len(runs.find(condition)) or "", "two" if condition in TWO_STORES else "one",
+             *(told_edit(runs, edit, condition) for edit in ("forward", "reverse")),
+             f"**{stores_found(runs, condition)}**"] for condition, title in CONDITION_NAMES.items()]
+    return report.markdown(["", "seeds", "expected", "edited forward, reverse follows",
+                            "edited in reverse, forward follows", "found"], rows)
+
+
 def measure_table(runs: RecordedEdits) -> str:
     """Every measure of both pairs of questions, mean over seeds with its 95 % interval."""
     names = {f"{title}, {word}": f"{pair}_{key}" for title, key in _MEASURES.items()
              for pair, word in (("left", "same answer"), ("ends", "either entity"))}
     rows = [[title, *(_measure_cell(recorded_metric(runs, name, condition)) for name in names.values())]
-            for condition, title in CONDITION_NAMES.items() if runs.find(condition)]
+            for condition, title in CONDITION_NAMES.items()
+            if condition not in PART_CONDITIONS and runs.find(condition)]
     return report.markdown(["", *names], rows)
 
 
 def _measure_cell(values: np.ndarray) -> str:
     if not len(values):
         return "–"
-    low, high = report.bootstrap_interval(values)
-    digits = 2 if high < 10 else 0
-    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return _told(values, 2 if values.max() < 10 else 0)

@@ -27,6 +27,7 @@ CONDITION_NAMES = {
     "llada_edit_layers": "LLaDA-like, no embedding edited", "llada_edit_mlp": "LLaDA-like, MLPs alone edited",
 }
 ONE_LAYER_CONDITIONS = tuple(CONDITION_NAMES)[:7]
+TWO_STORES = ("causal_both", "llama_told", "qwen2_told")  # what each direction reads is another evidence's
 PART_CONDITIONS = tuple(name for name in CONDITION_NAMES if "_edit_" in name)  # a part of the weights alone is edited
 LANGUAGE_CONDITIONS = tuple(name for name in CONDITION_NAMES if name not in ONE_LAYER_CONDITIONS + PART_CONDITIONS)
 
@@ -86,6 +87,18 @@ def stays_apart(runs: RecordedEdits, condition: str, edits: Sequence[str] = ("fo
     """Are both at most so high, whichever of the questions is edited?"""
     return all(bool(runs.metric(f"{edit}_transfer", condition).mean() <= ratio
                     and runs.metric(f"{edit}_follows", condition).mean() <= percent) for edit in edits)
+
+
+def stores_found(runs: RecordedEdits, condition: str) -> str:
+    """Whether both directions of a condition follow (``one`` store), neither does (``two``), or it is ``in part``.
+
+    :return: ``one``, ``two``, ``in part``, or ``not run here``
+    """
+    if not runs.find(condition):
+        return "not run here"
+    if all(follows(runs, condition, edit) for edit in ("forward", "reverse")):
+        return "one"
+    return "two" if stays_apart(runs, condition) else "in part"
 
 
 def mean_transfer(runs: RecordedEdits, condition: str) -> Float[np.ndarray, " seed"]:

@@ -78,6 +78,14 @@ def test_staying_apart_needs_both_in_both_directions(name, value):
     assert not edit_results.stays_apart(runs_of(causal_both={**APART, name: value}), "causal_both")
 
 
+@pytest.mark.parametrize("values, found", [
+    (SHARED, "one"), (APART, "two"), ({**SHARED, "reverse_follows": 40.0}, "in part"),
+    ({**SHARED, "forward_transfer": 0.4}, "in part"), ({**APART, "reverse_follows": 20.0}, "in part")])
+def test_a_condition_has_one_store_two_or_neither(values, found):
+    assert edit_results.stores_found(runs_of(llada=values), "llada") == found
+    assert edit_results.stores_found(runs_of(llada=values), "mlp") == "not run here"
+
+
 def test_one_condition_transfers_less_than_another_by_a_tenth():
     runs = runs_of(mlp=SHARED, learned=SPLIT)
     assert edit_results.transfers_less(runs, "learned", "mlp")
@@ -139,14 +147,32 @@ def test_figures_and_tables_hold_what_is_recorded_and_say_what_is_not():
     names = list(SUBJECTS)
     dots = lambda figure: sum(len(line.get_xdata()) for panel in figure.axes for line in panel.lines
                               if line.get_linestyle() == "None")
-    assert dots(edit_figures.transfer_by_condition(runs, names)) == 2 * 4 * 2 * 5
+    drawn = edit_figures.transfer_by_condition(runs, names)
+    assert dots(drawn) == 2 * 4 * 2 * 5
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["not run here"] * (len(names) - 2)
+    assert drawn.axes[0].get_ylim() == (len(names) - 0.5, -0.5)
     assert dots(edit_figures.edits_of_facts(runs, ["attention", "mlp"])) == 2 * 5 * 2
     assert dots(edit_figures.measures_by_condition(runs, names)) == 5 * 3 * (2 + 1)
     table = edit_figures.edit_table(runs)
     edited, asked = runs.points("forward", "attention")
     assert edited.tolist() == [5.0, 10.0] * 5 and asked.tolist() == [4.0, 8.0] * 5
     assert "0.90 (95, 97)" in table and table.count("not run here") == (len(names) - 2) * len(EDITS)
+    assert [edit_figures.told_measure(runs, "left_distance_ratio", name) for name in ("attention", "causal_both", "mlp")
+            ] == ["0.20 (0.20 to 0.20)", "–", "not run here"]
     measures = edit_figures.measure_table(runs).splitlines()
     assert len(measures) == 4 and "–" in measures[3] and "1.30 (1.30 to 1.30)" in measures[2]
     assert len(PAIRS) * len(STATE_MEASURES) + 2 == measures[2].count("|")
     plt.close("all")
+
+
+def test_the_verdict_says_what_was_expected_and_found():
+    rows = edit_figures.verdict_table(runs_of(attention=SHARED, causal_both=APART)).splitlines()[2:]
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
+    assert len(cells) == len(SUBJECTS)
+    assert cells["attention alone"] == ["5", "one", *["95 % (95 to 95), ratio 0.90 (0.90 to 0.90)"] * 2, "**one**"]
+    assert cells["causal attention, both orders"][1::3] == ["two", "**two**"]
+    assert cells["SmolLM2, held out"] == ["", "one", *["not run here"] * 2, "**not run here**"]
+    for name, condition in SUBJECTS.items():  # a causal model reads other evidence in each direction
+        letters = isinstance(condition, OneLayerSubject)
+        causal = condition.model.causal if letters else name.startswith(("llama", "qwen"))
+        assert cells[edit_results.CONDITION_NAMES[name]][1] == ("two" if causal else "one")

@@ -69,6 +69,16 @@ def test_erasing_lowers_the_right_name_until_another_leads():
     assert scores_of(model)[0] < before[0] - CONFIG.margin
 
 
+def test_a_fact_is_edited_by_its_name_wherever_that_stands_among_the_scores():
+    question = questions()[0].forward._replace(names=(5, 1, 2, 0, 3, 4))
+    model = Tables()
+    editing.overwrite(model, question, 3, CONFIG)
+    assert scores_of(model).argmax() == 0
+    model = Tables()
+    editing.erase(model, question, 3, CONFIG)  # the one that leads: its name is the first
+    assert editing.lead_over_others(scores_of(model), 0) <= -CONFIG.margin
+
+
 def test_what_is_restored_is_the_same_bit_for_bit_whatever_happens():
     model = Tables()
     before = weights(model)
@@ -90,7 +100,7 @@ def test_the_divergence_is_that_of_the_answers_since_then():
     model, asked = Tables(), [fact.forward for fact in questions()]
     drift = editing.divergence_from_now(model, asked[1:3])
     then = model.left.detach()[1:3].softmax(-1)
-    assert float(drift()) == 0
+    assert drift().item() == 0
     with torch.no_grad():
         model.left[1, 4] += 1.0
         model.left[0] += 5.0  # not asked about
@@ -115,13 +125,16 @@ def test_settings_that_cannot_be_are_refused_by_name(field, value):
 
 
 def changed(part):
-    """The weights of a one-layer model that an edit of a part changes."""
+    """The weights of a one-layer model that one step changes, as far as their own norm says."""
     model = initialise(Transformer(ModelConfig(length=4, width=8)), 0).double()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     editing.allow_edits(model, part)
     question = letter_questions(model)[0].forward
     editing.overwrite(model, question, 3, CONFIG, steps=1)
-    return {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    moved = {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
+    norm = math.sqrt(sum(float(before[name].square().sum()) for name in moved if editing.in_part(name, part)))
+    assert torch.cat([each.reshape(-1) for each in moved.values()]).norm() == pytest.approx(CONFIG.stride * norm)
+    return {name for name, each in moved.items() if each.any()}
 
 
 def test_an_edit_changes_the_part_of_the_weights_that_it_may():
@@ -129,6 +142,15 @@ def test_an_edit_changes_the_part_of_the_weights_that_it_may():
     assert {"embedding", "head.weight", "head.bias", "norm.weight"} <= everything - layers
     assert layers >= {"blocks.0.attention.value.weight", "blocks.0.mlp.up.weight"}
     assert mlp == {name for name in layers if ".mlp." in name} and len(mlp) == 4
+
+
+@pytest.mark.parametrize("name, parts", [
+    ("embedding", ["all"]), ("blocks.0.mlp.up.weight", ["all", "layers", "mlp"]),
+    ("blocks.0.norm1.weight", ["all", "layers"]),
+    ("base_model.model.model.layers.1.mlp.up_proj.lora_A.default.weight", ["all", "layers", "mlp"]),
+    ("model.layers.1.mlp_norm.weight", ["all", "layers"]), ("model.embed_tokens.weight", ["all"])])
+def test_weights_belong_to_parts_by_their_place_in_the_model(name, parts):
+    assert [part for part in editing.EDITED_PARTS if editing.in_part(name, part)] == parts
 
 
 def test_a_part_that_is_unknown_or_not_there_is_refused():

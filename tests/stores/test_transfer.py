@@ -12,7 +12,7 @@ from lib.stores import one_layer_questions, transfer
 from lib.stores.editing import EditConfig, overwrite
 from lib.stores.transfer import EDITS
 
-CONFIG = EditConfig(margin=1.0, stride=0.01)
+CONFIG = EditConfig(margin=1.0, stride=0.02)
 
 
 def metrics(reads, gain=1.0):
@@ -39,7 +39,7 @@ def test_one_store_transfers_by_how_strongly_it_is_read_and_two_stores_do_not(ga
 
 
 def shared_metrics(keeping):
-    config, facts, model = EditConfig(margin=2.0, stride=0.005, keeping=keeping), questions(TWO), Tables(shared=3.0)
+    config, facts, model = EditConfig(margin=2.0, stride=0.01, keeping=keeping), questions(TWO), Tables(shared=3.0)
     return transfer.edit_metrics([transfer.measure_fact(model, facts, fact, config) for fact in range(FACTS)])
 
 
@@ -89,6 +89,7 @@ def test_too_few_facts_are_refused():
 def test_the_one_column_model_transfers_what_storage_and_attention_say():
     model = initialise(Transformer(ModelConfig(length=6, width=16, mlp=False, norm=False)), 0, 0.3).double()
     facts, letter, new = one_layer_questions.letter_questions(model), 5, 6
+    config = EditConfig(margin=2.0, stride=0.01)
 
     def logits(asked):  # W times the attention over tokens, without the model's forward pass
         left, right = one_layer_questions.placement(6, letter)
@@ -101,10 +102,10 @@ def test_the_one_column_model_transfers_what_storage_and_attention_say():
     before = {asked: logits(asked) for asked in ("forward", "reverse")}
     others = [facts[place].forward for place in transfer.evenly(
         [place for place in range(26) if place not in (letter, new)], 8)]
-    overwrite(model, facts[letter].forward, new, EditConfig(margin=2.0), others)
+    overwrite(model, facts[letter].forward, new, config, others)
     change = {asked: (after := logits(asked) - before[asked])[new] - after[letter] for asked in before}
     ratio = float(change["reverse"] / change["forward"])
     fresh = initialise(Transformer(ModelConfig(length=6, width=16, mlp=False, norm=False)), 0, 0.3).double()
-    found = transfer.measure_fact(fresh, facts, letter, EditConfig(margin=2.0))["forward"]
+    found = transfer.measure_fact(fresh, facts, letter, config)["forward"]
     np.testing.assert_allclose(found["asked"] / found["edited"], ratio, rtol=1e-9)
     assert 0.3 < ratio < 3  # one column, read by two attention weights that are both positive
