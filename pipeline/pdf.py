@@ -7,7 +7,7 @@ links between chapters that lead to pages of the same file.
 from __future__ import annotations
 
 import argparse
-import html
+import json
 import re
 import shutil
 import sys
@@ -26,14 +26,17 @@ from pipeline.settings import Refused, read_yaml
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
-MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
+SCALE = 0.8  # of the letters on a screen
+#: margins and footer of a sheet; sheets are counted from the first of the book, not of the page
+SHEET = """@page { size: A4; margin: 22mm 21mm;
+  @bottom-left { content: %s; font: 10px sans-serif; color: #444; }
+  @bottom-right { content: counter(page); font: 10px sans-serif; color: #444; } }
+html { counter-reset: page %d; }"""
 #: pictures wait until they are scrolled to; paper has them all
 PICTURES = """Promise.all([...document.images].map(each => {
   each.loading = "eager";
   return each.decode();
 })).then(() => true)"""
-FOOTER = ('<div style="width: 100%; font: 8px sans-serif; color: #444; padding: 0 17mm; display: flex; '
-          'justify-content: space-between"><span>{title}</span><span class="pageNumber"></span></div>')
 
 
 def browser() -> str:
@@ -61,7 +64,8 @@ def print_pages(site: Path, names: Sequence[str], folder: Path) -> dict[str, str
     """
     from playwright.sync_api import sync_playwright
 
-    titles = {}
+    titles: dict[str, str] = {}
+    sheets = 0
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser(), args=list(FLAGS))
         sheet = opened.new_page(color_scheme="light", offline=True, device_scale_factor=2)  # for sharp pictures
@@ -69,20 +73,24 @@ def print_pages(site: Path, names: Sequence[str], folder: Path) -> dict[str, str
             page = site / "book" / f"{name}.html"
             if not page.is_file():
                 raise Refused(f"{page} is missing; `make pages` renders it")
-            titles[name] = print_page(sheet, page, folder / f"{name}.pdf")
+            titles[name] = print_page(sheet, page, folder / f"{name}.pdf", sheets)
+            sheets += len(pypdf.PdfReader(folder / f"{name}.pdf").pages)
         opened.close()
     return titles
 
 
-def print_page(sheet: Any, page: Path, to: Path) -> str:
-    """Print one page that a browser opens; returns its title."""
+def print_page(sheet: Any, page: Path, to: Path, before: int = 0) -> str:
+    """Print one page that a browser opens; returns its title.
+
+    :param before: how many sheets of the book come before it
+    """
     sheet.goto(page.absolute().as_uri())
     sheet.evaluate("document.querySelectorAll('details.sd-dropdown').forEach(proof => proof.open = true)")
     sheet.evaluate("document.fonts.ready.then(() => true)")
     sheet.evaluate(PICTURES)
     title = re.sub(r"#$", "", sheet.locator("h1").first.inner_text().strip())
-    sheet.pdf(path=str(to), format="A4", margin=MARGIN, print_background=True, scale=0.8, display_header_footer=True,
-              header_template="<span></span>", footer_template=FOOTER.format(title=html.escape(title)))
+    sheet.add_style_tag(content=SHEET % (json.dumps(title, ensure_ascii=False), before))
+    sheet.pdf(path=str(to), print_background=True, prefer_css_page_size=True, scale=SCALE)
     return title
 
 

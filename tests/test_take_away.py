@@ -1,6 +1,7 @@
 """What can be taken along: the book as a PDF, and its pages as an archive that opens from disk."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,10 @@ def test_the_pages_become_one_file_with_proofs_outline_and_links(pages, tmp_path
     assert pdf.join(tmp_path, titles, tmp_path / "book.pdf", "The book") == 2
     book = pypdf.PdfReader(tmp_path / "book.pdf")
     assert [entry.title for entry in book.outline] == ["First", "Second"] and book.metadata.title == "The book"
-    text = book.pages[0].extract_text()
-    assert "Folded words of First." in text and "Show the code" not in text
+    texts = [sheet.extract_text() for sheet in book.pages]
+    assert "Folded words of First." in texts[0] and "Show the code" not in texts[0]
+    footers = [re.findall(r"(\d)\s*(First|Second)\b", text) for text in texts]
+    assert footers == [[("1", "First")], [("2", "Second")]]
     links = [link.get_object()["/A"] for link in book.pages[0]["/Annots"]]
     assert [link["/S"] for link in links] == ["/GoTo", "/URI"]
     assert links[0]["/D"][0] == book.pages[1].indirect_reference
