@@ -38,6 +38,11 @@ def test_a_shift_of_all_states_is_no_obstacle_to_the_fact_probe():
     assert states.fact_probe(FACT, FACT * 5) == 100
 
 
+def test_a_tie_between_facts_is_not_read():
+    alike = np.array([[1.0, 0], [1, 0], [-2, 0]])
+    assert states.fact_probe(alike, alike) == pytest.approx(100 / 3)
+
+
 def test_the_fact_probe_reads_the_second_states_by_the_first():
     first, second = FACT[:, :5], FACT[:, :5] + OTHER[:, :5]
     centred = [each - each.mean(0) for each in (first, second)]

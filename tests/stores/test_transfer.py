@@ -109,3 +109,20 @@ def test_the_one_column_model_transfers_what_storage_and_attention_say():
     found = transfer.measure_fact(fresh, facts, letter, config)["forward"]
     np.testing.assert_allclose(found["asked"] / found["edited"], ratio, rtol=1e-9)
     assert 0.3 < ratio < 3  # one column, read by two attention weights that are both positive
+
+
+def test_others_are_kept_that_were_answered_before_in_the_question_asked():
+    model = Tables()
+    with torch.no_grad():
+        model.back[4, 4] = 0.0  # not answered in reverse; answered forward
+    found = transfer.measure_fact(model, questions(TWO), 0, CONFIG)
+    assert found["forward"]["kept"] == found["right"]["kept"] == 1
+
+
+def test_metrics_are_means_of_ratios_and_of_answers_that_lead_clearly():
+    outcome = lambda edited, asked, ahead: {name: {
+        "edited": edited, "asked": asked, "ahead": ahead, "reached": ahead > 1, "kept": 0.5, "steps": 3}
+        for name in EDITS}
+    found = transfer.edit_metrics([outcome(1.0, 1.0, 0.05), outcome(9.0, 0.0, 2.0)])
+    assert {found[f"right_{key}"] for key in ("follows", "kept", "reached")} == {50.0}
+    assert found["right_transfer"] == 0.5 and found["right_steps"] == 3
