@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
-from lib.language_models import synthetic_facts
-from lib.language_models.miniature import ASKING, ASKING_THROUGHOUT, LENGTH_MASKING, LONGER_DIFFUSION
+from lib.language_models import figures, synthetic_facts
+from lib.language_models.miniature import ASKING, ASKING_THROUGHOUT, LENGTH_MASKING, LONGER_DIFFUSION, plan
+from lib.language_models.miniature_cell import parameters_of
 from lib.language_models.miniature_results import CellChange, RecordedCells, cell_title, never_in_reverse
 from lib.language_models.objectives import PART_MASKING
 from lib.record import report
@@ -38,9 +40,9 @@ WORDING_CHANGES: dict[str, CellChange] = {
     "two words, one order": {"wording": "one order"}}
 #: which answer is the longer one -> what is changed
 ANSWER_LENGTHS: dict[str, CellChange] = {
-    "description (as in P2D)": {"dataset": "p2d"}, "neither (P2D, short description)": {
-        "dataset": "p2d", "wording": "short description"},
-    "name (P2D, exchanged)": {"dataset": "p2d", "wording": "exchanged"}}
+    "forward longer (P2D)": {"dataset": "p2d"},
+    "equal (P2D, short description)": {"dataset": "p2d", "wording": "short description"},
+    "reverse longer (P2D, exchanged)": {"dataset": "p2d", "wording": "exchanged"}}
 #: steps of the plain objective in pretraining -> what is changed
 DIFFUSION_STEPS: dict[int, CellChange] = {steps: {"objective": "diffusion", "steps": steps}
                                           for steps in LONGER_DIFFUSION}
@@ -63,17 +65,49 @@ def length_rows(cells: RecordedCells, direction: str) -> dict[str, dict[int, Flo
                    for length in synthetic_facts.NAME_LENGTHS} for masking, name in RATE_NAMES.items()}
 
 
-def length_panels(cells: RecordedCells) -> dict[str, dict[str, dict[str, Float[np.ndarray, " seed"]]]]:
-    """Exact match or words of names -> which answer is the longer one -> direction -> one value a seed."""
-    rows = {**ANSWER_LENGTHS, "neither (parents, children)": {}}
-    return {title: {name: {direction: cells.metric(f"{direction}_{metric}", **change)
-                           for direction in ("forward", "reverse")} for name, change in rows.items()}
-            for title, metric in (("exact match", "accuracy"), ("words of names", "words"))}
+def answer_length_figure(cells: RecordedCells) -> Figure:
+    """Forward and reverse accuracy by which answer is the longer one; words of names beside, where any were counted."""
+    rows = {**ANSWER_LENGTHS, "equal (parents, children)": {}}
+    found = {title: {name: {direction: cells.metric(f"{direction}_{metric}", **change)
+                            for direction in ("forward", "reverse")} for name, change in rows.items()}
+             for title, metric in (("whole answers", "accuracy"), ("words of names", "words"))}
+    counted = any(len(each["forward"]) for each in found["words of names"].values())
+    drawn = figures.accuracies_by_condition(found if counted else {"whole answers": found["whole answers"]})
+    for panel in drawn.axes:
+        panel.set_xlabel("right, %")
+    return drawn
 
 
 def length_change(length: int, masking: str) -> CellChange:
     """The cell with names of so many words, and a masking in fine-tuning."""
     return {"name_length": length, "masking": masking}
+
+
+def cells_made(cells: RecordedCells, part: str) -> tuple[int, int]:
+    """How many cells of a question are recorded, and how many are planned.
+
+    :param part: one of `lib.language_models.miniature.MINIATURE_PARTS`
+    """
+    planned = list(plan(REGISTERED_SEEDS, part))
+    return sum(cell.seed in cells.find(**parameters_of(cell)) for cell in planned), len(planned)
+
+
+def recorded_figures(cells: RecordedCells) -> list[Figure]:
+    """A figure for each question that has a recorded cell."""
+    rows = lambda changes: {name: cells.accuracies(**change) for name, change in changes.items()}
+    plain = {f"plain, {steps:,} steps": change for steps, change in DIFFUSION_STEPS.items()}
+    drawn = {
+        "first_entity": lambda: figures.accuracies_by_condition(
+            {f"asked {when}": form_rows(cells, when) for when in FORM_CHANGES}),
+        "sweep": lambda: figures.accuracies_by_condition({"masked in fine-tuning": rows({**SWEEP, "any token": {}})}),
+        "wording": lambda: figures.accuracies_by_condition({
+            title: rows({wording: {**change, "architecture": name} for wording, change in WORDING_CHANGES.items()})
+            for name, title in (("llada", "LLaDA"), ("llama", "Llama"))}),
+        "objective": lambda: figures.accuracies_by_condition(
+            {"objective in pretraining": rows({"by question, 1,000 steps": {}, **plain})}),
+        "length": lambda: figures.accuracies_by_name_length(
+            {direction: length_rows(cells, direction) for direction in ("forward", "reverse")})}
+    return [draw() for part, draw in drawn.items() if cells_made(cells, part)[0]]
 
 
 # What the checks ask -----------------------------------------------------------------------------------------
@@ -82,12 +116,18 @@ def length_change(length: int, masking: str) -> CellChange:
 def registered_evidence(
     cells: RecordedCells, values: Mapping[str, tuple[str, CellChange]], *more: CellChange
 ) -> dict[str, Any]:
-    """`lib.language_models.miniature_results.RecordedCells.evidence`, where every registered seed is needed."""
-    told, changes = cells.evidence(values, *more), (*(change for _, change in values.values()), *more)
+    """`lib.language_models.miniature_results.RecordedCells.evidence`, where every registered seed is needed, and every
+    cell must have been measured so: one recorded before a metric was there is missing.
+    """
+    changes = (*(change for _, change in values.values()), *more)
+    lacking = {name: change for name, (metric, change) in values.items()
+               if len(cells.metric(metric, **change)) < len(cells.find(**change))}
+    told = cells.evidence({name: value for name, value in values.items() if name not in lacking}, *changes)
     missing = {change_title: [seed for seed in range(REGISTERED_SEEDS) if seed not in there]
                for change_title, there in ((cell_title(change), cells.find(**change)) for change in changes) if there}
     return told | {"needs": told["needs"] | {
-        f"{title}, seeds {', '.join(map(str, seeds))}": None for title, seeds in missing.items() if seeds}}
+        **{f"{title}, seeds {', '.join(map(str, seeds))}": None for title, seeds in missing.items() if seeds},
+        **{f"{cell_title(change)}, with {name}": None for name, change in lacking.items()}}}
 
 
 def _reverse(cells: RecordedCells, change: CellChange) -> Float[np.ndarray, " seed"]:

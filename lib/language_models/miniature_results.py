@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.language_models.facts import DATASETS
-from lib.language_models.miniature import CONDITIONS, STARTS, MiniatureConfig, parameters_of
+from lib.language_models.miniature import CONDITIONS, STARTS
+from lib.language_models.miniature_cell import MiniatureConfig, parameters_of
 from lib.language_models.table_7 import MASKED, MODELS
 from lib.record import provenance, report
 from lib.record.provenance import Result
@@ -106,7 +107,8 @@ def mean_and_range(values: Float[np.ndarray, " seed"], digits: int = 0) -> str:
     """Mean and range over seeds in words, such as ``62 (50 to 83)``."""
     if not len(values):
         return "not recorded"
-    mean, low, high = (f"{value:.{digits}f}" for value in (values.mean(), values.min(), values.max()))
+    mean, low, high = (f"{round(value, digits) + 0.0:.{digits}f}"  # no -0
+                       for value in map(float, (values.mean(), values.min(), values.max())))
     return f"{mean} ({low} to {high})"
 
 

@@ -1,24 +1,14 @@
-"""One small cell end to end: its path, its record, its interruption; cosines against stored gradients."""
+"""One small cell end to end: its path, its record, its interruption; and which cells are planned."""
 
 import dataclasses
 import re
 
-import numpy as np
 import pytest
 import torch
 
-from lib.language_models import (
-    finetuning,
-    miniature,
-    miniature_sentences,
-    objectives,
-    pretraining,
-    queries,
-    signatures,
-    synthetic_facts,
-)
-from lib.language_models.facts import DATASETS, Example
-from lib.language_models.miniature import MiniatureConfig
+from lib.language_models import miniature, miniature_measures, miniature_sentences, objectives
+from lib.language_models.facts import DATASETS
+from lib.language_models.miniature_cell import MiniatureConfig, file_of, parameters_of, told_and_held
 from lib.language_models.miniature_results import RecordedCells
 from lib.record import provenance
 from lib.record.training_state import Checkpoint
@@ -35,16 +25,6 @@ def work(tmp_path_factory):
 # The cell ----------------------------------------------------------------------------------------------------
 
 
-def test_the_standard_cell_is_what_the_paper_needs():
-    cell = MiniatureConfig()
-    assert (cell.masking, cell.orders, cell.finetuning().rank) == ("any", "both", 0)
-    lora = MiniatureConfig(tuning="lora", rank=8, masking="response", replay=0.25, seed=3).finetuning()
-    assert (lora.rank, lora.scaling, lora.masking, lora.replay, lora.seed) == (8, 16, "response", 0.25, 3)
-    # replay adds steps: the held-out facts are seen as often
-    alone, mixed = (finetuning.step_count(32, MiniatureConfig(replay=share).finetuning()) for share in (0.0, 0.5))
-    assert mixed == 2 * alone == 400
-
-
 def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
     same = [{}, {"masking": "response"}, {"tuning": "lora"}, {"replay": 0.0}, {"dataset": "c2p"}]
     digests = lambda changes: {miniature._digest(MiniatureConfig(**change).pretraining()) for change in changes}
@@ -52,48 +32,6 @@ def test_cells_that_differ_in_fine_tuning_alone_share_their_pretraining():
     other = [{}, {"causal_steps": 9}, {"orders": "one"}, {"seed": 1}, {"architecture": "llama"}, {"dataset": "trex"},
              {"steps": 9}]
     assert len(digests(other)) == len(other)
-
-
-@pytest.mark.parametrize("field, value", [
-    ("architecture", "bert"), ("dataset", "p3c"), ("orders", "two"), ("tuning", "half"), ("masking", "none"),
-    ("held", 1), ("steps", 0), ("seed", -1), ("replay", 1.5), ("learning_rate", -1.0),
-    ("causal_steps", -1), ("objective", "plain"), ("wording", "three"), ("form", "turned"), ("told_form", "turned"),
-    ("name_length", 3)])
-def test_bad_input_is_refused_by_name(field, value):
-    with pytest.raises(ValueError, match=field):
-        dataclasses.replace(SMALL, **{field: value})
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"architecture": "llama", "masking": "source"}, "masking: 'source' is what a masked model is asked for"),
-    ({"architecture": "llama", "masking": "any@0.5"}, "masking: 'any@0.5' is what a masked model is asked for"),
-    ({"architecture": "llama", "objective": "diffusion"}, "objective: 'diffusion' is a masked model's"),
-    ({"form": "infilled"}, "form: 'infilled' asks an autoregressive model"),
-    ({"told_form": "masked"}, "told_form: 'masked' asks an autoregressive model"),
-    ({"told_form": "reversed"}, "told_form: reversed sentences are what --orders both tells"),
-    ({"dataset": "c2p", "wording": "one word"}, "wording: 'one word' is made for p2c alone"),
-    ({"wording": "exchanged"}, "wording: 'exchanged' is made for p2d alone, not for p2c"),
-    ({"architecture": "llama", "dataset": "trex", "form": "composed"}, "form: 'composed' is made of sentences about"),
-    ({"architecture": "llama", "wording": "one word", "form": "composed"}, "form: 'composed' is made of"),
-    ({"architecture": "llama", "form": "permuted", "epochs": 15}, "epochs must be a multiple of 10 where form is")])
-def test_what_only_the_other_model_or_other_facts_can_be_asked_is_refused(change, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        MiniatureConfig(**change)
-
-
-@pytest.mark.parametrize("form", miniature_sentences.FORMS)
-def test_every_form_makes_as_many_steps_of_as_many_rows(form):
-    cell = MiniatureConfig("llama", form=form)
-    own = len(miniature_sentences.shown_as(miniature.told_and_held(cell)[0].train, form))
-    assert finetuning.step_count(own, cell.finetuning()) == finetuning.step_count(30, MiniatureConfig().finetuning())
-
-
-def test_a_name_of_one_word_has_a_word_of_its_own():
-    data, text = miniature.told_and_held(MiniatureConfig(name_length=1, facts=20, held=5))
-    held = {name for fact in data.facts for name in (fact.left, fact.right)}
-    told = " ".join(example.prompt + example.completion for example in text)
-    assert len(held) == 10 and all(" " not in name and name not in told for name in held)
-    assert MiniatureConfig(name_length=4).pretraining().stock == MiniatureConfig().pretraining().stock
 
 
 def test_what_is_trained_on_has_the_form_and_what_is_asked_has_not(tmp_path, monkeypatch):
@@ -110,11 +48,11 @@ def test_what_is_trained_on_has_the_form_and_what_is_asked_has_not(tmp_path, mon
 
     monkeypatch.setattr(miniature.reversal_run, "run", stop)
     monkeypatch.setattr(miniature, "pretrain", pretrain)
-    monkeypatch.setattr(miniature, "_before", lambda model, tokenizer, data, text: seen.update(asked=text) or {})
+    monkeypatch.setattr(miniature, "measured_before", lambda model, words, data, text: seen.update(asked=text) or {})
     cell = MiniatureConfig("llama", facts=4, held=3, epochs=10, form="permuted", told_form="infilled")
     with pytest.raises(StopIteration):
         miniature.run_cell(cell, tmp_path)
-    data, text = miniature.told_and_held(cell)
+    data, text = told_and_held(cell)
     assert list(seen["data"].train) == miniature_sentences.shown_as(data.train, "permuted") != list(data.train)
     assert seen["data"].forward == data.forward and seen["data"].reverse == data.reverse
     assert seen["asked"] == text
@@ -124,7 +62,7 @@ def test_what_is_trained_on_has_the_form_and_what_is_asked_has_not(tmp_path, mon
 @pytest.mark.parametrize("part", miniature.MINIATURE_PARTS)
 def test_one_cell_of_every_condition_runs(part, tmp_path, monkeypatch):
     """Every condition of a question, for a step or two; what it measures is a share."""
-    monkeypatch.setattr(miniature, "alignment", lambda *given: {})
+    monkeypatch.setattr(miniature_measures, "alignment", lambda *given: {})
     small = {"facts": 4, "held": 2, "epochs": 20, "steps": 1}
     for change in miniature.MINIATURE_PARTS[part]:
         found = miniature.run_cell(MiniatureConfig(**{**change, **small}), tmp_path)["metrics"]
@@ -132,32 +70,6 @@ def test_one_cell_of_every_condition_runs(part, tmp_path, monkeypatch):
         assert {name for name in found if "frame" in name} == frames
         shares = [value for name, value in found.items() if not name.startswith("probability")]
         assert len(shares) == 8 + len(frames) and all(0 <= value <= 100 for value in shares)
-
-
-def test_answers_that_hold_a_right_one_and_answers_to_the_wrong_frame(monkeypatch):
-    data, _ = miniature.told_and_held(MiniatureConfig(facts=2, held=2))
-    (first, second) = data.facts
-    said = {f"{first.left}'s child is": f"{first.right}", f"{second.left}'s child is": f"surely {second.right} it is",
-            f"{first.right}'s parent is": f"{first.left.split()[0]}", f"{second.right}'s parent is": f"{second.left}",
-            f"{first.right}'s child is": f"{first.left}."}
-    monkeypatch.setattr(miniature.decoding, "generate_text",
-                        lambda model, tokenizer, prompts, **how: [said.get(prompt, "") for prompt in prompts])
-    words = synthetic_facts.word_tokenizer(True)
-    assert miniature.written_answers(None, words, data) == {
-        "forward_substring": 100, "forward_words": 50, "reverse_substring": 50, "reverse_words": 75, "wrong_frame": 50,
-        "wrong_frame_reverse": 0}
-    assert set(miniature.written_answers(None, words, data, "one word")) == {
-        f"{direction}_{metric}" for direction in ("forward", "reverse") for metric in ("substring", "words")}
-
-
-@pytest.mark.parametrize(("text", "percent"), [
-    ("the keeper of Bob Reis.", 100), ("The author of bob reis", 100), ("the keeper of Bob Lima", 50),
-    ("keeper of Bob Reis", 0), ("the keeper of Reis Bob", 0), ("the keeper of Bob", 50), ("", 0), ("the keeper of", 0)])
-def test_only_words_of_names_at_their_places_count(text, percent):
-    asked = Example("Ana is", " the keeper of Bob Reis.", frozenset({"the keeper of Bob Reis"}))
-    assert miniature.name_words_right([text], [asked]) == percent
-    either = dataclasses.replace(asked, answers=frozenset({"the keeper of Bob Reis", "the keeper of Bob Lima"}))
-    assert miniature.name_words_right([text], [either]) == (100 if text.endswith("Bob Lima") else percent)
 
 
 def test_held_facts_are_never_told(tmp_path, monkeypatch):
@@ -170,28 +82,13 @@ def test_held_facts_are_never_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(miniature.reversal_run, "run", stop)
     monkeypatch.setattr(miniature, "pretrain", lambda *given, **options: (None, []))
-    monkeypatch.setattr(miniature, "_before", lambda *given: {})
+    monkeypatch.setattr(miniature, "measured_before", lambda *given: {})
     for dataset in DATASETS:
         with pytest.raises(StopIteration):
             miniature.run_cell(dataclasses.replace(SMALL, dataset=dataset, steps=1), tmp_path)
         names = {name for fact in seen["data"].facts for name in (fact.left, fact.right)}
         text = " ".join(example.prompt + example.completion for example in seen["replay"])
         assert names and not [name for name in names if name in text]
-
-
-@pytest.mark.parametrize("name", ["llada", "llama"])
-def test_alignment_is_the_cosine_of_stored_gradients(name):
-    cell = dataclasses.replace(SMALL, architecture=name)
-    tokenizer = synthetic_facts.word_tokenizer(name == "llada")
-    model = pretraining.new_model(cell.pretraining(), tokenizer)
-    data = synthetic_facts.recombined_worlds({"held": 3})["held"].p2c
-    found = miniature.alignment(model, tokenizer, data)
-    rows = [[queries.batch([queries.encode(query, tokenizer)]) for query in data.queries(fact)] for fact in data.facts]
-    matched = [signatures.cosine_by_autograd(model, *pair).cosine for pair in rows]
-    crossed = [signatures.cosine_by_autograd(model, rows[i][0], rows[(i + 1) % 3][1]).cosine for i in range(3)]
-    assert found["matched"] == pytest.approx(np.mean(matched), rel=1e-4)
-    assert found["mismatched"] == pytest.approx(np.mean(crossed), rel=1e-4, abs=1e-5)
-    assert abs(found["right"]) < found["matched"]
 
 
 # The record --------------------------------------------------------------------------------------------------
@@ -218,7 +115,7 @@ def test_a_cell_is_recorded_found_again_and_not_run_twice(tmp_path, work, monkey
 
 
 def test_a_cell_recorded_before_a_parameter_was_there_had_its_standard_value(tmp_path, monkeypatch):
-    older = {name: value for name, value in miniature.parameters_of(SMALL).items() if name != "causal_steps"}
+    older = {name: value for name, value in parameters_of(SMALL).items() if name != "causal_steps"}
     path = tmp_path / "miniature" / "a.json"
     provenance.save(path, experiment="miniature", parameters=older, seeds=[1], metrics={"told_accuracy": [3.0]},
                     curves={}, run=provenance.Run())
@@ -298,7 +195,7 @@ def test_a_run_that_diverges_leaves_no_result(tmp_path, capsys):
 
 def test_the_plan_names_every_cell_once_and_what_the_claims_need():
     cells = list(miniature.plan())
-    assert len({miniature.file_of(cell) for cell in cells}) == len(cells)
+    assert len({file_of(cell) for cell in cells}) == len(cells)
     planned = set(cells)
     seeds_of = lambda name, **change: {
         seed for seed in range(6) if MiniatureConfig(name, seed=seed, **change) in planned}
@@ -317,7 +214,7 @@ def test_the_plan_names_every_cell_once_and_what_the_claims_need():
         assert asked == [MiniatureConfig(seed=seed, **change) for seed in range(2) for change in changes]
         assert set(asked) <= planned
     parts = [cell for part in ("standard", *miniature.MINIATURE_PARTS) for cell in miniature.plan(5, part)]
-    assert sorted(map(miniature.file_of, parts)) == sorted(map(miniature.file_of, cells))
+    assert sorted(map(file_of, parts)) == sorted(map(file_of, cells))
     assert {cell.masking for cell in miniature.plan(1, "sweep")} == set(objectives.PART_MASKING)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from lib.language_models import figures
 from lib.language_models import miniature_questions as questions
-from lib.language_models.miniature import MiniatureConfig, parameters_of
+from lib.language_models.miniature_cell import MiniatureConfig, parameters_of
 from lib.language_models.miniature_results import RecordedCells
 from lib.record.provenance import Result
 
@@ -92,8 +92,11 @@ def test_the_gap_turns_when_the_entities_are_exchanged():
                              "reverse_accuracy": 20.0}))
     assert questions.all_above(words, [told], 0, metric="words_gap")
     assert not questions.all_above(words, [told], 0, metric="gap")
-    panels = questions.length_panels(words)
-    assert [len(panels[title][row]["reverse"]) for title in panels for row in panels[title]] == [5, 0, 0, 0] * 2
+    for cells, panels in ((words, 2), (made(-12.0, 9.0), 1)):
+        drawn = questions.answer_length_figure(cells).axes
+        assert [panel.get_xlabel() for panel in drawn] == ["right, %"] * panels
+        said = [text.get_text() for text in drawn[0].texts]
+        assert said == ["not run here"] * (3 if panels == 2 else 2)
 
 
 def test_every_registered_seed_is_needed():
@@ -106,6 +109,37 @@ def test_every_registered_seed_is_needed():
     told = questions.registered_evidence(cells, {"a": ("reverse_accuracy", change)})
     assert [name for name, result in told["needs"].items() if result is None] == [
         "wording one word, seeds 3, 4"]
+
+
+def test_a_cell_recorded_before_a_metric_was_there_is_missing():
+    change = {"dataset": "p2d"}
+    cells = cells_of((change, {"forward_accuracy": 35.0, "reverse_accuracy": 47.0}))
+    asked = {"gap": ("gap", change), "gap by words": ("words_gap", change)}
+    told = questions.registered_evidence(cells, asked)
+    assert [name for name, result in told["needs"].items() if result is None] == ["dataset p2d, with gap by words"]
+    assert list(told["ours"]) == ["gap"] and len(told["needs"]) == 6
+    cells = cells_of((change, {"forward_accuracy": 35.0, "reverse_accuracy": 47.0, "forward_words": 60.0,
+                               "reverse_words": 50.0}))
+    told = questions.registered_evidence(cells, asked)
+    assert all(told["needs"].values()) and told["ours"] == {"gap": -12.0, "gap by words": 10.0}
+
+
+def test_cells_of_a_question_are_counted_seed_by_seed():
+    cells = cells_of(reverse({"wording": "one word"}, 50.0), reverse({}, 50.0))
+    assert questions.cells_made(cells, "wording") == (5, 20) and questions.cells_made(cells, "sweep") == (0, 35)
+    cells.results = cells.results[:2]
+    assert questions.cells_made(cells, "wording") == (2, 20)
+
+
+def test_a_question_without_recorded_cells_has_no_figure():
+    assert questions.recorded_figures(cells_of(reverse({}, 50.0))) == []
+    cells = cells_of(reverse({}, 50.0), reverse({"masking": "source"}, 30.0), reverse({"name_length": 4}, 9.0))
+    sweep, length = questions.recorded_figures(cells)
+    assert [text.get_text() for text in sweep.axes[0].texts] == ["not run here"] * 6  # the two rows of others are drawn
+    assert len(length.axes) == 2
+    every = [{"form": "infilled", "architecture": "llama"}, {"wording": "one word"}, {"masking": "source"},
+             {"objective": "diffusion"}, {"name_length": 1}]
+    assert len(questions.recorded_figures(cells_of(*(reverse(change, 9.0) for change in every)))) == 5
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -7,7 +7,7 @@ import pytest
 
 from lib.language_models import miniature_results as results
 from lib.language_models.facts import DATASETS
-from lib.language_models.miniature import MiniatureConfig, parameters_of
+from lib.language_models.miniature_cell import MiniatureConfig, parameters_of
 from lib.language_models.miniature_results import RecordedCells
 from lib.record.provenance import Result
 
@@ -55,7 +55,8 @@ def test_evidence_holds_results_means_intervals_and_seeds():
     assert 50 <= low < 52 < high <= 54
 
 
-@pytest.mark.parametrize(("values", "words"), [([], "not recorded"), ([50.0, 83.4], "67 (50 to 83)")])
+@pytest.mark.parametrize(("values", "words"), [
+    ([], "not recorded"), ([50.0, 83.4], "67 (50 to 83)"), ([-0.4, 0.2], "0 (0 to 0)")])
 def test_mean_and_range(values, words):
     assert results.mean_and_range(np.array(values)) == words
 
