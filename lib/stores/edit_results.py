@@ -90,15 +90,19 @@ def stays_apart(runs: RecordedEdits, condition: str, edits: Sequence[str] = ("fo
 
 
 def stores_found(runs: RecordedEdits, condition: str) -> str:
-    """Whether both directions of a condition follow (``one`` store), neither does (``two``), or it is ``in part``.
+    """Whether an edit carries over in both directions (``one`` store), in neither (``two``), or ``in part``.
+
+    The bounds are those of `follows` and `stays_apart`; here the whole 95 % interval has to lie on their side.
 
     :return: ``one``, ``two``, ``in part``, or ``not run here``
     """
     if not runs.find(condition):
         return "not run here"
-    if all(follows(runs, condition, edit) for edit in ("forward", "reverse")):
+    ratios, percents = ([report.bootstrap_interval(runs.metric(f"{edit}_{key}", condition))
+                         for edit in ("forward", "reverse")] for key in ("transfer", "follows"))
+    if all(low >= 0.5 for low, _ in ratios) and all(low >= 50 for low, _ in percents):
         return "one"
-    return "two" if stays_apart(runs, condition) else "in part"
+    return "two" if all(high <= 0.5 for _, high in ratios) and all(high <= 10 for _, high in percents) else "in part"
 
 
 def mean_transfer(runs: RecordedEdits, condition: str) -> Float[np.ndarray, " seed"]:

@@ -86,6 +86,16 @@ def test_a_condition_has_one_store_two_or_neither(values, found):
     assert edit_results.stores_found(runs_of(llada=values), "mlp") == "not run here"
 
 
+@pytest.mark.parametrize("base, name", [(SHARED, "reverse_follows"), (APART, "forward_follows"),
+                                        (SHARED, "forward_transfer"), (APART, "reverse_transfer")])
+def test_a_bound_inside_an_interval_is_decided_in_part(base, name):
+    runs = runs_of(llada=base)
+    bound = 0.5 if "transfer" in name else 50 if base is SHARED else 10
+    for result, share in zip(runs.results, (0.6, 0.8, 1, 1.2, 1.4), strict=True):
+        result["metrics"][name] = [bound * share]
+    assert edit_results.stores_found(runs, "llada") == "in part"
+
+
 def test_one_condition_transfers_less_than_another_by_a_tenth():
     runs = runs_of(mlp=SHARED, learned=SPLIT)
     assert edit_results.transfers_less(runs, "learned", "mlp")
