@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lib.record import claims_file, verdicts
+from lib.record import claims_file, report, verdicts
 from lib.record.claims_file import LedgerError, known_claims
 from lib.record.provenance import RECORDED, Result, results_folder
 
@@ -61,6 +61,8 @@ class Check:
     seeds: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()  # by cell where cells have different ones
     spread: Any = None  # sample standard deviation over seeds
     interval: Any = None  # (low, high), or name -> (low, high)
+    t_interval: Any = None  # the same by Student's t, where the interval is a bootstrap of seeds
+    t_holds: bool | None = None  # what the test says with t intervals; None where it rests on none
     runs: tuple[Mapping[str, Any], ...] = ()  # recorded results that it read, see `run_read`
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -118,9 +120,10 @@ def verify(
     holds = _truth(test(**_value(given)), claim)
     if _truth(test(**_value(broken)), claim):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
+    rests = _by_student(test, given, claim) if "prediction" in known_claims()[claim] else None
     return _shown(Check(
         claim, check, holds=holds, paper=_plain(paper), ours=_plain(_value(ours)), spread=_plain(_value(spread)),
-        interval=_plain(_value(interval)), seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
+        **_intervals(interval), t_holds=rests, seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
 
 
 def compare(
@@ -158,7 +161,7 @@ def compare(
     return _shown(Check(
         claim, check, holds=_within(ours, paper, tolerance), paper=_plain(paper), ours=_plain(named(ours)),
         tolerance=float(tolerance), control_ours=_plain(named(control_ours)), spread=_plain(named(spread)),
-        interval=_plain(_value(interval)),
+        **_intervals(interval),
         seeds=_by_cell([seeds[: len(cell)] for cell in measured.values()] if by_cell and seeds else seeds),
         runs=_runs(needs), **found.filled()))
 
@@ -272,6 +275,24 @@ def _place(path: Path | None) -> str:
 
 def _value(lazy: Lazy) -> Any:
     return lazy() if callable(lazy) else lazy
+
+
+def _intervals(interval: Lazy) -> dict[str, Any]:
+    """An interval as it is told, and Student's t interval where it is a bootstrap of seeds."""
+    told = _value(interval)
+    cells = told.values() if isinstance(told, Mapping) else [told]
+    student: Any = None
+    if any(isinstance(each, report.Interval) for each in cells):
+        student = {name: each.t for name, each in told.items() if isinstance(each, report.Interval)} if isinstance(
+            told, Mapping) else told.t
+    return {"interval": _plain(told), "t_interval": _plain(student)}
+
+
+def _by_student(test: Callable[..., Any], given: Lazy, claim: str) -> bool | None:
+    """What a test says with Student's t intervals in place of the bootstrap's; None if it asks for neither."""
+    with report.student_intervals() as asked:
+        holds = _truth(test(**_value(given)), claim)
+    return holds if asked else None
 
 
 def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -5,9 +5,11 @@ The unit is the seed: every function takes one value a seed, and what varies is 
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from scipy import stats
 
 Values = Sequence[float | int] | np.ndarray  # one a seed
 RESAMPLES = 10_000
+_STUDENT: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("_STUDENT", default=None)
 
 
 def spread(values: Values) -> float | None:
@@ -23,7 +26,77 @@ def spread(values: Values) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+class Interval(tuple[float, float]):
+    """Ends of a percentile bootstrap interval; ``t`` has those of Student's t interval of the same values."""
+
+    t: tuple[float, float]
+
+    @classmethod
+    def of(cls, ends: Iterable[float], t: tuple[float, float]) -> Interval:
+        """Both ends, and those of the t interval."""
+        found = cls(map(float, ends))
+        found.t = t
+        return found
+
+
+@contextlib.contextmanager
+def student_intervals() -> Iterator[list[str]]:
+    """Within it `bootstrap_interval`, `bootstrap_intervals` and `difference_interval` give Student's t intervals.
+
+    The bootstrap draws from the seeds that are there, so with few of them its intervals are too short (see
+    `lib.record.few_seeds`). The t interval supposes normal values, and may leave the range that a percentage has.
+
+    :return: the names of those that were asked, in order
+    """
+    asked: list[str] = []
+    before = _STUDENT.set(asked)
+    try:
+        yield asked
+    finally:
+        _STUDENT.reset(before)
+
+
+def _by_student(name: str) -> bool:
+    asked = _STUDENT.get()
+    if asked is not None:
+        asked.append(name)
+    return asked is not None
+
+
+def t_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean.
+
+    :return: its ends, in the values' unit
+    :raises ValueError: for fewer than two seeds
+    """
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2:
+        raise ValueError(f"t_interval: needs two seeds, not {len(array)}")
+    return _student(array.mean(), array.var(ddof=1) / len(array), len(array) - 1, level)
+
+
+def welch_interval(first: Values, second: Values, level: float = 0.95) -> tuple[float, float]:
+    """Welch's t interval of the difference of means, second minus first: the two sides may vary differently.
+
+    :return: its ends, in the values' unit
+    :raises ValueError: for fewer than two seeds on a side
+    """
+    low, high = (np.asarray(values, dtype=float) for values in (first, second))
+    if min(len(low), len(high)) < 2:
+        raise ValueError(f"welch_interval: needs two seeds a side, not {len(low)} and {len(high)}")
+    parts = [side.var(ddof=1) / len(side) for side in (low, high)]
+    total = sum(parts)
+    freedom = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (low, high), strict=True)
+                             ) if total else 1.0
+    return _student(high.mean() - low.mean(), total, freedom, level)
+
+
+def _student(mean: float, variance: float, freedom: float | int, level: float) -> tuple[float, float]:
+    reach = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    return float(mean - reach), float(mean + reach)
+
+
+def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of the mean: seeds drawn with replacement, `RESAMPLES` times.
 
     :param seed: of the resampling
@@ -34,12 +107,14 @@ def bootstrap_interval(values: Values, seed: int = 0, level: float = 0.95) -> tu
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
         raise ValueError(f"bootstrap_interval: needs two seeds, not {len(array)}")
+    student = t_interval(array, level)
+    if _by_student("bootstrap_interval"):
+        return Interval.of(student, student)
     means = np.random.default_rng(seed).choice(array, (RESAMPLES, len(array))).mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return Interval.of(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]), student)
 
 
-def bootstrap_intervals(columns: Sequence[Values], seed: int = 0, level: float = 0.95) -> list[tuple[float, float]]:
+def bootstrap_intervals(columns: Sequence[Values], seed: int = 0, level: float = 0.95) -> list[Interval]:
     """The `bootstrap_interval` of each of several measures of the same seeds, which are resampled once for all.
 
     :param columns: one value a seed each, the seeds in one order
@@ -48,13 +123,17 @@ def bootstrap_intervals(columns: Sequence[Values], seed: int = 0, level: float =
     table = np.asarray(columns, dtype=float)
     if table.ndim != 2 or table.shape[1] < 2:
         raise ValueError(f"bootstrap_intervals: needs columns of two seeds or more, not of shape {table.shape}")
+    student = [t_interval(column, level) for column in table]
+    if _by_student("bootstrap_intervals"):
+        return [Interval.of(each, each) for each in student]
     seeds = table.shape[1]
     drawn = np.random.default_rng(seed).integers(0, seeds, (RESAMPLES, seeds))
     means = np.stack([(drawn == each).sum(1) for each in range(seeds)], 1) @ table.T / seeds
-    return [(float(low), float(high)) for low, high in np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).T]
+    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    return [Interval.of(each, t) for each, t in zip(ends, student, strict=True)]
 
 
-def difference_interval(first: Values, second: Values, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def difference_interval(first: Values, second: Values, seed: int = 0, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of the difference of means, second minus first: each side's seeds are resampled.
 
     :return: its ends, in the values' unit
@@ -63,10 +142,12 @@ def difference_interval(first: Values, second: Values, seed: int = 0, level: flo
     low, high = (np.asarray(values, dtype=float) for values in (first, second))
     if min(len(low), len(high)) < 2:
         raise ValueError(f"difference_interval: needs two seeds a side, not {len(low)} and {len(high)}")
+    student = welch_interval(low, high, level)
+    if _by_student("difference_interval"):
+        return Interval.of(student, student)
     rng = np.random.default_rng(seed)
     means = [rng.choice(side, (RESAMPLES, len(side))).mean(1) for side in (low, high)]
-    ends = np.quantile(means[1] - means[0], [(1 - level) / 2, (1 + level) / 2])
-    return float(ends[0]), float(ends[1])
+    return Interval.of(np.quantile(means[1] - means[0], [(1 - level) / 2, (1 + level) / 2]), student)
 
 
 def resampled_interval(
@@ -90,7 +171,7 @@ def resampled_interval(
     return float(low), float(high)
 
 
-def intervals(cells: Mapping[str, Values]) -> dict[str, tuple[float, float]] | None:
+def intervals(cells: Mapping[str, Values]) -> dict[str, Interval] | None:
     """The `bootstrap_interval` of each cell; None where one has a single seed."""
     if any(len(values) < 2 for values in cells.values()):
         return None
@@ -110,7 +191,7 @@ class EffectSize(NamedTuple):
     standardised: float  # Hedges' g: in pooled standard deviations, corrected for few seeds; infinite where none varies
     superiority: float  # share of pairs of seeds in which the second is larger, ties counted half
     p: float  # exact, two-sided: share of all ways to split the seeds whose means differ at least as much
-    interval: tuple[float, float]  # of the difference, see `difference_interval`
+    interval: Interval  # of the difference, see `difference_interval`
 
 
 def effect(first: Values, second: Values) -> EffectSize:

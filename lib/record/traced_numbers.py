@@ -45,14 +45,14 @@ def format_value(value: Any) -> str:
 
 
 def values_of(check: Row) -> list[dict[str, Any]]:
-    """The values of a check as they are recorded, one entry a name: name, ours, spread, interval, paper, seeds.
+    """The values of a check as they are recorded, one entry a name: name, ours, spread, both intervals, paper, seeds.
 
     ``seeds`` says how many a value rests on.
     """
     ours = check.get("ours")
     if ours is None and check.get("paper") is None:
         return []
-    named, fields = isinstance(ours, Mapping), ("ours", "spread", "interval", "paper")
+    named, fields = isinstance(ours, Mapping), ("ours", "spread", "interval", "t_interval", "paper")
     return [{"name": "" if name is None else str(name), "seeds": _seeds_of(check, place),
              **{field: _part(check.get(field), name, place, named) for field in fields}}
             for place, name in enumerate(ours if isinstance(ours, Mapping) else [None])]
@@ -122,7 +122,8 @@ def number_lines(check: Row, value: Mapping[str, str]) -> Lines:
     """
     metric = check.get("sources", {}).get(value["name"], ("", ""))[1]
     lines = [("number", value["name"]), ("paper", value["paper"] or "prints none"), ("this book", value["ours"]),
-             ("interval", value["interval"]), ("spread over seeds", value["spread"] and f"± {value['spread']}"),
+             ("interval", value["interval"]), ("by Student's t", value["t_interval"]),
+             ("spread over seeds", value["spread"] and f"± {value['spread']}"),
              ("seeds", value["seeds"] or "none: no mean over seeds"),
              ("mean of", metric.replace("_", " "))]
     return [line for line in lines if line[1]]

@@ -173,7 +173,8 @@ def claim_pages(rows: Sequence[Row]) -> dict[str, str]:
 
 _OF_CLAIM = ("title", "source", "place", "status", "registered", "chapter")
 _OF_CHECK = ("holds", "unit", "scope", "control", "cell", "commit", "device", "seconds")
-_OF_NUMBER = ("number", "this book", "paper", "interval low", "interval high", "spread")
+_OF_NUMBER = ("number", "this book", "paper", "interval low", "interval high", "t interval low", "t interval high",
+              "spread")
 _COLUMNS = ("claim", *_OF_CLAIM, "check", "says", *_OF_NUMBER, *_OF_CHECK, "seeds", "results read")
 
 
@@ -191,10 +192,11 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 def _cells_of(row: Row, check: Row, value: Mapping[str, Any]) -> dict[str, Any]:
     """One line of the CSV; numbers with all their digits."""
-    low, high = value.get("interval") or ("", "")
+    (low, high), (t_low, t_high) = (value.get(field) or ("", "") for field in ("interval", "t_interval"))
     told = {"check": check.get("check", ""), "says": check.get("says", check.get("skipped", "")),
             "number": value.get("name", ""), "this book": value.get("ours"), "paper": value.get("paper"),
-            "interval low": low, "interval high": high, "spread": value.get("spread"),
+            "interval low": low, "interval high": high, "t interval low": t_low, "t interval high": t_high,
+            "spread": value.get("spread"),
             "seeds": value.get("seeds", ""),
             "results read": " ".join(run["file"] for run in check.get("runs", ()))}
     return {"claim": row["id"], **{name: row[name] for name in _OF_CLAIM},
@@ -224,7 +226,8 @@ def paper_numbers(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def _printed(row: Row, checked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The numbers that claims.yml says the paper prints of a claim, beside those of its checks that have their name."""
-    empty = {"row": row, "check": None, "ours": None, "interval": None, "spread": None, "seeds": ""}
+    empty = {"row": row, "check": None, "ours": None, "interval": None, "t_interval": None, "spread": None,
+             "seeds": ""}
     printed = known_claims().get(row["id"], {}).get("printed", {})
     return [{**empty, **checked.get(name, {}), "name": name, "paper": value} for name, value in printed.items()
             if checked.get(name, empty).get("paper") is None]
@@ -242,7 +245,7 @@ def _shown(each: Mapping[str, Any]) -> dict[str, str]:
     """The values of an entry of `paper_numbers` in words."""
     unit = (each["check"] or {}).get("unit", "")
     return {"name": each["name"], "seeds": each["seeds"], **{field: traced_numbers.with_unit(each[field], unit)
-                                     for field in ("ours", "interval", "spread", "paper")}}
+                                     for field in ("ours", "interval", "t_interval", "spread", "paper")}}
 
 
 def paper_csv(rows: Iterable[Row]) -> str:
