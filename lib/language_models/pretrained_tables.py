@@ -47,6 +47,15 @@ def mean_with_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
     return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"
 
 
+def student_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
+    """Student's t interval of a percentage over seeds, cut at 0 and 100; "not run here" without two seeds."""
+    found = runs.metric(metric, condition)
+    if len(found) < 2:
+        return "not run here"
+    low, high = np.clip(report.t_interval(found), 0, 100)
+    return f"{low:.0f} to {high:.0f}"
+
+
 def patch_with_interval(runs: RecordedRuns) -> str:
     """Percent of the gap that the forward query's attention weights close, of the masked model, with its interval."""
     if not runs.find("masked"):

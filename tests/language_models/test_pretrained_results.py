@@ -116,6 +116,8 @@ def test_tables_and_figures_show_what_is_there(runs):
         runs.results[0]["metrics"]["reverse_contained"] = [40.0]
         assert pretrained_tables.mean_with_interval(runs, "reverse_contained", "masked") == "–"
         assert pretrained_tables.conditions_table(runs)
+    student = pretrained_tables.student_interval(runs, "reverse_accuracy", "masked")
+    assert student == ("5 to 5" if runs.results else "not run here")
     patched = pretrained_tables.patch_with_interval(runs)
     mean = np.mean([200 / (4 + seed / 10) for seed in range(5)])
     assert patched.startswith(f"{mean:.0f} (46 to 4" if runs.results else "not run here"), patched
@@ -145,3 +147,11 @@ def test_signatures_along_a_run_are_those_of_the_runs_that_measured_them():
         assert len(panel.get_lines()) == 7 and panel.get_lines()[2].get_ydata()[-1] == pytest.approx(0.35)
     assert len(twin.get_lines()) == 1
     plt.close("all")
+
+
+def test_the_t_interval_of_a_percentage_stays_a_percentage():
+    runs = runs_of(*(made("masked", seed, {**MASKED, "reverse_accuracy": value})
+                     for seed, value in enumerate((50.0, 50.0, 71.0))))
+    assert pretrained_tables.student_interval(runs, "reverse_accuracy", "masked") == "27 to 87"
+    wild = runs_of(*(made("masked", seed, {**MASKED, "reverse_accuracy": 5.0 + 90 * seed}) for seed in (0, 1)))
+    assert pretrained_tables.student_interval(wild, "reverse_accuracy", "masked") == "0 to 100"
