@@ -21,7 +21,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib.record import claims, claims_file, provenance
-from pipeline import chapters
+from pipeline import chapters, pictures
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 KEPT = "The last good notebook is left as it was"
@@ -141,6 +141,7 @@ def take_times(book: Any) -> dict[str, float]:
 def tidy(book: Any, chapter: str) -> None:
     """Take out of the notebook what differs from run to run; hide the injected parameters like the default ones."""
     chapters.number_cells(book, chapter)
+    pictures.smaller(book)
     book.metadata["papermill"] = {"parameters": dict(book.metadata.get("papermill", {}).get("parameters", {}))}
     for cell in book.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):

@@ -24,6 +24,7 @@ from fontTools import subset
 from PIL import Image
 
 from pipeline import page_figures, statements, terms
+from pipeline.pictures import few_colours
 from pipeline.settings import Refused
 
 #: text between tags, where formulas stand; code, scripts and styles are left alone
@@ -39,7 +40,6 @@ UNUSED = re.compile(
 REPEATED = re.compile(r'(<(?:section|div)\b[^>]*?) id="proof(?:-content)?"')  # sphinx-proof gives it to all statements
 #: Sphinx calls the references a list, and each of them an entry of a bibliography, which no list may hold
 REFERENCES = re.compile(r'<div role="list" class="citation-list">')
-COLOURS = 128  # of a picture
 EXECUTED = 'class="cell '  # what the page of a chapter has, and no page of text alone
 POINTS = 110  # of a picture's points to the inch, as many as a page's
 FIGURE = re.compile(r'(<a class="enlarge"[^>]*>)?(<img [^>]*src="([^"]*_images/[^"]*)"[^>]*>)')
@@ -149,7 +149,7 @@ def _converter() -> math_core.LatexToMathML:
 
 
 def pictures(page: str, folder: Path) -> str:
-    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of at most `COLOURS` colours.
+    """The page with each PNG that Sphinx put into ``_images`` as a WebP picture of few colours.
 
     One with more points to the inch than a page has is kept for dense screens, and shown at a page's size.
     """
@@ -178,18 +178,6 @@ def _stored(source: Path, name: str) -> str:
 def to_webp(picture: Image.Image, to: Path) -> None:
     """Write a picture of few colours; nothing is lost beyond the merging of colours."""
     few_colours(picture).save(to, lossless=True, method=4, quality=75)
-
-
-def few_colours(picture: Image.Image) -> Image.Image:
-    """The picture itself if it has at most `COLOURS` colours or is not opaque, else drawn with as many.
-
-    Most colours of a figure are shades between a line and its ground; merging close ones halves the file.
-    """
-    whole = picture.convert("RGBA")
-    if whole.getcolors(COLOURS) is not None or whole.getchannel("A").getextrema() != (255, 255):
-        return picture
-    merged = whole.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
-    return merged.convert("RGB")
 
 
 def enlargeable(page: str) -> str:

@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
@@ -105,19 +104,6 @@ def test_a_picture_with_more_points_to_the_inch_is_sharper_and_not_larger(site, 
     assert 'href="../_images/one.webp"' in text and Image.open(site / "_images" / "one.webp").size == (40, 30)
     dense = re.findall(r'srcset="../_images/one.webp ([^"]*)x"', text)
     assert dense == ([f"{dpi / 110:.3g}"] if dpi > 110 else [])
-
-
-def test_a_picture_of_many_colours_is_drawn_with_fewer_that_are_close():
-    across, down = np.meshgrid(np.arange(64), np.arange(64))
-    many = Image.fromarray(np.stack([4 * across, 4 * down, 255 - 2 * across], 2).astype("uint8"))
-    found = finish.few_colours(many)
-    assert len(many.getcolors(10_000)) == 4096 and len(found.getcolors(10_000)) <= finish.COLOURS
-    off = np.abs(np.asarray(found).astype(int) - np.asarray(many)).max(2)
-    assert off.mean() < 12 and off.max() < 40
-    few = many.quantize(50).convert("RGB")
-    assert finish.few_colours(few) is few
-    see_through = Image.merge("RGBA", [*many.split(), many.split()[0]])
-    assert finish.few_colours(see_through) is see_through
 
 
 def test_fonts_keep_the_characters_that_are_shown(site):

@@ -235,11 +235,12 @@ def test_a_figure_opens_at_full_size_by_hand_and_by_key_and_closes(opened):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_figures_are_numbered_and_have_captions(opened, name):
-    captions = opened(name).locator("main :is(figcaption, .play-caption)").all_inner_texts()
+    page = opened(name)
+    captions = page.locator("main :is(figcaption, .play-caption)").all_inner_texts()
     names = [f"Figure {number} of this chapter" for number in range(1, len(captions) + 1)]
     assert [text.split(":")[0] for text in captions] == names
     assert all(len(text.split(": ", 1)[1]) > 15 for text in captions)
-    assert len(captions) == len(BeautifulSoup(opened(name).content(), "html.parser").select("main img"))
+    assert len(captions) == page.locator("main img").count()
 
 
 def test_a_term_is_explained_by_hovering_by_tapping_and_from_the_keyboard(browser, site):
