@@ -187,7 +187,8 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
     student = " to ".join(f"{end:.0f}" for end in exact["t_interval"]["reverse, exact"])
     less, more = gain["interval"]["difference"]
     for words in (f"writes {exact['ours']['reverse, exact']:.0f} % of the names exactly",
-                  f"({low:.0f} to {high:.0f}, three seeds; by Student's t {student})", f"in {gain['ours']['difference']:.0f} points more",
+                  f"({low:.0f} to {high:.0f}, three seeds; by Student's t {student})",
+                  f"in {gain['ours']['difference']:.0f} points more",
                   f"({less:.0f} to {more:.0f}), which writes {twin:.0f} %"):
         assert words in text, words
     assert len(exact["seeds"]) == 3
