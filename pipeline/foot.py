@@ -69,16 +69,16 @@ def again(run: Mapping[str, Any]) -> str:
     command = chapters.rerun_command(name, run["parameters"], run["profile"])
     return (f":::{{admonition}} Run this chapter again\n:class: dropdown rerun\n"
             f"In a copy of the repository:\n\n```bash\n{command}\n```\n\n"
-            f"Parameters of your own go after `SET=`, such as `SET=\"{example(run)}\"`. The chapter as an executed "
+            f"{own_parameters(run)}The chapter as an executed "
             f'<a href="../_sources/book/{name}.ipynb" download>notebook</a> and as a '
             f'<a href="../{SCRIPTS}/{name}.py" download>Python script</a>; both import `lib`, so they run inside the '
             f"repository once `make` has set it up.\n:::")
 
 
-def example(run: Mapping[str, Any]) -> str:
-    """A setting of the chapter in the form that `SET` takes; a made-up one for a chapter without parameters."""
+def own_parameters(run: Mapping[str, Any]) -> str:
+    """How the chapter is run with a parameter of one's own, by the example of one; nothing where it has none."""
     values = [f"{name}={value}" for name, value in run["parameters"].items() if isinstance(value, int | float)]
-    return values[0] if values else "name=value"
+    return f"Parameters of your own go after `SET=`, such as `SET=\"{values[0]}\"`. " if values else ""
 
 
 def elsewhere(run: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ def test_the_foot_names_the_run_and_the_command_that_repeats_it():
 
 def test_a_chapter_without_parameters_has_a_foot_too():
     assert "Parameters: none." in foot.origin({**RUN, "parameters": {}})
-    assert foot.example({"parameters": {}}) == "name=value"
+    assert foot.own_parameters({"parameters": {}}) == "" == foot.own_parameters({"parameters": {"data": "published"}})
+    assert 'SET="width=64"' in foot.own_parameters({"parameters": {"data": "published", "width": 64}})
 
 
 def test_claims_that_no_check_of_a_page_decides_are_named_with_the_reason(monkeypatch):

@@ -171,7 +171,7 @@ def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
     rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
     above, across = (rows[name]["checks"][0]["ours"] for name in ("smollm-guarantee", "smollm-alignment"))
     text = glance["Theorem 4.3 in a real model (SmolLM2-135M)"]
-    for words in (f"at least {above['trained']:.0f} % of the 270 heads",
+    for words in (f"at least {above['trained']:.1f} % of the 270 heads",
                   f"(untrained weights: {above['untrained']:.0f} %)",
                   f"in {across['trained']:.0f} % of the heads (untrained {across['untrained']:.0f} %)"):
         assert words in text, words

@@ -44,6 +44,9 @@ def format_value(value: Any) -> str:
     return f"{value:.{4 if abs(value) < 1e4 else 6}g}" if isinstance(value, float) else str(value)
 
 
+_RATIOS = ("Hedges' g", "share of the gain")  # how names of numbers without a unit end
+
+
 def values_of(check: Row) -> list[dict[str, Any]]:
     """The values of a check as they are recorded, one entry a name: name, ours, spread, both intervals, paper, seeds.
 
@@ -77,8 +80,13 @@ def _seeds_of(check: Row, place: int) -> str:
 
 def shown_values(check: Row) -> list[dict[str, str]]:
     """The entries of `values_of` in words, numbers with their unit."""
-    return [{name: found if name in ("name", "seeds") else with_unit(found, check.get("unit", ""))
+    return [{name: found if name in ("name", "seeds") else with_unit(found, unit_of(check, value["name"]))
              for name, found in value.items()} for value in values_of(check)]
+
+
+def unit_of(check: Row, name: str) -> str:
+    """The unit of one number of a check; none for a ratio that stands beside numbers with one."""
+    return "" if name.endswith(_RATIOS) else check.get("unit", "")
 
 
 def with_unit(value: Any, unit: str) -> str:

@@ -243,7 +243,7 @@ def paper_table(rows: Sequence[Row]) -> str:
 
 def _shown(each: Mapping[str, Any]) -> dict[str, str]:
     """The values of an entry of `paper_numbers` in words."""
-    unit = (each["check"] or {}).get("unit", "")
+    unit = traced_numbers.unit_of(each["check"] or {}, each["name"])
     return {"name": each["name"], "seeds": each["seeds"], **{field: traced_numbers.with_unit(each[field], unit)
                                      for field in ("ours", "interval", "t_interval", "spread", "paper")}}
 

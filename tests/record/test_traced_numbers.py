@@ -145,3 +145,9 @@ def test_a_number_is_found_by_claim_check_and_name():
 def test_a_number_that_is_not_there_is_refused_by_name(names, message):
     with pytest.raises(KeyError, match=message):
         traced.find(ROWS, *names)
+
+
+def test_a_ratio_beside_numbers_with_a_unit_has_none():
+    check = CHECK | {"unit": "points", "ours": {"gain": 72.0, "gain, Hedges' g": 3.0, "share of the gain": 1.0},
+                     "spread": None, "interval": None, "paper": None}
+    assert [value["ours"] for value in traced.shown_values(check)] == ["72 points", "3", "1"]
