@@ -8,7 +8,7 @@ import torch
 from stores.toy_stores import FACTS, ONE, Tables, questions
 
 from lib.record.training_state import Checkpoint
-from lib.stores import edit_run, transfer
+from lib.stores import edit_run, states, transfer
 from lib.stores.edit_run import EditRunOptions
 from lib.stores.editing import EditConfig
 from lib.stores.subjects import SUBJECTS, MiniatureSubject
@@ -53,6 +53,22 @@ def test_a_run_records_edits_answers_and_measures(tmp_path):
     assert result["parameters"]["subject"] == {"cell": {}}
     few = run(tmp_path / "few.json", "--facts", "4")
     assert few["curves"]["fact"] == [0, 1, 4, 5]
+
+
+def test_states_are_those_of_the_facts_that_are_answered():
+    model, asked = SUBJECTS["llada"].prepare(0, None, "")
+    metrics, _ = edit_run.measured_edits(model, asked, EditConfig(margin=0.5, stride=0.05), 4, Checkpoint(None, {}))
+    answered, every = (states.state_metrics(model, [asked[fact] for fact in facts])[0]
+                       for facts in ([0, 1, 3, 4, 5], range(FACTS)))
+    found = {name: metrics[name] for name in answered}
+    assert found == pytest.approx(answered) and found != pytest.approx(every)
+
+
+def test_a_condition_says_which_weights_change(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SUBJECTS, "llada", ToySubject(SUBJECTS["llada"].cell, edits="mlp"))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a.json")
+    assert "part 'mlp': Tables has no such weights" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_what_is_recorded_of_a_condition_are_the_settings_that_differ():
