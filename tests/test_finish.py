@@ -120,3 +120,24 @@ def test_a_finished_page_stays_as_it_is(site):
     first = (site / "book" / "a.html").read_text(encoding="utf-8")
     finish.finish(site)
     assert (site / "book" / "a.html").read_text(encoding="utf-8") == first
+
+
+def test_statements_terms_and_the_search_are_finished_together(site):
+    page = site / "book" / "a.html"
+    statement = ('<div class="cell docutils"></div><div class="proof theorem admonition" id="thm-4-3">'
+                 '<p class="admonition-title"><span class="caption-number">Theorem 2 </span> (Scores (Thm. 4.3))</p>'
+                 "</div><p>One mask.</p>")
+    page.write_text(f'<article class="bd-article">{statement}</article>', encoding="utf-8")
+    (site / "book" / "glossary.html").write_text(
+        '<dl><dt id="term-mask">mask<a class="headerlink" href="#term-mask">#</a></dt><dd><p>A \\(z\\).</p></dd></dl>')
+    (site / "searchindex.js").write_text('Search.setIndex({"alltitles":{},"docnames":["book/a"],"indexentries":{}})')
+    (site / "_static" / "documentation_options.js").write_text("SHOW_SEARCH_SUMMARY: true,")
+    for _ in range(2):  # the second time nothing is left to do
+        finish.finish(site, {"thm-4-3": "Thm 4.3"})
+        text = page.read_text(encoding="utf-8")
+        assert ">Theorem 4.3 </span> (Scores)</p>" in text
+        assert '<a class="term" href="glossary.html#term-mask">mask</a>' in text
+        assert text.count('<p id="about-term-mask">A <math><mi>z</mi></math>.</p>') == 1
+        assert '"Theorem 4.3":[[0,"thm-4-3"]]' in (site / "searchindex.js").read_text(encoding="utf-8")
+        options = (site / "_static" / "documentation_options.js").read_text(encoding="utf-8")
+        assert options == 'SHOW_SEARCH_SUMMARY: location.protocol !== "file:",'
