@@ -18,8 +18,9 @@ _WAYS = {"forward": (-0.22, {**LINES["forward"], "label": "forward, as told"}),
          "both": (0.22, {**LINES["control"], "label": "reverse, other facts told in both orders"})}
 _BRANCH_TITLES = {"quads": "the last rung", "left_alone": "shared words in the answer alone",
                   "right_alone": "shared words in the evidence alone", "one_layer": "one layer",
-                  "attention": "one layer, attention alone"}
-_BRANCH_METRICS = {"forward": "forward_names", "reverse": "reverse_names",
+                  "attention": "one layer, attention alone", "one_word": "one relation word in both orders",
+                  "no_word": "no relation word"}
+_BRANCH_METRICS = {"forward": "forward_names", "reverse": "reverse_names", "wrong frame": "wrong_frame_names",
                    "reverse, attention of the forward question": "reverse_patched",
                    "forward, attention of the reverse question": "forward_patched",
                    "other evidence": "mismatched_names"}

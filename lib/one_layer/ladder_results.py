@@ -47,6 +47,7 @@ RECOVERIES = {f"{name}_both": {**LADDER_RUNGS[name], "orders": "both"} for name 
 BRANCHES: dict[str, dict[str, Any]] = {
     "left_alone": {**_WORDS, "left": 4}, "right_alone": {**_WORDS, "right": 4},
     "one_layer": {**_QUADS, "depth": 1}, "attention": {**_QUADS, "depth": 1, "mlp": False},
+    "one_word": {**_QUADS, "relations": 1}, "no_word": {**_QUADS, "relations": 0},
 }
 #: the one-layer task with markers between letter and capital, any token asked for
 FRAMES = {"frame_both": {**_FRAME, "relations": 2, "orders": "both"}, "frame_one": {**_FRAME, "relations": 2},
