@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from lib.language_models import checkpoints, families, finetuning, pretrained, signature_run, written_text
+from lib.language_models import families, finetuning, pretrained, signature_run, written_text
 from lib.language_models.attention_opening import AttentionOpening
 from lib.language_models.facts import Example
 from lib.language_models.finetuning import FineTuningConfig
@@ -109,7 +108,7 @@ def adapt(options: AdaptationOptions) -> None:
                                      checkpoint=recorded.checkpoint, keep=True, on_step=_progress(steps),
                                      before=attention.before)
         attention.close()
-        _save(adapted, tokenizer, options)
+        finetuning.save_trained(adapted, tokenizer, options.folder, torch.bfloat16)
         recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=signature_run.size_of(model),
                       sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
 
@@ -145,15 +144,6 @@ def _check_free(folder: Path, checkpoint: Checkpoint) -> None:
     """
     if any(folder.iterdir()) and not (checkpoint.path and checkpoint.path.exists()):
         raise ValueError(f"--weights: {folder} holds what another run has trained; move it away")
-
-
-def _save(adapted: Any, tokenizer: Any, options: AdaptationOptions) -> None:
-    """Keep adapters, rounded to bfloat16, or with rank 0 the whole model."""
-    if options.training.rank:
-        finetuning.save_adapters(adapted, options.folder, torch.bfloat16)
-    else:
-        shutil.rmtree(options.folder, ignore_errors=True)  # of this very run, interrupted here
-        checkpoints.save(adapted, tokenizer, options.folder)
 
 
 def adaptation_text(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:

@@ -232,18 +232,36 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
+def save_trained(adapted: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write what was trained: the adapters (`save_adapters`), or where there are none the whole model.
+
+    `load_adapters` reads the first, `lib.language_models.checkpoints.load` the second. A whole model takes the place of
+    everything in its folder: what a run that was interrupted here has left.
+
+    :param dtype: that adapters are rounded to; their own where not given
+    :raises OSError: naming the file, if it cannot be written
+    """
+    if any(is_adapter(name) for name, _ in adapted.named_parameters()):
+        save_adapters(adapted, folder, dtype)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        checkpoints.save(adapted, tokenizer, folder)
+
+
 def save_adapters(adapted: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model's adapters into a folder, whole or not at all; adapters that are there are replaced.
+    """Write a model's adapters into a folder, whole or not at all, in place of those that are there; all else stays.
 
     :param dtype: that they are rounded to; their own where not given
+    :raises OSError: naming the file, if it cannot be written
     """
-    with provenance.replacing(folder) as draft:
-        adapted.save_pretrained(draft, save_embedding_layers=False)
-        (draft / "README.md").unlink(missing_ok=True)  # peft's empty form
+    with provenance.replacing(folder / _CONFIG) as draft:
+        adapted.save_pretrained(draft.parent, save_embedding_layers=False)
+        weights = draft.with_name(_WEIGHTS)
         if dtype is not None:
-            rounded = {name: tensor.to(dtype) for name, tensor in load_file(draft / _WEIGHTS).items()}
-            save_file(rounded, draft / _WEIGHTS, {"format": "pt"})
-        shutil.rmtree(folder, ignore_errors=True)
+            rounded = {name: tensor.to(dtype) for name, tensor in load_file(weights).items()}
+            save_file(rounded, weights, {"format": "pt"})
+        (folder / _CONFIG).unlink(missing_ok=True)  # adapters without it are none: never the parts of two
+        weights.replace(folder / _WEIGHTS)
 
 
 def load_adapters(model: Any, folder: Path) -> None:

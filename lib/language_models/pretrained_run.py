@@ -15,7 +15,7 @@ import copy
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,26 +133,22 @@ def measured_run(
     :param probed: facts whose attention and gradients are measured
     :param along: measure them along fine-tuning as well
     """
-    before = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data)}
-    if replay:
-        before["kept_accuracy"] = reversal_run.recall(model, tokenizer, replay, 48)
-    first, layers = signature_metrics(model, tokenizer, data, probed)
+    before, layers = model_metrics(model, tokenizer, data, free_answers(model, tokenizer, data), replay, probed)
     report(f"before: {_shown(before)}")
-    tuned = copy.deepcopy(model)
-    found, curves, adapted = reversal_run.run(
-        tuned, tokenizer, data, config, replay=replay, checkpoint=checkpoint, watched=len(data.facts), lead="",
-        every=every, probe=_signature_probe(tokenizer, data, probed) if along else None, report=report)
+    curves, adapted = reversal_run.finetune_and_watch(
+        copy.deepcopy(model), tokenizer, data, config, replay=replay, checkpoint=checkpoint, watched=len(data.facts),
+        lead="", every=every, probe=_signature_probe(tokenizer, data, probed) if along else None, report=report)
     whole = adapted.merge_and_unload() if config.rank else adapted
-    after = {**rank_metrics(whole, tokenizer, data), **answer_metrics(whole, tokenizer, data), **found}
-    if replay:
-        after["kept_accuracy"] = reversal_run.recall(whole, tokenizer, replay, 48)
-    curves |= quoted_answers(whole, tokenizer, data)
-    last, layers_after = signature_metrics(whole, tokenizer, data, probed)
+    answers = free_answers(whole, tokenizer, data)
+    after, layers_after = model_metrics(whole, tokenizer, data, answers, replay, probed)
+    after |= {f"{direction}_accuracy": after[f"{direction}_free_right"] for direction in _DIRECTIONS}
+    report(f"after: {_shown(after)}")
     if tokenizer.mask_token_id is not None:  # a causal model's forward query does not see the evidence
         gaps, effects = patching_metrics(whole, tokenizer, data, probed)
-        last, layers_after = {**last, **gaps}, {**layers_after, **effects}
-    metrics = {**{f"before_{name}": value for name, value in {**before, **first}.items()}, **after, **last}
-    return metrics, {**curves, **{f"before_{name}": values for name, values in layers.items()}, **layers_after}
+        after, layers_after = {**after, **gaps}, {**layers_after, **effects}
+    metrics = {**{f"before_{name}": value for name, value in before.items()}, **after}
+    return metrics, {**curves, **quoted_answers(data, answers),
+                     **{f"before_{name}": values for name, values in layers.items()}, **layers_after}
 
 
 def _signature_probe(tokenizer: Any, data: Dataset, count: int) -> reversal_run.Probe:
@@ -172,6 +168,23 @@ def _shown(found: dict[str, float]) -> str:
 # What is measured --------------------------------------------------------------------------------------------
 
 
+def model_metrics(
+    model: Any, tokenizer: Any, data: Dataset, written: Mapping[str, Sequence[str]], replay: Sequence[Example],
+    probed: int,
+) -> tuple[dict[str, float], dict[str, list]]:
+    """What is measured of a model before fine-tuning and after: metrics in percent, and signatures by layer.
+
+    :param written: the free answers, as `free_answers` gives them
+    :param replay: the replayed text, whose recall is measured where there is any
+    :param probed: facts whose attention and gradients are measured
+    """
+    found = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data, written)}
+    if replay:
+        found["kept_accuracy"] = reversal_run.recall(model, tokenizer, replay, 48)
+    signature, layers = signature_metrics(model, tokenizer, data, probed)
+    return {**found, **signature}, layers
+
+
 def rank_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     """Where the right name stands among those of all facts, in percent, with and without the prior of each name."""
     found: dict[str, float] = {}
@@ -185,13 +198,24 @@ def rank_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
     return found
 
 
-def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
-    """What is written in each direction, freely and with the shown name forbidden; percent of each kind of answer."""
+def free_answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, list[str]]:
+    """What the model writes to every prompt of each direction."""
+    length = reversal_run.answer_length(data, tokenizer)
+    return {direction: decoding.generate_text(model, tokenizer, [each.prompt for each in getattr(data, direction)],
+                                              length=length) for direction in _DIRECTIONS}
+
+
+def answer_metrics(
+    model: Any, tokenizer: Any, data: Dataset, written: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Percent of each kind of answer in each direction, written freely and with the shown name forbidden.
+
+    :param written: the free answers, as `free_answers` gives them
+    """
     length = reversal_run.answer_length(data, tokenizer)
     found: dict[str, float] = {}
-    for direction in _DIRECTIONS:
+    for direction, free in written.items():
         asked = getattr(data, direction)
-        free = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
         without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
         found |= {f"{direction}_contained": name_ranks.contained_share(free, asked),
                   f"{direction}_token_accuracy": name_ranks.token_accuracy(free, asked, tokenizer)}
@@ -201,15 +225,16 @@ def answer_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
     return found
 
 
-def quoted_answers(model: Any, tokenizer: Any, data: Dataset) -> dict[str, list[str]]:
-    """What is asked about the first facts in each direction, what is written, and what would be right."""
-    length = reversal_run.answer_length(data, tokenizer)
+def quoted_answers(data: Dataset, written: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What is asked about the first facts in each direction, what is written, and what would be right.
+
+    :param written: as `free_answers` gives it
+    """
     found: dict[str, list[str]] = {}
-    for direction in _DIRECTIONS:
+    for direction, texts in written.items():
         asked = getattr(data, direction)[:QUOTED]
-        written = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length)
         found |= {f"asked_{direction}": [each.prompt.strip() for each in asked],
-                  f"written_{direction}": [text.strip() for text in written],
+                  f"written_{direction}": [text.strip() for text in texts[:QUOTED]],
                   f"right_{direction}": [min(each.answers) for each in asked]}
     return found
 

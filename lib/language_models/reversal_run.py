@@ -18,7 +18,6 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +40,7 @@ from lib.language_models import (
 from lib.language_models import facts as facts_module
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.queries import EncodedQuery
 from lib.language_models.training_loop import Processes, diverged
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, option, parse
@@ -58,49 +58,80 @@ class Probe(NamedTuple):
 
 
 def run(
-    model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
-    checkpoint: Checkpoint | None = None, processes: Processes | None = None, evaluated: int = 300, watched: int = 8,
-    watches: int = 10, lead: str = signature_run.LEAD, every: int = 50,
-    probe: Probe | None = None, report: Callable[[str], None] = lambda line: None,
+    model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, processes: Processes | None = None,
+    evaluated: int = 300, report: Callable[[str], None] = lambda line: None, **watched: Any,
 ) -> tuple[dict[str, float], dict[str, list], Any]:
     """Fine-tune on the forward direction and evaluate both.
 
+    :param evaluated: prompts of each direction that are answered, at most
+    :param report: called with a line of progress
+    :param watched: further arguments of `finetune_and_watch`
+    :return: accuracies in percent; curves over steps (loss, and probabilities of the left entity); the tuned model
+    :raises ArithmeticError: if the run diverges
+    """
+    processes = processes or Processes()
+    curves, adapted = finetune_and_watch(
+        model, tokenizer, data, config, processes=processes, report=report, **watched)
+    return _accuracies(model, tokenizer, data, evaluated, processes, report), curves, adapted
+
+
+def finetune_and_watch(
+    model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
+    checkpoint: Checkpoint | None = None, processes: Processes | None = None, watched: int = 8, watches: int = 10,
+    lead: str = signature_run.LEAD, every: int = 50, probe: Probe | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, list], Any]:
+    """Fine-tune on the forward direction, in place, and follow loss and probabilities; nothing is answered.
+
     :param replay: other text, mixed in at the share that the configuration says; it is never asked for
     :param checkpoint: resumed from if it is there, and left for the caller to remove once the result is safe
-    :param evaluated: prompts of each direction that are answered, at most
     :param watched: facts whose probabilities are followed
     :param watches: how often, evenly over the run
     :param lead: text before their sentences; none where the dataset's forms begin with a space
     :param every: steps between checkpoints
     :param probe: measured as often; a curve each
     :param report: called with a line of progress as often
-    :return: accuracies in percent; curves over steps (loss, and probabilities of the left entity); the tuned model
+    :return: curves over steps (loss, and probabilities of the left entity); the tuned model
     :raises ArithmeticError: if the run diverges
     """
     processes = processes or Processes()
     adapted = finetuning.add_adapters(model, config)
     pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead=lead) for fact in data.facts[:watched]]
     total = finetuning.step_count(len(data.train), config)
-    curves: dict[str, list] = {"step": [], "probability_forward": [], "probability_reverse": []}
-    curves |= {name: [] for name in (probe.names if probe else ())}
+    watch = _Watch(adapted, config, pairs, total, max(1, total // watches), probe, report)
+    losses = finetuning.finetune(
+        adapted, tokenizer, data.train, config, replay=replay, checkpoint=checkpoint, every=every, keep=True,
+        on_step=watch.after if processes.first else None, curves=watch.curves, processes=processes)
+    return {**watch.curves, "loss": losses}, adapted
 
-    def watch(step: int, loss: float) -> None:
-        if not processes.first or (step + 1 < total and step % max(1, total // watches)):
+
+class _Watch:
+    """Follows probabilities of the left entity, and what else is measured, evenly over the steps of a run."""
+
+    def __init__(
+        self, adapted: Any, config: FineTuningConfig, pairs: Sequence[tuple[EncodedQuery, EncodedQuery]], total: int,
+        apart: int, probe: Probe | None, report: Callable[[str], None],
+    ) -> None:
+        self.adapted, self.config, self.pairs, self.total, self.apart = adapted, config, pairs, total, apart
+        self.probe, self.report = probe, report
+        names = (*(f"probability_{direction}" for direction in _DIRECTIONS), *(probe.names if probe else ()))
+        self.curves: dict[str, list] = {name: [] for name in ("step", *names)}
+
+    def after(self, step: int, loss: float) -> None:
+        """Measure, if it is time, after a step that is counted from 0; always after the last one."""
+        if step + 1 < self.total and step % self.apart:
             return
-        curves["step"].append(step + 1)
-        for direction, asked in zip(_DIRECTIONS, zip(*pairs, strict=True), strict=True):
-            batch = queries.batch(asked, model.device)
-            curves[f"probability_{direction}"].append(float(signatures.target_probability(adapted, batch).mean()))
-            if not math.isfinite(curves[f"probability_{direction}"][-1]):
-                raise diverged(step + 1, f"probabilities that are not finite, learning rate {config.learning_rate:g}")
-        for name, value in (probe.measure(adapted) if probe else {}).items():
-            curves[name].append(value)
-        report(f"step {step + 1} of {total}, loss {loss:.3f}")
-
-    losses = finetuning.finetune(adapted, tokenizer, data.train, config, replay=replay, checkpoint=checkpoint,
-                                 every=every, keep=True, on_step=watch, curves=curves, processes=processes)
-    metrics = _accuracies(model, tokenizer, data, evaluated, processes, report)
-    return metrics, {**curves, "loss": losses}, adapted
+        self.curves["step"].append(step + 1)
+        for direction, asked in zip(_DIRECTIONS, zip(*self.pairs, strict=True), strict=True):
+            batch = queries.batch(asked, next(self.adapted.parameters()).device)
+            likely = float(signatures.target_probability(self.adapted, batch).mean())
+            if not math.isfinite(likely):
+                raise diverged(step + 1, "probabilities that are not finite, "
+                                         f"learning rate {self.config.learning_rate:g}")
+            self.curves[f"probability_{direction}"].append(likely)
+        for name, value in (self.probe.measure(self.adapted) if self.probe else {}).items():
+            self.curves[name].append(value)
+        self.report(f"step {step + 1} of {self.total}, loss {loss:.3f}")
 
 
 def _accuracies(model: Any, tokenizer: Any, data: Dataset, evaluated: int, processes: Processes,
@@ -237,19 +268,10 @@ def finetune_and_ask(options: ReversalRunOptions) -> None:
             report=lambda line: print(line, file=sys.stderr, flush=True) if processes.first else None)
         # what is kept
         if processes.first:
-            save_trained(adapted, tokenizer, config, files)
+            finetuning.save_trained(adapted, tokenizer, files.adapters if config.rank else files.weights)
             recorded.save({name: [value] for name, value in metrics.items()}, curves, **parameters_after_loading(model))
             print(*(f"{name:20s}{value:7.1f}" for name, value in metrics.items()), sep="\n")
     processes.close()
-
-
-def save_trained(adapted: Any, tokenizer: Any, config: FineTuningConfig, files: OutputPaths) -> None:
-    """Save what was trained: the adapters, or the whole model."""
-    if config.rank:
-        adapted.save_pretrained(files.adapters, save_embedding_layers=False)
-        return
-    shutil.rmtree(files.weights, ignore_errors=True)  # of this very run, interrupted here: its checkpoint was there
-    checkpoints.save(adapted, tokenizer, files.weights)
 
 
 def parameters_before_loading(options: ReversalRunOptions, data: Dataset, replay: Sequence[Example]) -> dict[str, Any]:

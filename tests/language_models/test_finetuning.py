@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -386,7 +387,7 @@ def tuned(tmp_path_factory):
     config = FineTuningConfig(rank=2, epochs=10, batch=2, masking="any", learning_rate=1e-2, warmup=0)
     adapted = finetuning.add_adapters(model, config)
     finetuning.finetune(adapted, tokenizer, DATA.train, config)
-    adapted.save_pretrained(base / "adapters", save_embedding_layers=False)
+    finetuning.save_adapters(adapted, base / "adapters")
     return folder, base / "adapters", adapted.merge_and_unload()
 
 
@@ -452,7 +453,8 @@ def test_saved_adapters_are_rounded_if_asked_and_take_the_place_of_others(tuned,
     shutil.copytree(kept, at)
     (at / "left.over").touch()
     finetuning.save_adapters(adapted, at, torch.bfloat16)
-    assert sorted(path.name for path in at.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in at.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "left.over"]  # such as the checkpoint of the run
     assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
     rounded = load_file(at / "adapter_model.safetensors")
     finetuning.save_adapters(adapted, at)
@@ -482,3 +484,44 @@ def test_adapters_that_cannot_be_saved_leave_those_that_are_there(tuned, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["adapters"]
     for path in kept.iterdir():
         assert (at / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_writer_that_is_killed_leaves_adapters_or_none_and_never_the_parts_of_two(tuned, tmp_path, monkeypatch):
+    folder, kept, _ = tuned
+    adapted = finetuning.add_adapters(checkpoints.load(folder)[0], FineTuningConfig(rank=2))
+    at = tmp_path / "adapters"
+    shutil.copytree(kept, at)
+    replace = Path.replace
+
+    def killed(path, target):
+        if path.name == "adapter_config.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        finetuning.save_adapters(adapted, at)
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json: missing, so these are no adapters"):
+        finetuning.load_adapters(checkpoints.load(folder)[0], at)
+    finetuning.save_adapters(adapted, at)
+    finetuning.load_adapters(checkpoints.load(folder)[0], at)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_was_trained_is_saved_as_what_it_is(folders, tmp_path, rank):
+    model, tokenizer = checkpoints.load(folders["llada"])
+    config = FineTuningConfig(rank=rank, epochs=1, batch=2, learning_rate=1e-2, warmup=0)
+    trained = finetuning.add_adapters(model, config)
+    finetuning.finetune(trained, tokenizer, DATA.train, config)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "config.json").write_text("{")  # of this run, interrupted while it saved
+    finetuning.save_trained(trained, tokenizer, tmp_path / "kept")
+    if rank:
+        assert (tmp_path / "kept" / "config.json").read_text() == "{"
+        again, _ = checkpoints.load(folders["llada"])
+        finetuning.load_adapters(again, tmp_path / "kept")
+    else:
+        again, _ = checkpoints.load(tmp_path / "kept")
+    ids = torch.tensor([tokenizer("Ana Lima's child is")["input_ids"]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, trained(ids).logits)

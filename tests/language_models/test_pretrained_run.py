@@ -173,6 +173,30 @@ def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders, 
     assert finetuning.fingerprint(model) == digest
 
 
+@pytest.mark.parametrize(("kind", "rank"), [("masked", "2"), ("masked", "0"), ("published", "2")])
+def test_every_prompt_is_answered_once_and_all_that_is_said_of_answers_is_of_these(
+        folders, monkeypatch, kind, rank):
+    """Accuracies are those of the adapters beside the weights, and the quoted answers those written to a few alone."""
+    model, tokenizer = pretrained.load("masked" if kind == "masked" else "autoregressive", adapter=folders[kind])
+    data = families.families("generated", tokenizer, 2).asked("p2c", 0)
+    options = [*FEW, "--rank", rank, "--learning-rate", "0.02", "--epochs", "4", "--replay", "0", "--out", "x.json"]
+    config = pretrained_run.parsed_run(options).training
+    write, calls = decoding.generate_text, []
+    monkeypatch.setattr(decoding, "generate_text", lambda model, tokenizer, prompts, **rest: (
+        calls.append(list(prompts)), write(model, tokenizer, prompts, **rest))[1])
+    metrics, curves = pretrained_run.measured_run(model, tokenizer, data, config, [], probed=2)
+    asked = {side: [each.prompt for each in getattr(data, side)] for side in ("forward", "reverse")}
+    assert calls == [asked["forward"], asked["reverse"]] * 4  # before and after, each freely and with names forbidden
+
+    length = reversal_run.answer_length(data, tokenizer)
+    apart, _, adapted = reversal_run.run(model, tokenizer, data, config, lead="")
+    assert apart == {name: metrics[name] for name in ("forward_accuracy", "reverse_accuracy")}
+    for side, prompts in asked.items():
+        few = write(adapted, tokenizer, prompts[:pretrained_run.QUOTED], length=length)
+        assert [text.strip() for text in few] == curves[f"written_{side}"]
+    assert len({text for side in asked for text in curves[f"written_{side}"]}) > 1
+
+
 def test_without_replay_nothing_is_kept_and_other_weights_are_another_run(folders, tmp_path, capsys):
     first = run(tmp_path / "first.json", "--replay", "0", "--start", str(folders["masked"]))
     assert not {"kept_accuracy", "before_kept_accuracy"} & first["metrics"].keys()
