@@ -37,9 +37,9 @@ from lib.language_models import (
     checkpoints,
     decoding,
     finetuning,
+    model_size,
     objectives,
     queries,
-    signature_run,
     signatures,
     synthetic_facts,
 )
@@ -106,9 +106,9 @@ def _status(field: str) -> int:
 
 def largest(dtype: torch.dtype, device: torch.device) -> str:
     """The largest shape whose weights leave some room beside them in the memory that is free."""
-    kind, free = ARCHITECTURES["llada"], checkpoints.available_bytes(device)
+    kind, free = ARCHITECTURES["llada"], model_size.available_bytes(device)
     for name, size in SHAPES.items():
-        count = checkpoints.parameter_count(kind, kind.configure(config_fields("llada", size)))
+        count = model_size.parameter_count(kind, kind.configure(config_fields("llada", size)))
         if ROOM * count * dtype.itemsize <= free:
             return name
     raise MemoryError(f"{device}: {free / 1e9:.1f} GB free, too little for any of {', '.join(SHAPES)}")
@@ -120,7 +120,7 @@ def loaded(shape: str, dtype: torch.dtype, meter: Meter, found: dict[str, float]
         _, found["write_seconds"], _ = meter(lambda: shaped(folder, "llada", SHAPES[shape], dtype=dtype))
         pair, seconds, peak = meter(lambda: _whole(*checkpoints.load(folder, dtype, meter.device)))
     weights = _bytes(pair[0])
-    found |= {"parameters": signature_run.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
+    found |= {"parameters": model_size.size_of(pair[0]), "weight_gigabytes": weights / 1e9, "load_seconds": seconds,
               "load_peak": peak / weights}
     return pair
 
@@ -137,7 +137,7 @@ def _bytes(model: torch.nn.Module) -> int:
 def probe(model: Any, tokenizer: Any, meter: Meter, found: dict[str, float]) -> None:
     """The three signatures of one fact."""
     data = synthetic_facts.world(4).p2c
-    pair = signature_run.encoded_pair(data, data.facts[0], tokenizer)
+    pair = queries.encoded_pair(data, data.facts[0], tokenizer)
     batches = [queries.batch([prompt], meter.device) for prompt in pair]
     forward = pair[0]
     work: dict[str, Callable[[], Any]] = {
@@ -179,14 +179,14 @@ def compare(shape: str, dtype: torch.dtype, device: torch.device) -> dict[str, f
     meter, found = Meter(device), {}
     model, tokenizer = loaded(shape, dtype, meter, {})
     data = synthetic_facts.world(4).p2c
-    pair = [queries.batch([prompt], device) for prompt in signature_run.encoded_pair(data, data.facts[0], tokenizer)]
+    pair = [queries.batch([prompt], device) for prompt in queries.encoded_pair(data, data.facts[0], tokenizer)]
     cosines = []
     for name, each in (("hooks", signatures.gradient_cosine), ("stored", signatures.cosine_by_autograd)):
         cosine, _, peak = meter(functools.partial(each, model, *pair))
         cosines.append(cosine.cosine)
         found[f"control_{name}_peak"] = peak / _bytes(model)
     difference = abs(cosines[0] - cosines[1])
-    return {**found, "control_parameters": signature_run.size_of(model), "control_difference": difference}
+    return {**found, "control_parameters": model_size.size_of(model), "control_difference": difference}
 
 
 def measure(given: Options) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import language_models
-from lib.language_models import checkpoints, random_checkpoints
+from lib.language_models import checkpoints, model_size, random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES
 from lib.record import provenance
 
@@ -60,9 +60,9 @@ def test_what_cannot_be_measured_is_refused_first(tmp_path, monkeypatch, capsys,
     (24e9, torch.bfloat16, "8b"), (19e9, torch.bfloat16, "3b"), (20e9, torch.float32, "3b"), (6e9, torch.float32, "1b"),
     (1e9, torch.float32, "tiny")])
 def test_the_largest_shape_that_fits(free, dtype, expected, monkeypatch):
-    monkeypatch.setattr(checkpoints, "available_bytes", lambda device: free)
+    monkeypatch.setattr(model_size, "available_bytes", lambda device: free)
     assert language_models.largest(dtype, torch.device("cpu")) == expected
-    monkeypatch.setattr(checkpoints, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(model_size, "available_bytes", lambda device: 1000)
     with pytest.raises(MemoryError, match=r"cpu: 0.0 GB free, too little for any of 8b, 3b, 1b, 300m, tiny"):
         language_models.largest(dtype, torch.device("cpu"))
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_any_size_is_one_that_loads(tmp_path, name):
     assert model.lm_head.weight.float().std().item() == pytest.approx(0.02, rel=0.05)
     kind = ARCHITECTURES[name]
     config = kind.configure(random_checkpoints.config_fields(name, size))
-    assert sum(weight.numel() for weight in model.parameters()) == checkpoints.parameter_count(kind, config)
+    assert sum(weight.numel() for weight in model.parameters()) == model_size.parameter_count(kind, config)
     with pytest.raises(FileExistsError, match="not empty"):
         random_checkpoints.shaped(folder, name, size)
 

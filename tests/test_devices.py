@@ -9,7 +9,7 @@ import pytest
 import torch
 from elsewhere import Elsewhere, elsewhere, machine
 
-from lib.language_models import checkpoints, facts, random_checkpoints, reversal_run, signature_run
+from lib.language_models import checkpoints, fact_signatures, facts, random_checkpoints, reversal_run
 from lib.language_models.facts import Fact
 from lib.language_models.finetuning import FineTuningConfig
 from lib.one_layer import experiment
@@ -90,7 +90,7 @@ FACTS = facts.dataset("p2c", facts.CHILD_OF, [Fact("Ana Lima", "Bob Reis"), Fact
 
 def probed_and_tuned(model: Any, tokenizer: Any) -> dict[str, float]:
     """The three signatures, then fine-tuning of all weights and of adapters, and answers of both."""
-    found = signature_run.signature_means(signature_run.measure(model, tokenizer, FACTS, FACTS.facts))
+    found = fact_signatures.signature_means(fact_signatures.measure(model, tokenizer, FACTS, FACTS.facts))
     for rank in (0, 4):
         metrics, curves, _ = reversal_run.run(
             model, tokenizer, FACTS, FineTuningConfig(epochs=1, batch=4, rank=rank), watched=2, evaluated=2)

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from lib.language_models import families, finetuning, pretrained, signature_run, written_text
+from lib.language_models import families, finetuning, model_size, pretrained, written_text
 from lib.language_models.attention_opening import AttentionOpening
-from lib.language_models.facts import Example
+from lib.language_models.facts import FACT_SOURCES, Example
 from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.training_loop import print_progress
 from lib.record import provenance
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse, within
@@ -53,7 +53,7 @@ class AdaptationOptions:
     """What the command can be told."""
 
     kind: str = option("masked", choices=TWINS)  # what the model becomes, or stays
-    data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families are told
+    data: str = option("published", choices=FACT_SOURCES)  # whose families are told
     invented: int = 150  # pairs of invented names that are told besides
     prose: int = 1000  # pieces of prose that the model writes beforehand
     opening: float | int = 0.0  # first part of the steps, over which attention to the right is opened
@@ -65,7 +65,7 @@ class AdaptationOptions:
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=TWINS, data=families.FAMILY_SOURCES)
+        one_of(self, kind=TWINS, data=FACT_SOURCES)
         at_least(self, invented=0, prose=1, every=1)
         within(self, opening="[0, 1]")
         if self.opening and self.kind != "masked":
@@ -109,7 +109,7 @@ def adapt(options: AdaptationOptions) -> None:
                                      before=attention.before)
         attention.close()
         finetuning.save_trained(adapted, tokenizer, options.folder, torch.bfloat16)
-        recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=signature_run.size_of(model),
+        recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=model_size.size_of(model),
                       sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
 
 
@@ -175,7 +175,7 @@ def _progress(total: int) -> Any:
     def show(step: int, loss: float) -> None:
         losses.append(loss)
         if (step + 1) % 20 == 0:
-            print(f"step {step + 1} of {total}, loss {_mean(losses[-20:]):.3f}", file=sys.stderr, flush=True)
+            print_progress(f"step {step + 1} of {total}, loss {_mean(losses[-20:]):.3f}")
     return show
 
 

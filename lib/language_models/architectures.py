@@ -161,6 +161,7 @@ class LLaDARotaryEmbedding(LlamaRotaryEmbedding):
 
     @torch.no_grad()
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, (batch, length, head_dim) each, at ``position_ids``, (batch, length)."""
         config: Any = self.config
         size, theta = config.head_dim, config.rope_parameters["rope_theta"]
         steps = torch.arange(0, size, 2, device=x.device, dtype=torch.float32)
@@ -175,6 +176,7 @@ class LLaDAAttention(LlamaAttention):
 
     def forward(self, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None,
                 past_key_values: Any = None, **settings: Any) -> tuple[Tensor, Any]:
+        """Output of the layer, shaped like ``hidden_states`` (batch, length, width), and weights where there are."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         q, k, v = (linear(hidden_states).view(shape).transpose(1, 2)  # (batch, heads, length, head_dim)
                    for linear in (self.q_proj, self.k_proj, self.v_proj))

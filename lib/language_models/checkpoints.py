@@ -11,29 +11,30 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lib.language_models import gguf_files
 from lib.language_models.architectures import Architecture, recognise
+from lib.language_models.checkpoint_checks import check_loaded, check_rotated_share
+from lib.language_models.checkpoint_files import (
+    SMALL_FILES,
+    download,
+    how_to_fetch,
+    read_config,
+    small_files,
+    tensors_of,
+)
+from lib.language_models.model_size import PRECISIONS, check_memory
+from lib.record.options import device_named
 from lib.record.provenance import replacing
 
-__all__ = ["check_attention_direction", "load", "parameter_count", "read_config", "save", "tensors_of"]
-
-_METADATA = ("*.json", "*.txt", "*.model", "*.jinja")
 _TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")
-_BYTES = {torch.float64: 8, torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
-_KINDS = ("F64", "F32", "BF16", "F16")  # safetensors' names of them
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load(
@@ -50,27 +51,28 @@ def load(
     :param dtype: of the weights; the checkpoint's own where not given, of a GGUF file float32
     :param revision: commit or tag of a hub id
     :raises FileNotFoundError: for a model that is neither here nor to be had; says what would fetch it
-    :raises ValueError: for a configuration, tensors or a tokenizer of no `Architecture`, or damaged; names the file
+    :raises ValueError: for a device that is not there, and for a configuration, tensors or a tokenizer of no
+        `Architecture`, or damaged; names the file
     :raises MemoryError: if the weights do not fit; says in which precision they would
     """
-    device = torch.device(device)
+    device = device_named(str(device))
     if Path(source).suffix == gguf_files.SUFFIX:
         return _load_gguf(Path(source), dtype, device)
-    folder = _metadata(source, revision)
+    folder = small_files(source, revision)
     fields = read_config(folder)
     with _naming(folder / "config.json"):
         architecture = recognise(fields)
         config = architecture.configure(copy.deepcopy(fields))  # transformers writes into nested fields
-        _check_rotated_share(config)
+        check_rotated_share(config)
         chosen = _precision(fields, dtype)
-        _check_memory(architecture, config, chosen, device)
+        check_memory(architecture, config, chosen, device)
     if not Path(source).is_dir():
-        folder = _download(str(source), revision, [*_METADATA, "*.safetensors"])
-    stored = tensors_of(folder, _how_to_fetch(source))
+        folder = download(str(source), revision, [*SMALL_FILES, "*.safetensors"])
+    stored = tensors_of(folder, how_to_fetch(source))
     tokenizer = _tokenizer(architecture, folder, fields, config.vocab_size)
     with _naming(folder):
         model = _load_weights(architecture, config, folder, chosen, device)
-        _check(model, stored, architecture)
+        check_loaded(model, stored, architecture)
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
     return model, tokenizer
 
@@ -83,21 +85,14 @@ def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> t
         architecture = recognise(fields)
         config = architecture.configure(fields)
         chosen = _precision(fields, dtype)
-        _check_memory(architecture, config, chosen, device)
+        check_memory(architecture, config, chosen, device)
         tokenizer = gguf_files.tokenizer(file)
         state = gguf_files.weights(file, architecture.without_memory(config), chosen)
         model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
-        _check(model, file.shapes, architecture)
+        check_loaded(model, file.shapes, architecture)
     model.config.name_or_path = model.name_or_path = path.name
     model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
     return model, tokenizer
-
-
-def _check(model: PreTrainedModel, stored: dict[str, tuple[int, ...]], architecture: Architecture) -> None:
-    """All that must hold of a model before it is used; ``stored`` are the shapes of the tensors in its files."""
-    _check_complete(model, stored, architecture)
-    _check_finite(model, architecture)
-    check_attention_direction(model, causal=architecture.causal)
 
 
 @contextlib.contextmanager
@@ -146,150 +141,18 @@ def _with_dtype(fields: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return fields
 
 
-# Finding the files -------------------------------------------------------------------------------------------
-
-
-def _how_to_fetch(source: str | os.PathLike[str]) -> str:
-    if Path(source).is_dir():
-        return "copy the checkpoint here again"
-    return f'`hf download {source} --include "*.json" --include "*.txt" --include "*.safetensors"`'
-
-
-def _metadata(source: str | os.PathLike[str], revision: str | None) -> Path:
-    """The folder with the small files of a source."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(str(source)):
-        raise FileNotFoundError(f"{source}: no such folder, and no hub id (owner/name) either")
-    return _download(str(source), revision, list(_METADATA))
-
-
-def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        advice = f"accept its licence at https://huggingface.co/{source}, run `hf auth login`, then"
-        raise FileNotFoundError(f"{source} is gated: {advice} {_how_to_fetch(source)}") from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"{source}: no such model on the hub, or a private one") from error
-    except Exception as error:  # the hub's client raises a dozen kinds when there is no network
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        advice = f"with a network, {_how_to_fetch(source)} fetches it"
-        raise FileNotFoundError(f"{source} is not in the local cache: {reason}; {advice}") from error
-
-
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration of a checkpoint as it stands in config.json."""
-    return read_fields(Path(folder) / "config.json", "so this is no checkpoint in the hub's layout")
-
-
-def read_fields(path: Path, without: str = "fetch it again") -> dict[str, Any]:
-    """A file of fields and values.
-
-    :param without: what it means, or what to do, if there is none
-    :raises FileNotFoundError: if there is none
-    :raises ValueError: for anything but a JSON object
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: missing, {without}") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: must hold fields and values")
-    return fields
-
-
 def _precision(fields: dict[str, Any], chosen: torch.dtype | None) -> torch.dtype:
     """The precision asked for, or else the one that config.json names."""
     if chosen is not None:
-        if chosen not in _BYTES:
-            raise ValueError(f"dtype={chosen} is none of {', '.join(map(str, _BYTES))}")
+        if chosen not in PRECISIONS:
+            raise ValueError(f"dtype={chosen} is none of {', '.join(map(str, PRECISIONS))}")
         return chosen
     text = fields.get("text_config") or {}
     named = str(fields.get("torch_dtype") or fields.get("dtype") or text.get("dtype") or "float32")
     found = getattr(torch, named.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or found not in _BYTES:
+    if not isinstance(found, torch.dtype) or found not in PRECISIONS:
         raise ValueError(f"config.json: torch_dtype={named!r} is no precision; pass dtype=")
     return found
-
-
-def _check_rotated_share(config: Any) -> None:
-    """No more than the whole of a head is rotated: the table of frequencies has that length."""
-    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise ValueError(f"config.json: partial_rotary_factor={share!r} must lie in (0, 1]")
-
-
-# Weights -----------------------------------------------------------------------------------------------------
-
-
-def tensors_of(folder: str | os.PathLike[str], advice: str = "fetch it again") -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a checkpoint, from the headers of its safetensors files alone.
-
-    :raises FileNotFoundError: if there are no safetensors, or the index names a file that is not there
-    :raises ValueError: for a file that was cut off or does not hold what the index says
-    """
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        placed = _placed(index)
-        files = sorted(set(placed.values()))
-    else:
-        placed, files = {}, ["model.safetensors"]
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        here = tensor_shapes(folder / file, advice)
-        for name in (name for name, shard in placed.items() if shard == file and name not in here):
-            raise ValueError(f"{folder / file}: tensor {name!r} is missing, but {index.name} places it here")
-        found |= here
-    return found
-
-
-def _placed(index: Path) -> dict[str, str]:
-    """Which file of this folder holds which tensor."""
-    content = read_fields(index)
-    placed = content.get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise ValueError(f"{index}: field 'weight_map' must give each tensor its file, not {placed!r}")
-    for name, file in placed.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise ValueError(f"{index}: weight_map places {name!r} in {file!r}, which is no file of this folder")
-    if not isinstance(content.get("metadata"), dict):
-        raise ValueError(f"{index}: field 'metadata' must hold fields and values, not {content.get('metadata')!r}")
-    return placed
-
-
-def tensor_shapes(path: Path, advice: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in one safetensors file.
-
-    :param advice: what would bring the file back
-    :raises FileNotFoundError: if there is none
-    :raises ValueError: for a file that was cut off or damaged, or holds anything but weights
-    """
-    if not path.exists():
-        pickled = [other.name for other in path.parent.glob("*.bin")]
-        hint = f"; {pickled[0]} is a pickle, which is never read" if pickled else f"; {advice}"
-        raise FileNotFoundError(f"{path}: missing{hint}")
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            kinds = {name: part.get_dtype() for name, part in found.items()}
-            shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size
-        raise ValueError(f"{path}: cut off or damaged, {size} bytes ({error}); delete it, {advice}") from None
-    for name, kind in kinds.items():
-        if kind not in _KINDS:
-            raise ValueError(f"{path}: tensor {name!r} is of type {kind}; weights are {', '.join(_KINDS)}")
-    return shapes
 
 
 def _load_weights(
@@ -315,79 +178,6 @@ def _load_weights(
             kind = what.removesuffix("_keys")
             raise ValueError(f"{len(names)} {kind} tensors: {', '.join(names[:3])}{more}")
     return model.eval()
-
-
-def _check_complete(model: Any, stored: dict[str, tuple[int, ...]], architecture: Architecture) -> None:
-    """As many numbers in the model as in the files: an account that transformers' report does not enter."""
-    read = [shape for name, shape in stored.items() if not re.match(architecture.left_out, name)]
-    in_files = sum(map(math.prod, read))
-    in_model = sum(parameter.numel() for parameter in model.parameters())  # a tied matrix counts once
-    repeated = model.lm_head.weight.numel() if model.config.tie_word_embeddings else 0
-    if in_files not in (in_model, in_model + repeated):
-        raise ValueError(f"the files hold {in_files} numbers, the model {in_model}: some were lost on the way")
-
-
-def _check_finite(model: Any, architecture: Architecture) -> None:
-    """No weight is NaN or infinite, whether or not a short prompt would read it. Needs no memory."""
-    for name, weight in model.named_parameters():
-        low, high = weight.aminmax()  # NaN if any is
-        if not (low.isfinite() and high.isfinite()):
-            raise ValueError(f"tensor {architecture.original_name(name)!r} is not finite; fetch its file again")
-
-
-# What must hold before a model is used -----------------------------------------------------------------------
-
-
-@torch.no_grad()
-def check_attention_direction(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
-    """Change the last token and watch the first position's logits: they must move unless the model is causal.
-
-    The change is from one token to another with a distant embedding, and must move its own position's logits: some
-    vocabularies hold tokens that no text has trained, which are all alike.
-
-    :return: the relative change
-    :raises ValueError: if a bidirectional model does not look ahead, or a causal one does
-    """
-    first = _spread(model, tokens)[None]
-    other = first.clone()
-    other[0, -1] = _distant_token(model, first[0, -1])
-    before, after = (model(input_ids=ids).logits[0].float() for ids in (first, other))
-    change, own = (float((before[i] - after[i]).abs().max() / before[i].abs().max()) for i in (0, -1))
-    if not math.isfinite(change):
-        raise ValueError("self-test: the logits are not finite")
-    if not own > 1e-6:
-        raise ValueError("self-test: the logits do not depend on the token at their own position")
-    if (change <= 1e-6) != causal:
-        wrong = "sees tokens to its right" if causal else "does not see tokens to its right"
-        kind = "causal" if causal else "bidirectional"
-        raise ValueError(f"self-test: this {kind} model {wrong}: its first logits change by {change:.1e}")
-    _check_rotation(model)
-    return change
-
-
-def _spread(model: PreTrainedModel, count: int) -> Tensor:
-    """Tokens at even distances over the vocabulary."""
-    return torch.arange(1, count + 1, device=model.device) * model.config.vocab_size // (count + 1)
-
-
-def _distant_token(model: PreTrainedModel, token: Tensor, among: int = 64) -> Tensor:
-    """Of some tokens all over the vocabulary, the one whose embedding is farthest from that of ``token``."""
-    tokens, embed = _spread(model, among), model.get_input_embeddings()
-    return tokens[(embed(tokens) - embed(token)).float().norm(dim=-1).argmax()]
-
-
-def _check_rotation(model: Any) -> None:
-    """Rotary frequencies are theta^(-2i/d): published code leaves Dream's uninitialised under transformers 5."""
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") != "default" or "partial_rotary_factor" in rope:
-        return
-    size = model.config.hidden_size // model.config.num_attention_heads
-    size = getattr(model.config, "head_dim", None) or size
-    place = torch.tensor([[1]], device=model.device)
-    sines = model.model.rotary_emb(torch.zeros(1, device=model.device), place)[1][0, 0, : size // 2].double().cpu()
-    expected = (rope["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)).sin()
-    if not torch.allclose(sines, expected, atol=1e-5):
-        raise ValueError("self-test: the rotary frequencies are not theta^(-2i/d) of config.json")
 
 
 def _tokenizer(architecture: Architecture, folder: Path, fields: dict[str, Any], vocabulary: int) -> Any:
@@ -420,40 +210,3 @@ def _mask_token(tokenizer: Any, folder: Path, mask: Any, vocabulary: int) -> str
     if mask == tokenizer.eos_token_id or mask not in tokenizer.added_tokens_decoder:
         raise ValueError(f"{where} is {token!r}, which stands in texts too; the mask must be a token of its own")
     return token
-
-
-# Memory ------------------------------------------------------------------------------------------------------
-
-
-def parameter_count(architecture: Architecture, config: Any) -> int:
-    """Parameters of the model that a configuration describes, without allocating it."""
-    return sum(parameter.numel() for parameter in architecture.without_memory(config).parameters())
-
-
-def _check_memory(architecture: Architecture, config: Any, dtype: torch.dtype, device: torch.device) -> None:
-    count, free = parameter_count(architecture, config), available_bytes(device)
-    needed = {each: count * size * 1.05 for each, size in _BYTES.items()}  # weights, and a little for activations
-    if needed[dtype] <= free:
-        return
-    fits = [each for each in (torch.float32, torch.bfloat16) if needed[each] <= free]
-    least = _gigabytes(needed[torch.bfloat16])
-    smaller = f"dtype={fits[0]} would fit" if fits else f"even bfloat16 needs {least}, so take a larger device"
-    raise MemoryError(f"{architecture.title} layout, {count:,} parameters in {dtype}: needs "
-                      f"{_gigabytes(needed[dtype])}, {device} has {_gigabytes(free)} free; {smaller}")
-
-
-def available_bytes(device: torch.device) -> float:
-    """Free memory of a device; of the CPU, what the machine and this process's control group leave."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    free = float(psutil.virtual_memory().available)
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and limit.read_text(encoding="utf-8").strip() != "max":
-        free = min(free, float(limit.read_text(encoding="utf-8")) - float(used.read_text(encoding="utf-8")))
-    return free
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -11,8 +11,6 @@ by `lib.one_layer.experiment`, where the competitor is the placeholder. `competi
 from __future__ import annotations
 
 import dataclasses
-import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +23,10 @@ from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.miniature import MiniatureConfig, parameters_of
 from lib.language_models.pretrained_results import RecordedRuns
 from lib.language_models.pretraining import pretrain
+from lib.language_models.training_loop import print_progress
 from lib.record import provenance, report
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, option, parse
+from lib.record.options import at_least, command, json_file, option
 from lib.record.provenance import Result
 
 _EXPERIMENT = "competition"
@@ -49,9 +48,6 @@ class CompetitionOptions:
         if ARCHITECTURES[self.cell.architecture].causal:
             raise ValueError(f"architecture {self.cell.architecture!r} is causal: its forward query does not see the "
                              "evidence")
-
-
-parsed_competition = functools.partial(parse, CompetitionOptions)
 
 
 def measure_miniature(options: CompetitionOptions) -> None:
@@ -77,12 +73,8 @@ def measure_miniature(options: CompetitionOptions) -> None:
         model, _ = pretrain(pretraining, text, tokenizer)
         metrics, curves = pretrained_run.measured_run(
             model, tokenizer, getattr(split["held"], config.dataset), config.finetuning(), text,
-            checkpoint=recorded.checkpoint, probed=options.probed, along=options.along, report=_report)
+            checkpoint=recorded.checkpoint, probed=options.probed, along=options.along, report=print_progress)
         recorded.save({name: [value] for name, value in metrics.items()}, curves)
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # The three side by side --------------------------------------------------------------------------------------

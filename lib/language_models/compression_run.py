@@ -10,14 +10,14 @@ compressed change added (`lib.language_models.compressed_weights`), which `lib.l
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from lib.language_models import compressed_weights, families, objectives, pretrained, pretrained_run, reversal_run
+from lib.language_models.facts import FACT_SOURCES
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, one_of, option, parse
+from lib.record.options import at_least, command, json_file, one_of, option
 
 _EXPERIMENT = "compression"
 
@@ -29,7 +29,7 @@ class CompressionOptions:
     weights: Path = option()  # folder of a model that lib.language_models.adaptation has trained whole
     kind: str = option("masked", choices=pretrained.MODEL_KINDS)  # of that model
     rank: int = 64  # of each matrix's change
-    data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families it was told
+    data: str = option("published", choices=FACT_SOURCES)  # whose families it was told
     invented: int = 150  # pairs of invented names that it was told besides
     asked: int = 60  # told sentences that both complete
     folder: Path = option()  # for the compressed change
@@ -37,11 +37,8 @@ class CompressionOptions:
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=pretrained.MODEL_KINDS, data=families.FAMILY_SOURCES)
+        one_of(self, kind=pretrained.MODEL_KINDS, data=FACT_SOURCES)
         at_least(self, rank=1, invented=0, asked=1)
-
-
-parsed_compression = functools.partial(parse, CompressionOptions)
 
 
 def compress(options: CompressionOptions) -> None:

@@ -167,7 +167,7 @@ class _Predicted(NamedTuple):
 
 
 def _predict(logits: Float[Tensor, "masks vocab"], temperature: float | int, top_p: float | None,
-          top_k: int | None) -> _Predicted:
+             top_k: int | None) -> _Predicted:
     logits = logits / temperature if temperature > 0 else logits
     if top_p is not None and top_p < 1:
         logits = _nucleus(logits, top_p)

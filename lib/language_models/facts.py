@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 
 DATASETS = ("p2c", "c2p", "p2d", "d2p", "trex")
+FACT_SOURCES = ("published", "generated")
 SCORING = ("exact", "prefix")
 
 
@@ -49,7 +50,6 @@ class Relation:
                     raise ValueError(f"{field}: {form!r} must name {{left}} and {{right}} once each")
                 if min(form.index("{left}"), form.index("{right}")) != form.index(first):
                     raise ValueError(f"{field}: {form!r} must name {first} first")
-
 
     def after_space(self) -> Relation:
         """These forms with a space before each, so that a subword tokenizer cuts a name alike wherever it stands."""
@@ -137,6 +137,7 @@ def query(
     :param lead: text before the sentence; with one, both entities follow a space in either direction, so that
         the same entity has the same tokens; a form that begins with a space does the same
     :param gap: text put before the second entity to vary their distance, such as ", as is well known,"
+    :raises ValueError: for another direction or entity
     """
     if direction not in ("forward", "reverse") or asked not in ("left", "right"):
         raise ValueError(f"direction {direction!r}, asked {asked!r}: forward or reverse, and left or right")
@@ -152,7 +153,10 @@ def query(
 
 
 def dataset(name: str, relation: Relation, facts: Sequence[Fact]) -> Dataset:
-    """A dataset with training sentences, prompts and answer sets made from the relation's forms."""
+    """A dataset with training sentences, prompts and answer sets made from the relation's forms.
+
+    :raises ValueError: without facts
+    """
     if not facts:
         raise ValueError(f"{name}: no facts")
     return Dataset(

@@ -19,9 +19,8 @@ from typing import Any
 
 from lib.language_models import facts as facts_module
 from lib.language_models import published_facts, synthetic_facts
-from lib.language_models.facts import CHILD_OF, PARENT_OF, Dataset, Example, Fact
+from lib.language_models.facts import CHILD_OF, FACT_SOURCES, PARENT_OF, Dataset, Example, Fact
 
-FAMILY_SOURCES = ("published", "generated")
 SETS, HELD = 5, 24
 MOST_TOKENS = 5  # of a name
 _GENERATED = 300  # families of a generated world
@@ -67,8 +66,8 @@ def families(source: str, tokenizer: Any, invented: int = 150, folder: Path | No
     :param folder: of the published file, see `lib.language_models.published_facts.load`
     :raises ValueError: for another source, too few pairs, or more invented names than the words of the told ones make
     """
-    if source not in FAMILY_SOURCES:
-        raise ValueError(f"data must be one of {', '.join(FAMILY_SOURCES)}, not {source!r}")
+    if source not in FACT_SOURCES:
+        raise ValueError(f"data must be one of {', '.join(FACT_SOURCES)}, not {source!r}")
     if source == "generated":
         pairs = synthetic_facts.recombined_worlds({"all": _GENERATED}, seed=0)["all"].p2c.facts
         found = [fact for fact in pairs if not _words(fact.left) & _words(fact.right)]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.language_models import table_7
 from lib.language_models.architectures import ARCHITECTURES, SHORT_NAMES
-from lib.language_models.signature_run import ProbedModel
+from lib.language_models.fact_signatures import ProbedModel
 from lib.language_models.traced_run import PARAMETER_SETS
 from lib.record import figures
 from lib.record.figures import LINES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,8 +14,6 @@ from lib.language_models.score_premises import ScorePremises
 from lib.record import figures
 from lib.record.figures import LINES
 
-#: distance -> its line, in the order of the distances asked for
-_DISTANCE_LINES = ("forward", "reverse", "control")
 #: measure -> label of its axis, the value that the premise wants, and whether the axis is logarithmic
 _BY_LAYER = {
     "planes": ("effective planes, share of $m$", 1.0, False),
@@ -47,25 +45,6 @@ def head_correlations_by_distance(found: Mapping[str, ScorePremises]) -> Figure:
         panel.set_xlabel(r"distance $\Delta$", fontsize=9)
     panels[0, 0].set(ylabel="correlation over evidence", ylim=(-1.05, 1.05))
     figures.legend_below(figure, panels[0, 0], 3)
-    return figure
-
-
-def measured_against_bound(found: Mapping[str, ScorePremises], distances: Sequence[int] = (1, 16, 128)) -> Figure:
-    """Measured correlation against the head's own bound sum w c, a dot a head; a panel a condition.
-
-    :param distances: Delta, at most three of those measured
-    """
-    figure, panels = plt.subplots(1, len(found), figsize=(7.2, 3.4), sharex=True, sharey=True, squeeze=False)
-    for panel, (title, each) in zip(panels[0], found.items(), strict=True):
-        for delta, line in zip(distances, _DISTANCE_LINES, strict=False):
-            place = each.distances.index(delta)
-            panel.plot(each.bound[:, :, place].ravel(), each.measured[:, :, place].ravel(), label=rf"$\Delta={delta}$",
-                       **LINES[line] | {"linestyle": "none", "alpha": 0.5, "markersize": 3})
-        panel.plot((-0.2, 1), (-0.2, 1), **LINES["bound"])
-        panel.set_title(title, fontsize=10)
-        panel.set_xlabel(r"own bound $\sum_iw_ic_i$", fontsize=9)
-    panels[0, 0].set_ylabel("measured correlation")
-    figures.legend_below(figure, panels[0, 0], len(distances))
     return figure
 
 

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.language_models import checkpoints, objectives
+from lib.language_models import checkpoint_files, checkpoints, objectives
 from lib.language_models.facts import Example
 from lib.language_models.objectives import EVERY_MASKING, TokenisedExample
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
@@ -62,8 +62,8 @@ class FineTuningConfig:
 
     def __post_init__(self) -> None:
         options.one_of(self, masking=EVERY_MASKING)
-        options.check_seeds([self.seed])
-        options.at_least(self, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
+        options.at_least(self, seed=0, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
+        options.check_seeds([self.seed])  # not too large
         options.within(self, replay="[0, 1)", dropout="[0, 1)", cooling="[0, 1]", learning_rate="(0, inf)",
                        clip="(0, inf)", weight_decay="[0, inf)")
         total = self.batch * self.accumulation
@@ -273,10 +273,10 @@ def load_adapters(model: Any, folder: Path) -> None:
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     path = folder / _WEIGHTS
-    fields = checkpoints.read_fields(folder / _CONFIG, "so these are no adapters")
+    fields = checkpoint_files.read_fields(folder / _CONFIG, "so these are no adapters")
     if fields.get("peft_type") != "LORA":
         raise ValueError(f"{folder / _CONFIG}: peft_type={fields.get('peft_type')!r}, but LORA is what is trained here")
-    stored = checkpoints.tensor_shapes(path, "train them again")
+    stored = checkpoint_files.tensor_shapes(path, "train them again")
     try:
         adapted = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
     except (KeyError, TypeError, ValueError) as error:

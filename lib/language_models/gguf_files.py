@@ -59,10 +59,11 @@ def read_gguf(path: Path) -> GGUFFile:
     """The header of a GGUF file, and where its tensors lie.
 
     :raises FileNotFoundError: if there is no such file
-    :raises ValueError: for a file that was cut off or damaged
+    :raises ValueError: for a file that was cut off or damaged, or of another version of the format
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
+    _check_version(path)
     try:
         reader = _reader(path)
         header = {name: field.contents() for name, field in reader.fields.items()}
@@ -71,6 +72,18 @@ def read_gguf(path: Path) -> GGUFFile:
         size = path.stat().st_size
         raise ValueError(f"{path}: cut off or damaged, {size} bytes ({reason}); fetch it again") from None
     return GGUFFile(path, header, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def _check_version(path: Path) -> None:
+    """Refuse a whole file of a version of the format that the package does not read; what is damaged passes."""
+    from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
+
+    with path.open("rb") as file:
+        start, number = file.read(4), int.from_bytes(file.read(4), "little")
+    other_byte_order = number % 2**16 == 0
+    if start == b"GGUF" and number not in READER_SUPPORTED_VERSIONS and not other_byte_order:
+        read = " and ".join(map(str, READER_SUPPORTED_VERSIONS))
+        raise ValueError(f"{path}: GGUF version {number}, but versions {read} are read; convert the model anew")
 
 
 def _reader(path: Path) -> Any:

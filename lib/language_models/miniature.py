@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from lib.language_models import facts as facts_module
-from lib.language_models import miniature_sentences, objectives, reversal_run, signature_run, synthetic_facts
+from lib.language_models import miniature_sentences, model_size, objectives, reversal_run, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.miniature_cell import MiniatureConfig, file_of, parameters_of, told_and_held
 from lib.language_models.miniature_measures import measured_after, measured_before, written_answers
@@ -73,7 +73,7 @@ def run_cell(
     metrics |= found | measured_after(whole, tokenizer, data, text)
     metrics |= written_answers(whole, tokenizer, data, config.wording)
     thinned = {"pretraining_loss": _means(losses), "finetuning_loss": _means(curves["loss"])}
-    return {"metrics": metrics, "curves": thinned, "size": signature_run.size_of(model)}
+    return {"metrics": metrics, "curves": thinned, "size": model_size.size_of(model)}
 
 
 def _means(losses: Sequence[float], points: int = 20) -> list[float]:

@@ -19,7 +19,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
-from lib.language_models import checkpoints, compressed_weights, finetuning, queries
+from lib.language_models import checkpoint_checks, checkpoints, compressed_weights, finetuning, queries
 from lib.record.provenance import RECORDED
 
 __all__ = ["MODEL_KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
@@ -55,8 +55,7 @@ def load(
     path, folder = model_file(), adapter or (ADAPTER if kind == "masked" else None)
     if folder is None:
         return _with_ends(*checkpoints.load(path, dtype, device))
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: missing; `python -m lib.language_models.adaptation` makes it")
+    _check_trained(folder)
     if (folder / "config.json").exists():  # every weight was trained
         return _trained(folder, kind, dtype, device)
     model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
@@ -68,6 +67,20 @@ def load(
     for weight in model.parameters():  # cast last: in bfloat16 a merged weight loses what a small adapter adds
         weight.data = weight.data.to(dtype)
     return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
+
+
+def _check_trained(folder: Path) -> None:
+    """Refuse a folder that holds nothing that training leaves.
+
+    :raises FileNotFoundError: saying what it should hold
+    """
+    if not folder.is_dir():
+        what = "no folder" if folder.exists() else "missing"
+        raise FileNotFoundError(f"{folder}: {what}; `python -m lib.language_models.adaptation` makes it")
+    if not any((folder / name).exists() for name in ("config.json", compressed_weights.FILE_NAME,
+                                                     "adapter_config.json", "adapter_model.safetensors")):
+        raise FileNotFoundError(f"{folder}: holds no model (config.json), no compressed change "
+                                f"({compressed_weights.FILE_NAME}) and no adapters (adapter_config.json)")
 
 
 def _trained(folder: Path, kind: str, dtype: torch.dtype, device: str | torch.device) -> tuple[PreTrainedModel, Any]:
@@ -125,7 +138,7 @@ def bidirectional(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
     model.config.update(opened)
     model.original_config |= opened
     tokenizer.mask_token = tokenizer.convert_ids_to_tokens(MASK_ID)
-    checkpoints.check_attention_direction(model, causal=False)
+    checkpoint_checks.check_attention_direction(model, causal=False)
     return model, tokenizer
 
 

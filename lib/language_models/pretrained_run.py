@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,22 @@ import torch
 
 from lib.language_models import (
     adaptation,
+    answer_scores,
     attention_patching,
     decoding,
+    fact_signatures,
     families,
     finetuning,
+    model_size,
     name_ranks,
+    patching_effects,
     pretrained,
+    queries,
     reversal_run,
-    signature_run,
 )
-from lib.language_models.facts import Dataset, Example
+from lib.language_models.facts import FACT_SOURCES, Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
+from lib.language_models.training_loop import print_progress
 from lib.language_models.unseen_relations import UNSEEN_DATASETS, UNSEEN_SETS, unseen_facts
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse
@@ -58,7 +62,7 @@ class PretrainedRunOptions:
 
     kind: str = option("masked", choices=START_KINDS)  # what the model has become before
     dataset: str = option("p2c", choices=RUN_DATASETS)  # parents first, or children; or a relation never told before
-    data: str = option("published", choices=families.FAMILY_SOURCES)  # whose families
+    data: str = option("published", choices=FACT_SOURCES)  # whose families
     invented: int = 150  # pairs of invented names among those told before
     probed: int = 8  # facts whose attention and gradients are measured
     along: bool = False  # signatures not only before and after, but along fine-tuning as well
@@ -71,7 +75,7 @@ class PretrainedRunOptions:
 
     def __post_init__(self) -> None:
         json_file("--out", self.out)
-        one_of(self, kind=START_KINDS, dataset=RUN_DATASETS, data=families.FAMILY_SOURCES,
+        one_of(self, kind=START_KINDS, dataset=RUN_DATASETS, data=FACT_SOURCES,
                conversion=tuple(adaptation.CONVERSIONS))
         at_least(self, invented=0, every=1, probed=2)
         sets = UNSEEN_SETS if self.dataset in UNSEEN_DATASETS else families.SETS
@@ -105,21 +109,31 @@ def finetune_and_measure(options: PretrainedRunOptions) -> None:
                 if options.dataset in UNSEEN_DATASETS else told.asked(options.dataset, config.seed))
         metrics, curves = measured_run(
             model, tokenizer, data, config, told.examples() if config.replay else [], checkpoint=recorded.checkpoint,
-            probed=options.probed, along=options.along, every=options.every, report=_report)
+            probed=options.probed, along=options.along, every=options.every, report=print_progress)
         recorded.save({name: [value] for name, value in metrics.items()}, curves,
-                      size=signature_run.size_of(model), facts=len(data.facts),
+                      size=model_size.size_of(model), facts=len(data.facts),
                       weights=finetuning.fingerprint(model)[:16])
     print(options.out.stem, *(f"{name} {metrics[name]:.1f}" for name in (
         "forward_accuracy", "reverse_accuracy", "reverse_first", "reverse_first_without_prior")), flush=True)
 
 
 def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
-    """The model that a run starts from, and its tokenizer."""
+    """The model that a run starts from, and its tokenizer.
+
+    :raises FileNotFoundError: if the model or its folder is not there; names the option where one was given
+    :raises ValueError: for a folder that holds something else or is damaged
+    """
     published = options.kind == "published"
     kind, folder = "autoregressive" if published else options.kind, options.start
     if folder is None and not published:
         folder = adaptation.weights_of(kind, options.device, options.conversion)
-    return pretrained.load(kind, device=device_named(options.device), adapter=folder)
+    try:
+        return pretrained.load(kind, device=device_named(options.device), adapter=folder)
+    except (FileNotFoundError, ValueError) as error:
+        if options.start is None:
+            raise
+        kind_of_error = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind_of_error(f"--start {error}") from None
 
 
 def measured_run(
@@ -243,7 +257,7 @@ def signature_metrics(
     model: Any, tokenizer: Any, data: Dataset, count: int
 ) -> tuple[dict[str, float], dict[str, list]]:
     """Score correlation and gradient cosine of the first facts, in percent: one number each, and by layer."""
-    found = signature_run.measure(model, tokenizer, data, data.facts[:count], lead="")
+    found = fact_signatures.measure(model, tokenizer, data, data.facts[:count], lead="")
     metrics: dict[str, float] = {}
     layers: dict[str, list] = {}
     for matched, word in ((True, "matched"), (False, "mismatched")):
@@ -262,17 +276,13 @@ def patching_metrics(model: Any, tokenizer: Any, data: Dataset, count: int) -> t
     :return: the gap between the two queries, in nats; the mean change under each patch by layer, and under a patch of
         all layers at once in the last place
     """
-    pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead="") for fact in data.facts[:count]]
+    pairs = [queries.encoded_pair(data, fact, tokenizer, lead="") for fact in data.facts[:count]]
     single = attention_patching.single_layers(attention_patching.record_attention(model, pairs[0][0]))
-    effects = attention_patching.measure_patching(
-        model, pairs, attention_patching.shown_names(pairs), where=torch.cat([single, torch.ones_like(single[:1])]))
+    effects = patching_effects.measure_patching(
+        model, pairs, answer_scores.shown_names(pairs), where=torch.cat([single, torch.ones_like(single[:1])]))
     gaps = {f"patching_gap_{score}": float(effects.gap(score).mean()) for score in SCORES}
     return gaps, {f"patching_{score}_{name}": effects.change(name, score).mean(0).tolist()
                   for score in SCORES for name in effects.patched}
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def run_parameters(options: PretrainedRunOptions) -> dict[str, Any]:

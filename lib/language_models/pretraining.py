@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.language_models import checkpoints, miniature_sentences, objectives, synthetic_facts
+from lib.language_models import checkpoint_checks, miniature_sentences, objectives, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Example
 from lib.language_models.objectives import TokenisedExample
@@ -92,7 +92,7 @@ def new_model(config: PretrainingConfig, tokenizer: Any) -> Any:
     torch.manual_seed(config.seed)
     model: Any = kind.model_class(fields)
     model.architecture = kind.name
-    checkpoints.check_attention_direction(model.eval(), causal=kind.causal)
+    checkpoint_checks.check_attention_direction(model.eval(), causal=kind.causal)
     return model
 
 

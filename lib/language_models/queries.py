@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lib.language_models.facts import Query
+from lib.language_models.facts import Dataset, Fact, Query
 
+#: before every sentence, so that an entity has the same tokens in both directions
+LEAD = "Fact:"
 IGNORED = -100  # the label of a position that is not asked for
 Batch = Mapping[str, Tensor]
 _FIELDS = ("input_ids", "labels", "attention_mask")
@@ -62,6 +64,19 @@ def encode(query: Query, tokenizer: Any) -> EncodedQuery:
 
 def _positions(roles: Sequence[str], role: str) -> tuple[int, ...]:
     return tuple(i for i, found in enumerate(roles) if found == role)
+
+
+def encoded_pair(
+    data: Dataset, fact: Fact, tokenizer: Any, *, lead: str = LEAD, gap: str = ""
+) -> tuple[EncodedQuery, EncodedQuery]:
+    """The forward and the reverse query of a fact, in tokens; the target's are the same in both.
+
+    :raises ValueError: if they are not, as happens where a name begins the sentence
+    """
+    forward, reverse = (encode(query, tokenizer) for query in data.queries(fact, lead=lead, gap=gap))
+    if forward.labels[list(forward.target)].tolist() != reverse.labels[list(reverse.target)].tolist():
+        raise ValueError(f"{fact}: the target has other tokens in reverse; give a lead")
+    return forward, reverse
 
 
 def batch(queries: Sequence[EncodedQuery], device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors, t
 from tokenizers.models import BPE
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
-from lib.language_models import synthetic_facts
+from lib.language_models import checkpoints, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 
 #: how Llama 3 and Qwen 2 cut text before merging: contractions, words with their space, single digits, the rest
@@ -60,6 +61,7 @@ def tiny(
     :param scale: standard deviation of the weights
     :param texts: what the tokenizer learns from; a generated world where not given
     :param fields: further fields of config.json, such as ``weight_tying=True``
+    :raises ValueError: for another architecture
     :raises FileExistsError: if there is anything in ``folder``
     """
     if architecture not in ARCHITECTURES:
@@ -74,6 +76,30 @@ def tiny(
     _write_json(folder / "config.json", config)
     _write_weights(folder, architecture, config, seed, scale, dtype, shards)
     return folder
+
+
+def source_of(model: str, folder: str | Path, seed: int = 0) -> str | Path:
+    """What `lib.language_models.checkpoints.load` reads for a model's name.
+
+    :param folder: where ``tiny:llada`` and the like are made
+    """
+    if not model.startswith("tiny:"):
+        return model
+    kind = model.removeprefix("tiny:")
+    return tiny(Path(folder) / kind, kind, layers=4, seed=seed)
+
+
+def load_by_name(
+    model: str, dtype: str | None = None, device: str | torch.device = "cpu", seed: int = 0
+) -> tuple[Any, Any]:
+    """A model and its tokenizer by the name that a command line gives: hub id, folder, or ``tiny:ARCHITECTURE``.
+
+    :param dtype: of the weights, such as ``bfloat16``; their own where not given
+    :param seed: of a tiny model's weights
+    :raises ValueError: as `lib.language_models.checkpoints.load`, and for a tiny model of no architecture
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return checkpoints.load(source_of(model, folder, seed), getattr(torch, dtype) if dtype else None, device)
 
 
 def shaped(

@@ -18,22 +18,19 @@ import functools
 import hashlib
 import json
 import math
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from lib.language_models import (
-    checkpoints,
     decoding,
+    fact_sources,
     finetuning,
-    published_facts,
+    model_size,
     queries,
-    signature_run,
+    random_checkpoints,
     signatures,
     synthetic_facts,
 )
@@ -41,7 +38,7 @@ from lib.language_models import facts as facts_module
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.queries import EncodedQuery
-from lib.language_models.training_loop import Processes, diverged
+from lib.language_models.training_loop import Processes, diverged, print_progress
 from lib.record.experiment import finished, recording
 from lib.record.options import at_least, command, device_named, json_file, option, parse
 from lib.record.training_state import Checkpoint
@@ -78,7 +75,7 @@ def run(
 def finetune_and_watch(
     model: Any, tokenizer: Any, data: Dataset, config: FineTuningConfig, *, replay: Sequence[Example] = (),
     checkpoint: Checkpoint | None = None, processes: Processes | None = None, watched: int = 8, watches: int = 10,
-    lead: str = signature_run.LEAD, every: int = 50, probe: Probe | None = None,
+    lead: str = queries.LEAD, every: int = 50, probe: Probe | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict[str, list], Any]:
     """Fine-tune on the forward direction, in place, and follow loss and probabilities; nothing is answered.
@@ -96,7 +93,7 @@ def finetune_and_watch(
     """
     processes = processes or Processes()
     adapted = finetuning.add_adapters(model, config)
-    pairs = [signature_run.encoded_pair(data, fact, tokenizer, lead=lead) for fact in data.facts[:watched]]
+    pairs = [queries.encoded_pair(data, fact, tokenizer, lead=lead) for fact in data.facts[:watched]]
     total = finetuning.step_count(len(data.train), config)
     watch = _Watch(adapted, config, pairs, total, max(1, total // watches), probe, report)
     losses = finetuning.finetune(
@@ -159,14 +156,6 @@ def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 60)
     return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
 
 
-def dataset_of(name: str, data: str, facts: int, seed: int) -> Dataset:
-    """A dataset, whole or rebuilt from some of its facts in the first form of each sentence."""
-    if not facts and data == "published":
-        return published_facts.load(name)
-    drawn = signature_run.facts_of(name, data, facts or 30, seed)
-    return facts_module.dataset(name, drawn.relation, drawn.facts)
-
-
 def replay_examples(text: Path | None, seed: int, size: int = 100) -> list[Example]:
     """Other text as examples without a prompt: all of each is trained, and none of it is asked for.
 
@@ -191,7 +180,7 @@ class ReversalRunOptions:
 
     model: str = option()  # hub id, folder, or tiny:ARCHITECTURE
     dataset: str = option("p2c", choices=facts_module.DATASETS)  # of the paper's five
-    data: str = option("published", choices=("published", "generated"))  # whose facts
+    data: str = option("published", choices=facts_module.FACT_SOURCES)  # whose facts
     facts: int = 0  # train on this many facts of a relation; 0 for all
     text: Path | None = None  # what --replay mixes in, one text a line; generated facts if absent
     dtype: str | None = option(None, choices=("float32", "bfloat16", "float16"))  # of the weights; their own if absent
@@ -243,7 +232,7 @@ def finetune_and_ask(options: ReversalRunOptions) -> None:
     :raises ArithmeticError: if the run diverges; no result and no adapters are written
     """
     config = options.training
-    data = dataset_of(options.dataset, options.data, options.facts, config.seed)
+    data = fact_sources.dataset_of(options.dataset, options.data, options.facts, config.seed)
     replay = replay_examples(options.text, config.seed) if config.replay else []
     parameters = parameters_before_loading(options, data, replay)
     if finished(options.out, experiment=_EXPERIMENT, parameters=parameters, seeds=[config.seed]):
@@ -256,17 +245,12 @@ def finetune_and_ask(options: ReversalRunOptions) -> None:
         folders={"--work" if options.work else "--out": files.adapters}, device=processes.device,
         processes=processes.count, writes=processes.first,
     ) as recorded:
-        # the model, as published or made for a test
-        dtype = getattr(torch, options.dtype) if options.dtype else None
-        with tempfile.TemporaryDirectory() as folder:
-            source = signature_run.source_of(options.model, folder, config.seed)
-            model, tokenizer = checkpoints.load(source, dtype, processes.device)
-        # forward-only fine-tuning, answers in both directions
+        model, tokenizer = random_checkpoints.load_by_name(
+            options.model, options.dtype, processes.device, config.seed)
         metrics, curves, adapted = run(
             model, tokenizer, data, config, replay=replay, checkpoint=recorded.checkpoint, processes=processes,
             evaluated=options.evaluated, every=options.every,
-            report=lambda line: print(line, file=sys.stderr, flush=True) if processes.first else None)
-        # what is kept
+            report=print_progress if processes.first else lambda line: None)
         if processes.first:
             finetuning.save_trained(adapted, tokenizer, files.adapters if config.rank else files.weights)
             recorded.save({name: [value] for name, value in metrics.items()}, curves, **parameters_after_loading(model))
@@ -285,7 +269,7 @@ def parameters_before_loading(options: ReversalRunOptions, data: Dataset, replay
 
 def parameters_after_loading(model: Any) -> dict[str, Any]:
     """What is recorded of a run and known from its model."""
-    return {"architecture": model.architecture, "size": signature_run.size_of(model),
+    return {"architecture": model.architecture, "size": model_size.size_of(model),
             "dtype": str(model.dtype).removeprefix("torch.")}
 
 

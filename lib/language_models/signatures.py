@@ -41,7 +41,10 @@ class GradientCosine(NamedTuple):
 
 
 def mean_cross_entropy(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the positions asked for: the loss whose gradients are compared."""
+    """Mean cross-entropy over the positions asked for: the loss whose gradients are compared.
+
+    :raises ValueError: for a malformed batch (see `check_batch`), or a target outside the vocabulary
+    """
     logits = asked_logits(model, batch)
     targets = batch["labels"][asked(batch)]
     if int(targets.max()) >= logits.shape[-1] or int(targets.min()) < 0:

@@ -77,6 +77,11 @@ class World:
         return [example.prompt + example.completion for data in self.datasets() for example in data.train]
 
 
+def generated_sentences(facts: int = 3, seed: int = 0) -> list[str]:
+    """Sentences about people, parents, descriptions and capitals that exist nowhere else; ten to a fact."""
+    return [f" {sentence}" for sentence in world(facts, seed).sentences()]
+
+
 # Worlds of new words -----------------------------------------------------------------------------------------
 
 

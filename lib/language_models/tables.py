@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.language_models import pretraining, signature_run, synthetic_facts, table_7
+from lib.language_models import fact_signatures, model_size, pretraining, queries, synthetic_facts, table_7
 from lib.language_models.architectures import ARCHITECTURES, SHORT_NAMES
+from lib.language_models.fact_signatures import ProbedModel
 from lib.language_models.facts import DATASETS, Dataset
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.miniature import CONDITIONS, MiniatureConfig
 from lib.language_models.miniature_results import WAYS, RecordedCells, mean_and_range
 from lib.language_models.pretraining import PretrainingConfig
-from lib.language_models.signature_run import ProbedModel
 from lib.record import report
 
 #: row of the table of costs -> the metric of `benchmarks.language_models` and its form
@@ -32,7 +32,7 @@ _OURS = "the paper does not say; chosen"
 
 def query_table(data: Dataset, facts: int) -> str:
     """Forward and reverse query of the first facts."""
-    pairs = [(fact.left, data.queries(fact, lead=signature_run.LEAD)) for fact in data.facts[:facts]]
+    pairs = [(fact.left, data.queries(fact, lead=queries.LEAD)) for fact in data.facts[:facts]]
     return report.markdown(["", "forward query", "reverse query"],
                            [[left, forward.shown, reverse.shown] for left, (forward, reverse) in pairs])
 
@@ -41,9 +41,9 @@ def evidence_table(probed: Mapping[str, ProbedModel], data: Dataset) -> str:
     """For each model: attention on the evidence, the loss gradient at its embeddings (first fact), gradient cosines."""
     rows = []
     for title, (model, tokenizer, found) in probed.items():
-        mean = signature_run.signature_means(found)
-        pair = signature_run.encoded_pair(data, data.facts[0], tokenizer)
-        gradient = [f"{signature_run.evidence_gradient(model, prompt):.2g}" for prompt in pair]
+        mean = fact_signatures.signature_means(found)
+        pair = queries.encoded_pair(data, data.facts[0], tokenizer)
+        gradient = [f"{fact_signatures.evidence_gradient(model, prompt):.2g}" for prompt in pair]
         rows.append([title, f"{mean['attention_forward']:.3f}", f"{mean['attention_reverse']:.3f}", *gradient,
                      f"{mean['gradient_cosine']:.2f}", f"{mean['gradient_cosine_mismatched']:.2f}"])
     return report.markdown(["model", "attention on the evidence, forward", "reverse",
@@ -91,7 +91,7 @@ def miniature_sizes() -> dict[str, int]:
     found = {}
     for name, kind in ARCHITECTURES.items():
         words = synthetic_facts.word_tokenizer(not kind.causal)
-        found[name] = signature_run.size_of(pretraining.new_model(PretrainingConfig(name), words))
+        found[name] = model_size.size_of(pretraining.new_model(PretrainingConfig(name), words))
     return found
 
 

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lib.language_models import finetuning, queries, reversal_run, signature_run, signatures, synthetic_facts
+from lib.language_models import finetuning, model_size, queries, reversal_run, signatures, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import claims_file
 from lib.record.experiment import finished, recording
-from lib.record.options import check_seeds, command, json_file, option
+from lib.record.options import at_least, check_seeds, command, json_file, option
 
 #: where the adapters are, and where they are not: the maps of a layer
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -70,7 +70,7 @@ def trace(architecture: str, seed: int = 0, *, facts: int = 40, held: int = 8, s
 
 
 def _led(examples: Sequence[Example]) -> tuple[Example, ...]:
-    return tuple(dataclasses.replace(each, prompt=f"{signature_run.LEAD} {each.prompt}") for each in examples)
+    return tuple(dataclasses.replace(each, prompt=f"{queries.LEAD} {each.prompt}") for each in examples)
 
 
 def tuned_cosines(run: TracedRun) -> dict[str, Float[np.ndarray, "fact matrix"]]:
@@ -79,7 +79,7 @@ def tuned_cosines(run: TracedRun) -> dict[str, Float[np.ndarray, "fact matrix"]]
     :return: one row a fact; a column for each of `MATRICES`, put together over the layers, and a last one for all
         parameters of that kind
     """
-    asked = [[queries.batch([each]) for each in signature_run.encoded_pair(run.data, fact, run.tokenizer)]
+    asked = [[queries.batch([each]) for each in queries.encoded_pair(run.data, fact, run.tokenizer)]
              for fact in run.data.facts]
     rows: dict[str, list] = {f"{kind}_{pairing}": [] for kind in PARAMETER_SETS for pairing in PAIRINGS}
     for pairing, shift in PAIRINGS.items():
@@ -155,6 +155,7 @@ class TracedRunOptions:
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        at_least(self, epochs=1)
         json_file("--out", self.out)
 
 
@@ -174,7 +175,7 @@ def record_traces(options: TracedRunOptions) -> None:
         metrics = {name: [each[name] for each, _ in found] for name in found[0][0]}
         curves = {name: [each[name] for _, each in found] for name in found[0][1]}
         recorded.save(metrics, {"step": runs[0].curves["step"], "matrix": MATRICES, **curves}, share=runs[0].share,
-                      size=signature_run.size_of(runs[0].model))
+                      size=model_size.size_of(runs[0].model))
     for name, values in metrics.items():
         print(f"{name:36s}", *(f"{value:8.3f}" for value in values))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -191,6 +192,11 @@ def train(
         checkpoint.remove()
     run.model.eval()
     return run.losses
+
+
+def print_progress(line: str) -> None:
+    """Show a line of progress on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def diverged(step: int, found: str) -> ArithmeticError:

@@ -20,8 +20,8 @@ from typing import Any
 
 from lib.language_models import facts as facts_module
 from lib.language_models import published_facts, synthetic_facts
-from lib.language_models.facts import Dataset, Fact, Relation
-from lib.language_models.families import FAMILY_SOURCES, short_and_distinct
+from lib.language_models.facts import FACT_SOURCES, Dataset, Fact, Relation
+from lib.language_models.families import short_and_distinct
 
 UNSEEN_DATASETS = ("p2d", "d2p", "trex")
 UNSEEN_SETS, UNSEEN_HELD = 3, 20
@@ -32,14 +32,14 @@ def unseen_facts(name: str, source: str, seed: int, tokenizer: Any, folder: Path
     """The facts of a relation that a seed is asked about.
 
     :param name: one of `UNSEEN_DATASETS`
-    :param source: one of `lib.language_models.families.FAMILY_SOURCES`
+    :param source: one of `lib.language_models.facts.FACT_SOURCES`
     :param folder: of the published files, see `lib.language_models.published_facts.load`
     :raises ValueError: for another dataset or source, a seed without a set of its own, or too few facts
     """
     if name not in UNSEEN_DATASETS:
         raise ValueError(f"dataset {name!r}: relations that were never told are {', '.join(UNSEEN_DATASETS)}")
-    if source not in FAMILY_SOURCES:
-        raise ValueError(f"data must be one of {', '.join(FAMILY_SOURCES)}, not {source!r}")
+    if source not in FACT_SOURCES:
+        raise ValueError(f"data must be one of {', '.join(FACT_SOURCES)}, not {source!r}")
     if not 0 <= seed < UNSEEN_SETS:
         raise ValueError(f"seed {seed}: {name} has {UNSEEN_SETS} sets of facts, from 0 on")
     if name == "trex":

@@ -1,42 +1,23 @@
 """Patches of attention against a model run by hooks, one layer after another, with its weights rescaled by division."""
 
-import functools
-
-import matplotlib.pyplot as plt
+import hooked_attention
 import numpy as np
 import pytest
 import torch
+from hooked_attention import NAMES, WORLD, pairs_of, plain_logits, rows_of, slow_logits
 from torch import nn
 
-from lib.language_models import attention_patching, checkpoints, figures_patching, random_checkpoints, synthetic_facts
-from lib.language_models.attention_patching import PATCH_KINDS, PATCHES, AnswerScores, Patch, PatchingEffects
-from lib.language_models.queries import EncodedQuery
-from lib.language_models.signature_run import encoded_pair
+from lib.language_models import attention_patching, checkpoints, random_checkpoints
+from lib.language_models.attention_patching import PATCH_KINDS, Patch
+from lib.language_models.queries import EncodedQuery, encoded_pair
 
-NAMES = ("llada", "dream", "llama")
-SHIFT = {"llada": 0, "dream": 1, "llama": 1}
-WORLD = synthetic_facts.world(12).p2c
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Model, tokenizer and encoded pairs of each architecture; large weights, so that attention is far from even."""
-    base = tmp_path_factory.mktemp("patching")
-
-    @functools.cache
-    def load(name):
-        folder = random_checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.25)
-        model, tokenizer = checkpoints.load(folder)
-        return model, [encoded_pair(WORLD, fact, tokenizer) for fact in WORLD.facts]
-
-    return load
-
-
-def rows_of(name, prompt, rows="both"):
-    """Written out: which rows a prompt's patches are made in."""
-    readout = {position - SHIFT[name] for position in prompt.target}
-    return sorted({"readout": readout, "target": set(prompt.target), "both": readout | set(prompt.target)}[rows])
+    """Name -> model and encoded pairs, see `hooked_attention.loader`."""
+    return hooked_attention.loader(tmp_path_factory.mktemp("patching"))
 
 
 def own_weights(model, tokens, rows, columns):
@@ -57,57 +38,6 @@ def own_weights(model, tokens, rows, columns):
         repeated = value.repeat_interleave(heads // value.shape[1], 1)
         mixed.append(torch.einsum("hij,jhd->hid", layer, repeated)[:, rows])
     return [layer[:, rows][..., columns] for layer in weights], mixed
-
-
-def slow_logits(model, prompt, name, kind, source, layers_and_heads, rows="both"):
-    """One variant by forward hooks on the attention modules: outputs are put together again, head by head."""
-    at, columns = rows_of(name, prompt, rows), list(prompt.evidence)
-    size = model.config.hidden_size // model.config.num_attention_heads
-    model.set_attn_implementation("eager")
-    handles, values = [], {}
-
-    def replace(layer, module, given, found):
-        weights = found[1]
-        value = values[layer][0].view(len(prompt.input_ids), -1, size)
-        value = value.repeat_interleave(weights.shape[1] // value.shape[1], 1)
-        heads = [head for each, head in layers_and_heads if each == layer]
-        mixed = torch.einsum("hij,jhd->ihd", weights[0], value)
-        for head in heads:
-            for place, row in enumerate(at):
-                if kind == "output":
-                    mixed[row, head] = source.outputs[layer, head, place]
-                    continue
-                old = weights[0, head, row].double()
-                theirs = torch.zeros(len(columns)) if kind == "knockout" else source.weights[layer, head, place]
-                if kind == "total_weight":
-                    theirs = theirs.sum() * old[columns] / old[columns].sum()
-                rest = old.clone()
-                rest[columns] = 0
-                new = rest / rest.sum() * (1 - theirs.sum())
-                new[columns] = theirs.double()
-                mixed[row, head] = new.float() @ value[:, head]
-        return module.o_proj(mixed.flatten(1)[None]), weights
-
-    for layer in sorted({layer for layer, _ in layers_and_heads}):
-        attention = model.model.layers[layer].self_attn
-        handles.append(attention.v_proj.register_forward_hook(
-            lambda module, given, found, layer=layer: values.__setitem__(layer, found)))
-        handles.append(attention.register_forward_hook(functools.partial(replace, layer)))
-    with torch.no_grad():
-        logits = model(prompt.input_ids[None]).logits[0]
-    for handle in handles:
-        handle.remove()
-    model.set_attn_implementation("sdpa")
-    return logits[[position - SHIFT[name] for position in prompt.target]]
-
-
-def pairs_of(where):
-    return [tuple(pair) for pair in where.nonzero().tolist()]
-
-
-def plain_logits(model, prompt, name):
-    with torch.no_grad():
-        return model(prompt.input_ids[None]).logits[0, [position - SHIFT[name] for position in prompt.target]]
 
 
 def source_of(model, name, prompt):
@@ -227,14 +157,10 @@ def test_given_weights_and_the_rest_in_proportion():
         attention_patching.with_evidence_weights(scores[:, 1:3], [0, 1], given)
 
 
-def test_which_layers_and_heads():
+def test_single_layers_have_all_heads():
     source = attention_patching.EvidenceAttention(torch.zeros(3, 2, 1, 1), torch.zeros(3, 2, 1, 4), (0, 1, 2))
-    one, up_to, heads = (getattr(attention_patching, name)(source)
-                         for name in ("single_layers", "layers_up_to", "single_heads"))
+    one = attention_patching.single_layers(source)
     assert one[:, :, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]] and torch.equal(one[..., 0], one[..., 1])
-    assert up_to[:, :, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    assert torch.equal(up_to[..., 0], up_to[..., 1])
-    assert [pairs_of(variant) for variant in heads] == [[(layer, head)] for layer in range(3) for head in range(2)]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 3), (3, 2), (5, 7), (1, 1)])
@@ -321,192 +247,3 @@ def test_a_model_with_adapters(loaded, tmp_path):
     where = attention_patching.single_layers(own)
     found = attention_patching.logits_under_patch(adapted, prompt, Patch("weights", own), where)
     torch.testing.assert_close(found, plain.expand_as(found), atol=1e-4, rtol=1e-4)
-
-
-# Scores ------------------------------------------------------------------------------------------------------
-
-
-def test_mean_log_probabilities_by_hand():
-    logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]])
-    found = attention_patching.mean_log_probabilities(logits, [[2, 0], [1]])
-    first, second = logits[0].double().exp() / logits[0].double().exp().sum(1, keepdim=True)
-    assert found[0].tolist() == pytest.approx([float((first[2].log() + second[0].log()) / 2), float(first[1].log())])
-    with pytest.raises(ValueError, match=r"\[2, 3\] tokens, but 2 are asked for"):
-        attention_patching.mean_log_probabilities(logits, [[2, 0], [1, 1, 1]])
-
-
-def prompts(*facts, target=3, mask=99):
-    """A pair for each fact, in tokens: evidence and answer side by side with one token between them."""
-    found = []
-    for evidence, answer in facts:
-        ids = torch.tensor([7, *evidence, 8, *answer])
-        labels = torch.full_like(ids, -100)
-        start = len(evidence) + 2
-        labels[start:] = ids[start:]
-        places = tuple(range(start, len(ids))), tuple(range(1, 1 + len(evidence)))
-        masked = ids.clone()
-        masked[start:] = mask
-        found.append((EncodedQuery(masked, labels, *places),) * 2)
-    return found
-
-
-def test_competitors():
-    pairs = prompts(([1, 2], [3, 4]), ([5], [6, 9]), ([1, 2], [10, 11]), ([12, 13, 14], [3, 4]), ([15], [16, 17]))
-    assert attention_patching.shown_names(pairs) == [[[1, 2]], [[5]], [[1, 2]], [[12, 13]], [[15]]]
-    others = attention_patching.other_answers(pairs)
-    assert others[0] == [(6, 9), (16, 17)]  # not the other right answer about [1, 2], nor the same answer
-    assert others[1] == [(10, 11), (3, 4), (16, 17)] and attention_patching.other_answers(pairs, 1)[1] == [(10, 11)]
-    with pytest.raises(ValueError, match="fact 1: no other answer has 1 tokens"):
-        attention_patching.other_answers(prompts(([1], [2, 3]), ([4], [5]), ([6], [7, 8])))
-
-
-def test_whether_the_answer_is_in_the_text(loaded):
-    assert [attention_patching.shows_target(loaded(name)[1][0][1]) for name in NAMES] == [False, False, True]
-
-
-# All of it ---------------------------------------------------------------------------------------------------
-
-
-def with_tokens(prompt, tokens):
-    ids = prompt.input_ids.clone()
-    for position, token in zip(prompt.target, tokens, strict=False):
-        ids[position] = token
-    return prompt._replace(input_ids=ids)
-
-
-def expected_scores(model, name, pairs, other, place, rivals):
-    """Every default patch of one fact by hooks: log-probability and logit difference, a layer each."""
-    forward, reverse = pairs[place]
-    right = reverse.labels[list(reverse.target)].tolist()
-    found = {}
-    for patch in (*PATCHES, "forward", "reverse"):
-        kind, _, source = patch.rpartition("_")
-        asked = forward if patch in ("knockout_forward", "forward") else reverse
-        scores = torch.zeros(4, 1 + len(rivals))
-        for column, answer in enumerate([right, *rivals]):
-            shown, query = (with_tokens(prompt, answer if name == "llama" else []) for prompt in (forward, asked))
-            matched = attention_patching.record_attention(model, shown)
-            taken = matched if source == "matched" else attention_patching.record_attention(model, pairs[other][0])
-            for layer in range(4):
-                patched = [(layer, head) for head in range(4)] if kind else []
-                logits = slow_logits(model, query, name, kind, taken, patched)
-                logs = logits.double().log_softmax(-1)
-                scores[layer, column] = np.mean([float(logs[i, token]) for i, token in enumerate(answer)])
-        found[patch] = scores[:, 0].numpy(), (scores[:, 0] - scores[:, 1:].mean(1)).numpy()
-    return found
-
-
-def alike(pairs, size):
-    return [pair for pair in pairs if (len(pair[0].target), len(pair[0].evidence)) == size]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_effect_is_that_of_hooks(loaded, name):
-    model, pairs = loaded(name)
-    sizes = [(len(pair[0].target), len(pair[0].evidence)) for pair in pairs]
-    pairs = alike(pairs, max(set(sizes), key=sizes.count))[:3]
-    assert len(pairs) == 3
-    rivals = [[shown[0], [5] * len(pair[1].target)] for shown, pair in
-              zip(attention_patching.shown_names(pairs), pairs, strict=True)]
-    effects = attention_patching.measure_patching(model, pairs, rivals, batch=3)
-    assert not effects.resized.any() and set(effects.patched) == set(PATCHES) and effects.layers == (0, 1, 2, 3)
-    expected = expected_scores(model, name, pairs, 2, 1, rivals[1])
-    for patch in PATCHES:
-        for score, values in zip(AnswerScores._fields, expected[patch], strict=True):
-            assert getattr(effects.patched[patch], score)[1] == pytest.approx(values, abs=2e-4), (patch, score)
-    for side in ("forward", "reverse"):
-        for score, values in zip(AnswerScores._fields, expected[side], strict=True):
-            assert getattr(getattr(effects, side), score)[1] == pytest.approx(values[0], abs=2e-4)
-    if name == "llama":
-        assert np.allclose(effects.change("weights_matched"), effects.change("knockout_reverse"), atol=1e-5)
-        assert np.abs(effects.change("knockout_forward")).max() < 1e-5
-    else:
-        assert np.abs(effects.change("weights_matched") - effects.change("weights_mismatched")).max() > 0.01
-
-
-def test_itself_changes_nothing_and_other_sizes_are_marked(loaded):
-    model, pairs = loaded("dream")
-    sizes = [(len(pair[0].target), len(pair[0].evidence)) for pair in pairs]
-    first, second = pairs[0], next(pair for pair, size in zip(pairs, sizes, strict=True) if size != sizes[0])
-    names = ("weights_itself", "total_weight_itself", "output_itself", "weights_mismatched")
-    effects = attention_patching.measure_patching(
-        model, [first, second], attention_patching.shown_names([first, second]), patches=names,
-        where=attention_patching.layers_up_to(attention_patching.record_attention(model, first[0])))
-    assert effects.resized.all()
-    for name in names:
-        largest = max(np.abs(effects.change(name, score)).max() for score in AnswerScores._fields)
-        assert largest > 0.01 if name == "weights_mismatched" else largest < 1e-5
-
-
-def test_a_source_of_the_same_size_is_preferred():
-    pairs = prompts(([1, 2], [3, 4]), ([5], [6, 9]), ([1, 2], [3, 4]), ([12, 13], [10, 11]))
-    assert [attention_patching._other_fact(pairs, place) for place in range(4)] == [3, 2, 3, 0]
-    with pytest.raises(ValueError, match="every fact has the same answer"):
-        attention_patching._other_fact(pairs[::2], 0)
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"patches": ["weights_forward"]}, "no patch 'weights_forward'"),
-    ({"patches": ["knockout_matched"]}, "no patch 'knockout_matched'"),
-    ({"patches": ["values_matched"]}, "no patch 'values_matched'"),
-    ({"competitors": []}, "2 pairs, 0 competitors")])
-def test_a_measurement_that_cannot_be_is_refused(loaded, change, message):
-    model, pairs = loaded("llada")
-    settings = {"competitors": attention_patching.shown_names(pairs[:2])} | change
-    with pytest.raises(ValueError, match=message):
-        attention_patching.measure_patching(model, pairs[:2], **settings)
-
-
-def effects(gaps, change):
-    """Effects in which the reverse query scores 1 and the forward query more by ``gaps``."""
-    gaps, change = np.array(gaps), np.array(change)
-    reverse = AnswerScores(np.ones_like(gaps), np.ones_like(gaps))
-    forward = AnswerScores(1 + 2 * gaps, 1 + gaps)
-    patched = {"weights_matched": AnswerScores(1 + 3 * change, 1 + change),
-               "knockout_forward": AnswerScores(forward[0][:, None] - change, forward[1][:, None] - change)}
-    return PatchingEffects(forward, reverse, patched, tuple(range(change.shape[1])), np.zeros(len(gaps), bool))
-
-
-def test_shares_of_a_small_gap_are_left_open():
-    found = effects([2.0, 0.1, -3.0], [[1.0, 0.5], [1.0, 0.0], [1.0, 0.0]])
-    each = found.share("weights_matched")
-    assert each.share[0].tolist() == [0.5, 0.25] and np.isnan(each.share[1:]).all()
-    assert each.change.tolist() == [[1.0, 0.5], [1.0, 0.0], [1.0, 0.0]]
-    assert each.gap[:, 0].tolist() == pytest.approx([2.0, 0.1, -3.0])
-    assert found.share("weights_matched", "log_probability").share[0].tolist() == [0.75, 0.375]
-    assert found.share("knockout_forward").share[0].tolist() == [-0.5, -0.25]
-    assert np.isnan(found.mean_share("weights_matched").share).all()
-    mean = effects([2.0, 0.0], [[1.0, 0.5], [1.0, 0.0]]).mean_share("weights_matched")
-    assert mean.share.tolist() == [1.0, 0.25] and float(mean.gap) == 1.0 and mean.change.tolist() == [1.0, 0.25]
-
-
-# The figure --------------------------------------------------------------------------------------------------
-
-
-def test_the_figure_draws_means_and_says_where_there_is_no_gap():
-    found = {"masked": effects([2.0, 1.0], [[1.0, 0.5], [1.0, 0.1]]), "causal": effects([0.1, 0.2], [[1.0, 0.5]] * 2)}
-    figure = figures_patching.patching_by_layer(found)
-    assert [panel.get_title() for panel in figure.axes] == ["masked", "causal"]
-    lines = [line.get_ydata().tolist() for line in figure.axes[0].get_lines()[:2]]
-    assert lines == [pytest.approx([1.0, 0.3]), pytest.approx([-1.0, -0.3])]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "forward query's, same fact", "knocked out in the forward query"]
-    shares = figures_patching.patching_by_layer(found, share=True)
-    assert shares.axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([1 / 1.5, 0.2])
-    assert "mean gap 0.15 nats" in shares.axes[1].texts[0].get_text() and len(shares.axes[1].get_lines()) == 1
-    unsure = figures_patching.patching_by_layer({"": effects([4.0, -1.0], [[1.0, 0.5]] * 2)}, share=True)
-    assert "mean gap 1.50 nats\n(-1.00 to 4.00)" in unsure.axes[0].texts[0].get_text()
-    empty = figures_patching.patching_by_layer({"causal": found["causal"]}, share=True)
-    assert not empty.legends
-    for each in (figure, shares, unsure, empty):
-        each.canvas.draw()
-        plt.close(each)
-
-
-def test_intervals_are_over_facts_and_pair_change_with_gap():
-    change, gap = np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0])
-    middle, (low, high) = figures_patching.mean_effects(change, gap, 0.5)
-    assert middle.tolist() == low.tolist() == high.tolist() == [0.5]  # every fact's share is the same
-    middle, (low, high) = figures_patching.mean_effects(change, gap)
-    assert middle.tolist() == [2.0] and low[0] < 1.5 and high[0] > 2.5
-    assert np.isnan(figures_patching.mean_effects(change, gap, 10.0)[0]).all()

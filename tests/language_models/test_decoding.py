@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.language_models import checkpoints, decoding, random_checkpoints, signature_run, synthetic_facts
+from lib.language_models import checkpoints, decoding, fact_sources, random_checkpoints, synthetic_facts
 from lib.language_models.facts import Example
 
 torch.set_num_threads(1)
@@ -345,7 +345,7 @@ def test_each_example_is_scored_by_its_own_rule(monkeypatch):
 
 
 def test_a_pair_of_directions_is_asked_in_its_two_forms(loaded):
-    data = signature_run.facts_of("p2c", "generated", 2)
+    data = fact_sources.facts_of("p2c", "generated", 2)
     assert {example.prompt.split("'s ")[1] for example in data.forward} == {"child is"}
     assert {example.prompt.split("'s ")[1] for example in data.reverse} == {"parent is"}
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.language_models import checkpoints, facts, queries, random_checkpoints, synthetic_facts
+from lib.language_models import checkpoint_files, checkpoints, facts, queries, random_checkpoints, synthetic_facts
 from lib.language_models.architectures import recognise
 from lib.language_models.facts import CAPITAL_OF, CHILD_OF, Fact, Relation
 
@@ -13,7 +13,7 @@ FACT = Fact("Ana Lima", "Bob Reis")
 
 
 def read_tokenizer(folder):
-    fields = checkpoints.read_config(folder)
+    fields = checkpoint_files.read_config(folder)
     return checkpoints._tokenizer(recognise(fields), folder, fields, 10_000)
 
 
@@ -175,3 +175,9 @@ def test_a_world_is_fixed_by_its_seed_and_has_the_five_shapes():
     assert any(len(example.answers) == 2 for example in world.p2c.reverse)
     with pytest.raises(ValueError, match="'only' must have at least one fact"):
         synthetic_facts.world(0)
+
+
+def test_generated_sentences_begin_with_a_space():
+    sentences = synthetic_facts.generated_sentences(2)
+    assert len(sentences) == 20 and all(text[0] == " " and text[1] != " " for text in sentences)
+    assert sentences != synthetic_facts.generated_sentences(2, seed=1)

@@ -9,14 +9,14 @@ import pytest
 
 from lib.language_models import families as families_module
 from lib.language_models import published_facts, synthetic_facts
-from lib.language_models.facts import Fact
+from lib.language_models.facts import FACT_SOURCES, Fact
 from lib.language_models.families import HELD, MOST_TOKENS, SETS, families, usable
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "parent_child"
 WORDS = synthetic_facts.word_tokenizer(True, 4)  # every word is a token of it, known or not
 
 
-@pytest.fixture(scope="module", params=families_module.FAMILY_SOURCES)
+@pytest.fixture(scope="module", params=FACT_SOURCES)
 def chosen(request, tmp_path_factory):
     """The families of a source, and the folder of the published file."""
     folder = tmp_path_factory.mktemp("data")

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib.language_models import figures, random_checkpoints, signature_run, synthetic_facts, table_7, tables, traced_run
+from lib.language_models import (
+    fact_signatures,
+    figures,
+    first_layer_scores,
+    queries,
+    random_checkpoints,
+    synthetic_facts,
+    table_7,
+    tables,
+    traced_run,
+)
 from lib.language_models.facts import DATASETS
 from lib.language_models.miniature_results import RecordedCells
 from lib.record import provenance
@@ -27,7 +37,7 @@ def closed():
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     base = tmp_path_factory.mktemp("probed")
-    return {name: signature_run.probe(random_checkpoints.tiny(base / name, name, width=32, heads=4, layers=3), WORLD)
+    return {name: fact_signatures.probe(random_checkpoints.tiny(base / name, name, width=32, heads=4, layers=3), WORLD)
             for name in ("llada", "llama")}
 
 
@@ -46,13 +56,13 @@ def test_signatures_layer_by_layer(probed):
     cosines = figures.gradient_cosine_by_layer(probed).axes[1]
     by_layer = probed["llama"].found.cosines_by_layer(True)
     assert drawn(cosines, figures.LINES["rope"]["color"])[0] == pytest.approx([by_layer[n].mean() for n in range(3)])
-    assert signature_run.mean_cosines(probed)["llama"] == probed["llama"].found.cosines().mean()
-    assert signature_run.mean_correlations(probed)["llada"] == pytest.approx(mean.mean())
+    assert fact_signatures.mean_cosines(probed)["llama"] == probed["llama"].found.cosines().mean()
+    assert fact_signatures.mean_correlations(probed)["llada"] == pytest.approx(mean.mean())
 
 
 def test_mismatched_scores_are_those_of_the_next_fact(probed):
     found = probed["llada"].found
-    gaps = len(signature_run.GAPS)
+    gaps = len(fact_signatures.GAPS)
     head = np.corrcoef(found.scores_forward[:, 1, 2], np.roll(found.scores_reverse[:, 1, 2], -gaps))[0, 1]
     assert found.correlation(False)[1, 2] == pytest.approx(head)
     assert found.correlation(True)[1, 2] == pytest.approx(
@@ -61,14 +71,15 @@ def test_mismatched_scores_are_those_of_the_next_fact(probed):
 
 def test_the_first_layer_beside_its_prediction(probed):
     model, tokenizer, _ = probed["llada"]
-    found = signature_run.first_layer(model, tokenizer.mask_token_id, (1, 5), evidence=50)
+    found = first_layer_scores.first_layer(model, tokenizer.mask_token_id, (1, 5), evidence=50)
     assert found.shape == (2, 2, 4)
     (points, _), = [figures.first_layer_correlations({"LLaDA": found}).axes[0].get_lines()]
     assert points.get_ydata().tolist() == found[:, 0].ravel().tolist()
     assert points.get_xdata().tolist() == found[:, 1].ravel().tolist()
     exact = np.repeat(found[:, 1:], 2, 1)
-    assert signature_run.first_layer_agrees(exact) and not signature_run.first_layer_agrees(exact - 0.3, turning=False)
-    assert not signature_run.first_layer_agrees(np.stack([exact[:, 0] + 0.2, exact[:, 1]], 1))
+    assert first_layer_scores.first_layer_agrees(exact)
+    assert not first_layer_scores.first_layer_agrees(exact - 0.3, turning=False)
+    assert not first_layer_scores.first_layer_agrees(np.stack([exact[:, 0] + 0.2, exact[:, 1]], 1))
 
 
 def test_traced_runs():
@@ -108,7 +119,7 @@ def test_accuracies_stand_where_they_belong():
 
 def test_tables(probed):
     first = tables.query_table(WORLD, 2).splitlines()[2]
-    assert first.startswith(f"| {WORLD.facts[0].left} | {signature_run.LEAD} [M]")
+    assert first.startswith(f"| {WORLD.facts[0].left} | {queries.LEAD} [M]")
     evidence = tables.evidence_table(probed, WORLD).splitlines()
     assert evidence[3].startswith("| llama | 0.000 | ") and " | 0 | " in evidence[3] and " | 0 | " not in evidence[2]
     costs = list(provenance.results("scale", provenance.RECORDED))

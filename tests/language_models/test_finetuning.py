@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from lib.language_models import (
     checkpoints,
     decoding,
+    fact_signatures,
+    fact_sources,
     facts,
     finetuning,
     objectives,
     random_checkpoints,
     reversal_run,
-    signature_run,
     synthetic_facts,
 )
 from lib.language_models.facts import Example, Fact
@@ -372,7 +373,7 @@ def test_a_causal_model_learns_the_forward_direction(folders):
 def test_a_world_can_be_trained_on(folders):
     data = synthetic_facts.world(2).p2d
     assert len(data.train) == 3 * len(data.facts)  # three sentence forms a fact
-    assert reversal_run.dataset_of("p2d", "generated", 2, 0).name == "p2d"
+    assert fact_sources.dataset_of("p2d", "generated", 2, 0).name == "p2d"
 
 
 # Adapters put back ---------------------------------------------------------------------------------------------
@@ -392,8 +393,8 @@ def tuned(tmp_path_factory):
 
 
 def summary(model, tokenizer):
-    found = signature_run.measure(model, tokenizer, DATA, DATA.facts, gaps=("", " indeed"))
-    return signature_run.signature_means(found)
+    found = fact_signatures.measure(model, tokenizer, DATA, DATA.facts, gaps=("", " indeed"))
+    return fact_signatures.signature_means(found)
 
 
 def test_signatures_with_adapters_are_those_of_the_merged_model(tuned):

@@ -10,7 +10,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lib.language_models import checkpoints, gguf_files, queries
+from lib.language_models import checkpoint_checks, checkpoints, gguf_files, model_size, queries
 
 torch.set_num_threads(1)
 LAYERS, HEADS, KEY_HEADS, WIDTH, HIDDEN, VOCABULARY = 2, 4, 2, 64, 96, 320
@@ -150,7 +150,7 @@ def test_a_precision_may_be_chosen(made):
 
 
 def test_what_does_not_fit_is_refused(made, monkeypatch):
-    monkeypatch.setattr(checkpoints, "available_bytes", lambda device: 2e5)
+    monkeypatch.setattr(model_size, "available_bytes", lambda device: 2e5)
     with pytest.raises(MemoryError, match=r"tiny\.gguf: .* needs 0\.0 GB, .*; dtype=torch\.bfloat16 would fit"):
         checkpoints.load(made[1])
 
@@ -232,6 +232,15 @@ def test_a_file_cut_off_anywhere_is_refused(made, tmp_path, keep):
         checkpoints.load(path)
 
 
+@pytest.mark.parametrize("version", [1, 4])
+def test_a_file_of_another_version_of_the_format_is_refused_by_it(made, tmp_path, version):
+    content = bytearray(made[1].read_bytes())
+    content[4:8] = version.to_bytes(4, "little")
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.gguf: GGUF version {version}, but versions 2 and 3 are read; convert"):
+        checkpoints.load(tmp_path / "x.gguf")
+
+
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.gguf: missing"):
         checkpoints.load(tmp_path / "x.gguf")
@@ -270,14 +279,14 @@ def test_the_self_test_is_not_fooled_by_tokens_that_are_all_alike(made):
     model = copy.deepcopy(made[0])
     with torch.no_grad():
         model.model.embed_tokens.weight[:40] = model.model.embed_tokens.weight[0]
-    assert checkpoints.check_attention_direction(model, causal=True) == 0
+    assert checkpoint_checks.check_attention_direction(model, causal=True) == 0
     with pytest.raises(ValueError, match="does not see tokens"):
-        checkpoints.check_attention_direction(model, causal=False)
+        checkpoint_checks.check_attention_direction(model, causal=False)
     model.config.is_causal = False
-    assert checkpoints.check_attention_direction(model, causal=False) > 1e-3
+    assert checkpoint_checks.check_attention_direction(model, causal=False) > 1e-3
     with pytest.raises(ValueError, match="sees tokens to its right"):
-        checkpoints.check_attention_direction(model, causal=True)
+        checkpoint_checks.check_attention_direction(model, causal=True)
     with torch.no_grad():
         model.model.embed_tokens.weight[:] = model.model.embed_tokens.weight[0]
     with pytest.raises(ValueError, match="the logits do not depend on the token at their own position"):
-        checkpoints.check_attention_direction(model, causal=True)
+        checkpoint_checks.check_attention_direction(model, causal=True)

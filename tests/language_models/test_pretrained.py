@@ -19,7 +19,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from lib.language_models import checkpoints, compressed_weights, finetuning, pretrained, queries, signature_run
+from lib.language_models import (
+    checkpoint_checks,
+    checkpoints,
+    compressed_weights,
+    fact_signatures,
+    finetuning,
+    pretrained,
+    queries,
+)
 from lib.language_models.facts import Query
 from lib.record import provenance
 from lib.record.provenance import RECORDED, ROOT
@@ -198,8 +206,8 @@ def test_the_masked_model_has_the_adapter_in_its_weights_and_looks_ahead(loaded,
     model, tokenizer = pretrained.load("masked", adapter=adapter)
     assert (tokenizer.mask_token_id, tokenizer.mask_token, tokenizer("")["input_ids"]) == (16, "<empty_output>", [0])
     assert not queries.is_causal(model) and queries.logits_shift(model) == 1
-    assert not signature_run.ProbedModel(model, tokenizer, None).causal
-    assert signature_run.ProbedModel(*loaded, None).causal
+    assert not fact_signatures.ProbedModel(model, tokenizer, None).causal
+    assert fact_signatures.ProbedModel(*loaded, None).causal
     asked = queries.encode(Query((("text", " Bob's parent is"), ("target", " Ana"))), tokenizer)
     assert asked.input_ids.tolist()[-1] == 16 and queries.encode(
         Query((("text", " Bob's parent is"), ("target", " Ana"))), loaded[1]).input_ids.tolist()[-1] != 16
@@ -253,7 +261,7 @@ def test_a_model_of_another_precision_is_the_merged_one_rounded(loaded, adapter)
                for low, high in zip(half.parameters(), whole.parameters(), strict=True))
     assert any(not torch.equal(high, old) for high, old in zip(whole.parameters(), loaded[0].parameters(), strict=True))
     assert tokenizer.mask_token_id is None
-    checkpoints.check_attention_direction(half, causal=True)  # the rotary frequencies were not rounded
+    checkpoint_checks.check_attention_direction(half, causal=True)  # the rotary frequencies were not rounded
 
 
 @needs_package
@@ -263,7 +271,7 @@ def test_a_causal_model_is_opened_in_place(loaded):
     assert opened == (model, tokenizer) and tokenizer.mask_token_id == 16 and not queries.is_causal(model)
     assert loaded[1].mask_token_id is None and queries.is_causal(loaded[0])
     with pytest.raises(ValueError, match="sees tokens to its right"):
-        checkpoints.check_attention_direction(model, causal=True)
+        checkpoint_checks.check_attention_direction(model, causal=True)
 
 
 @needs_package

@@ -14,14 +14,15 @@ import torch
 from lib.language_models import (
     adaptation,
     checkpoints,
+    compressed_weights,
     decoding,
     families,
     finetuning,
     name_ranks,
     pretrained,
     pretrained_run,
+    queries,
     reversal_run,
-    signature_run,
     unseen_relations,
 )
 from lib.language_models.facts import Example
@@ -162,8 +163,8 @@ def test_numbers_before_are_the_start_models_and_the_start_model_stays(folders, 
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     digest = finetuning.fingerprint(model)
     expected = pretrained_run.rank_metrics(model, tokenizer, data)
-    leads, encoded = set(), signature_run.encoded_pair
-    monkeypatch.setattr(signature_run, "encoded_pair", lambda *given, **settings: (
+    leads, encoded = set(), queries.encoded_pair
+    monkeypatch.setattr(queries, "encoded_pair", lambda *given, **settings: (
         leads.add(settings["lead"]), encoded(*given, **settings))[1])
     metrics, _ = pretrained_run.measured_run(model, tokenizer, data, config, told.examples(), probed=2)
     assert leads == {""}  # a sentence is asked as it is trained
@@ -262,7 +263,10 @@ def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path
     (["--dataset", "trex", "--seed", "3"], "seed 3: trex has 3 sets of facts that were never told"),
     (["--conversion", "half"], "--conversion: 'half' is none of standard, third, plain, opening"),
     (["--conversion", "third", "--kind", "published"], "conversion 'third': takes the place of --start"),
-    (["--start", "nowhere"], "nowhere: missing; `python -m lib.language_models.adaptation` makes it"),
+    (["--seed", "-1"], "--seed must be at least 0, not -1"), (["--rank", "-1"], "--rank must be at least 0, not -1"),
+    (["--data", "wiki"], "--data: 'wiki' is none of published, generated"),
+    (["--epochs", "0"], "--epochs must be at least 1, not 0"),
+    (["--start", "nowhere"], "--start nowhere: missing; `python -m lib.language_models.adaptation` makes it"),
     (["--out", "run"], "name one that ends in .json"), (["--replayed"], "there is no option --replayed")])
 def test_options_that_cannot_be_are_named(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
@@ -272,6 +276,34 @@ def test_options_that_cannot_be_are_named(tmp_path, monkeypatch, capsys, options
     said = capsys.readouterr().err
     assert re.search(message, said), said
     assert ended.value.code in (1, 2) and len(said.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--start", "file"], "--start file: no folder; `python -m lib"),
+    (["--start", "empty"], r"--start empty: holds no model \(config\.json\), no compressed change"),
+    (["--start", "pickled"], r"--start pickled/adapter_model\.safetensors: missing; adapter_model\.bin is a pickle"),
+    (["--start", "damaged"], r"--start damaged/config\.json: not JSON"),
+    (["--start", "cut"], r"--start cut/change\.safetensors: damaged"),
+    (["--start", "another"], r"--start another/change\.safetensors: makes a model of kind 'autoregressive'"),
+    (["--out", "file/run.json"], "--out: file cannot be written to"),
+    (["--out", "empty"], "--out empty: a result is a JSON file, so name one that ends")])
+def test_files_that_cannot_be_are_named_and_nothing_is_written(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for name, files in {"empty": {}, "damaged": {"config.json": "{"}, "cut": {"change.safetensors": "{"}, "pickled": {
+            "adapter_config.json": '{"peft_type": "LORA"}', "adapter_model.bin": ""}, "another": {}}.items():
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(content)
+    compressed_weights.save_change({}, tmp_path / "another", "autoregressive", pretrained.SHA256)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        pretrained_run.main([*FEW, "--kind", "masked", "--out", "new/run.json", *options])
+    *before_it, said = capsys.readouterr().err.splitlines()
+    assert re.search(message, said) and ended.value.code in (1, 2), said
+    assert all("Loading weights" in line for line in before_it if line)  # the bar of the published weights
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
 
 
 # What is measured --------------------------------------------------------------------------------------------

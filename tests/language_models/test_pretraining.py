@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from lib.language_models import checkpoints, decoding, objectives, pretraining, synthetic_facts
+from lib.language_models import checkpoint_checks, decoding, objectives, pretraining, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.pretraining import PretrainingConfig
 from lib.language_models.synthetic_facts import pretraining_examples, recombined_worlds, word_tokenizer
@@ -157,7 +157,7 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
 
     def spied(causal, loss):
         def spy(model, *given):
-            checkpoints.check_attention_direction(model, causal=causal)
+            checkpoint_checks.check_attention_direction(model, causal=causal)
             seen.append(causal)
             return loss(model, *given)
         return spy
@@ -166,7 +166,7 @@ def test_a_masked_model_may_begin_as_an_autoregressive_one(monkeypatch):
     monkeypatch.setattr(objectives, "question_loss", spied(False, objectives.question_loss))
     model, losses = pretraining.pretrain(BEGUN, text_of(BEGUN), words_of())
     assert seen == [True] * 7 + [False] * 6 and len(losses) == 13
-    checkpoints.check_attention_direction(model, causal=False)
+    checkpoint_checks.check_attention_direction(model, causal=False)
     rates = [pretraining.learning_rate(BEGUN, step) for step in range(13)]
     alone = dataclasses.replace(BEGUN, causal_steps=0)
     assert rates[7:] == [pretraining.learning_rate(alone, step) for step in range(6)]

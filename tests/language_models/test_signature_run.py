@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,16 @@ def test_the_command_line_probes_a_tuned_model(tmp_path, capsys):
     with pytest.raises(SystemExit):
         signature_run.main([*command, "--adapter", str(tmp_path / "nowhere")])
     assert re.search(r"--adapter .*nowhere/adapter_config\.json: missing", capsys.readouterr().err)
+
+
+def test_the_command_line_measures_and_records(tmp_path, capsys):
+    output = tmp_path / "result.json"
+    signature_run.main(["--model", "tiny:llada", "--data", "generated", "--facts", "3", "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert result["parameters"]["architecture"] == "llada" and len(result["curves"]["score_correlation"]) == 4
+    printed = capsys.readouterr().out
+    for name, values in result["metrics"].items():
+        assert name in printed and len(values) == 1 and np.isfinite(values[0])
 
 
 @pytest.mark.parametrize(("model", "message"), [

@@ -1,7 +1,5 @@
 """The probes against stored gradients, full attention matrices and probabilities multiplied by hand."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.language_models import (
-    attention_scores,
-    checkpoints,
-    queries,
-    random_checkpoints,
-    signature_run,
-    signatures,
-    synthetic_facts,
-)
+from lib.language_models import attention_scores, checkpoints, queries, random_checkpoints, signatures, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.one_layer.model import ModelConfig, Output, Transformer, initialise
 
@@ -36,7 +26,7 @@ def loaded(tmp_path_factory):
     for name in NAMES:
         folder = random_checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
         model, tokenizer = checkpoints.load(folder)
-        found[name] = model, tokenizer, signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
+        found[name] = model, tokenizer, queries.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     return found
 
 
@@ -118,7 +108,7 @@ def test_hooks_equal_stored_gradients_in_every_architecture(loaded, name):
 @pytest.mark.parametrize("name", ["llada", "dream", "llama"])
 def test_hooks_equal_stored_gradients_in_padded_batches(loaded, name):
     model, tokenizer, _ = loaded[name]
-    pairs = [signature_run.encoded_pair(data, fact, tokenizer) for data in (WORLD.p2c, WORLD.trex)
+    pairs = [queries.encoded_pair(data, fact, tokenizer) for data in (WORLD.p2c, WORLD.trex)
              for fact in data.facts[:2]]
     assert_matches(model, *(queries.batch([pair[side] for pair in pairs]) for side in (0, 1)))
 
@@ -126,7 +116,7 @@ def test_hooks_equal_stored_gradients_in_padded_batches(loaded, name):
 def test_tied_embeddings(tmp_path):
     folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15, weight_tying=True)
     model, tokenizer = checkpoints.load(folder)
-    pair = signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
+    pair = queries.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
     assert "lm_head.weight" not in dict(model.named_parameters())
     assert_matches(model, *(queries.batch([prompt]) for prompt in pair))
 
@@ -212,7 +202,7 @@ def test_the_scope_of_adapters(tmp_path):
     folder = random_checkpoints.tiny(tmp_path / "x", "llada", width=32, scale=0.15)
     model, tokenizer = checkpoints.load(folder)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
-    asked = [queries.batch([prompt]) for prompt in signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)]
+    asked = [queries.batch([prompt]) for prompt in queries.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)]
     parts = signatures.gradient_alignment(adapted, *asked, scope="trainable")
     assert parts and all("lora_" in name for name in parts)
     every = signatures.gradient_alignment(adapted, *asked)
@@ -376,63 +366,9 @@ def test_routes_refuse_positions_outside_the_prompt(loaded):
         attention_scores.scores_and_weights(Toy(), torch.tensor([1, 2, 3]), [0], [1])
 
 
-def test_a_causal_forward_query_has_no_route(loaded):
-    for name, kind in ARCHITECTURES.items():
-        model, _, (forward, reverse) = loaded[name]
-        reached = [float(signature_run._evidence_attention(model, prompt)[1].max()) for prompt in (forward, reverse)]
-        moved = [signature_run.evidence_gradient(model, prompt) for prompt in (forward, reverse)]
-        assert reached[1] > 0 and moved[1] > 0
-        assert (reached[0] == 0 and moved[0] == 0) == kind.causal
-
-
-# The signatures of a language model --------------------------------------------------------------------------
-
-
-def test_measure_collects_what_the_single_probes_say(loaded):
-    model, tokenizer, pair = loaded["dream"]
-    data = WORLD.p2c
-    found = signature_run.measure(model, tokenizer, data, data.facts[:3], gaps=("", " indeed"))
-    assert found.scores_forward.shape == (6, 4, 4) and found.correlation().shape == (4, 4)
-    asked = [queries.batch([prompt]) for prompt in pair]
-    assert found.cosines()[0] == pytest.approx(signatures.gradient_cosine(model, *asked).cosine)
-    other = signature_run.encoded_pair(data, data.facts[1], tokenizer)[1]
-    mismatched = signatures.gradient_cosine(model, asked[0], queries.batch([other]))
-    assert found.cosines(matched=False)[0] == pytest.approx(mismatched.cosine)
-    assert found.probability_reverse[0] == pytest.approx(float(signatures.target_probability(model, asked[1])))
-    routes = attention_scores.scores_and_weights(model, pair[1].input_ids, pair[1].target, pair[1].evidence)
-    assert found.scores_reverse[0] == pytest.approx(routes.scores.mean((-1, -2)).numpy())
-    assert found.correlation()[2, 1] == pytest.approx(
-        np.corrcoef(found.scores_forward[:, 2, 1], found.scores_reverse[:, 2, 1])[0, 1])
-    assert set(found.cosines_by_layer()) == {0, 1, 2, 3, "embed_tokens", "norm", "lm_head"}
-    with pytest.raises(ValueError, match="at least two needed"):
-        signature_run.measure(model, tokenizer, data, data.facts[:1])
+# Pairs of queries --------------------------------------------------------------------------------------------
 
 
 def test_a_target_with_other_tokens_in_reverse_is_refused(loaded):
     with pytest.raises(ValueError, match="give a lead"):
-        signature_run.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], loaded["llada"][1], lead="")
-
-
-def test_the_first_layer_follows_the_theorem(tmp_path):
-    model, tokenizer = checkpoints.load(random_checkpoints.tiny(tmp_path / "x", "llada", width=128, heads=2, layers=2))
-    mask = tokenizer.mask_token_id
-    for distance in (1, 6):
-        measured = signature_run.first_layer_correlation(model, mask, distance, range(500), 10)
-        predicted = signature_run.first_layer_prediction(model, mask, distance)
-        assert measured == pytest.approx(predicted, abs=0.12)
-    assert len(model.model.layers) == 2
-    assert signature_run.first_layer_prediction(model, mask, 0) == pytest.approx([1, 1])
-
-
-def test_the_command_line_measures_and_records(tmp_path, capsys):
-    output = tmp_path / "result.json"
-    signature_run.main(["--model", "tiny:llada", "--data", "generated", "--facts", "3", "--output", str(output)])
-    result = json.loads(output.read_text())
-    assert result["parameters"]["architecture"] == "llada" and len(result["curves"]["score_correlation"]) == 4
-    printed = capsys.readouterr().out
-    for name, values in result["metrics"].items():
-        assert name in printed and len(values) == 1 and np.isfinite(values[0])
-    with pytest.raises(ValueError, match="data must be 'generated' or 'published'"):
-        signature_run.facts_of("p2c", "elsewhere", 3)
-    with pytest.raises(ValueError, match="no dataset 'x'"):
-        signature_run.facts_of("x", "generated", 3)
+        queries.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], loaded["llada"][1], lead="")

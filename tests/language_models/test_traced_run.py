@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.language_models import finetuning, queries, reversal_run, signature_run, signatures, traced_run
+from lib.language_models import finetuning, queries, reversal_run, signatures, traced_run
 from lib.record import claims_file, provenance
 
 torch.set_num_threads(1)
@@ -25,11 +25,11 @@ def test_a_traced_run_has_curves_adapters_and_the_lead_of_the_probes(monkeypatch
     assert len(found.curves["step"]) == len(found.curves["probability_reverse"]) == 4 and found.curves["step"][-1] == 4
     trained = [name for name, weight in found.model.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name for name in trained)
-    asked = [query.sentence for query in found.data.queries(found.data.facts[0], lead=signature_run.LEAD)]
+    asked = [query.sentence for query in found.data.queries(found.data.facts[0], lead=queries.LEAD)]
     example = found.data.train[0]
     assert example.prompt + example.completion == asked[0]  # what is asked forward is what was trained
     assert found.data.reverse[0].prompt + found.data.reverse[0].completion == asked[1]
-    assert seen["replay"] and all(each.prompt.startswith(signature_run.LEAD) for each in seen["replay"])
+    assert seen["replay"] and all(each.prompt.startswith(queries.LEAD) for each in seen["replay"])
     assert not {name for fact in found.data.facts for name in (fact.left, fact.right)
                 if any(name in each.prompt + each.completion for each in seen["replay"])}
     assert found.share == pytest.approx(1 / 6)  # three sentences in half of each batch
@@ -40,7 +40,7 @@ def test_cosines_by_kind_and_matrix_are_those_of_stored_gradients():
     run = traced_run.trace("llada", 1, **SMALL)
     found = traced_run.tuned_cosines(run)
     assert all(values.shape == (3, len(traced_run.MATRICES) + 1) for values in found.values())
-    pairs = [[queries.batch([each]) for each in signature_run.encoded_pair(run.data, fact, run.tokenizer)]
+    pairs = [[queries.batch([each]) for each in queries.encoded_pair(run.data, fact, run.tokenizer)]
              for fact in run.data.facts]
     for pairing, shift in traced_run.PAIRINGS.items():
         stored = [signatures._gradient(run.model, batch) for batch in (pairs[0][0], pairs[shift][1])]

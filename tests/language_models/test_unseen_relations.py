@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from lib.language_models import families, published_facts, synthetic_facts, unseen_relations
+from lib.language_models.facts import FACT_SOURCES
 from lib.language_models.unseen_relations import UNSEEN_DATASETS, UNSEEN_HELD, UNSEEN_SETS, unseen_facts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WORDS = synthetic_facts.word_tokenizer(True, 4)  # every word is a token of it, known or not
 
 
-@pytest.fixture(scope="module", params=families.FAMILY_SOURCES)
+@pytest.fixture(scope="module", params=FACT_SOURCES)
 def sets(request, tmp_path_factory):
     """Every set of every relation of a source, by name and seed, and the folder of the published files."""
     folder = tmp_path_factory.mktemp("data")
