@@ -169,7 +169,7 @@ def _stored(source: Path, name: str) -> str:
     to_webp(picture, source.with_suffix(".webp"))
     size = f'width="{shown[0]}" height="{shown[1]}"'
     if shown != picture.size:
-        to_webp(picture.convert("RGB").resize(shown, Image.Resampling.LANCZOS), source.with_suffix(".1x.webp"))
+        to_webp(picture.convert("RGB").resize(shown, Image.Resampling.BOX), source.with_suffix(".1x.webp"))
         size += f' srcset="{name}.webp {finer:.3g}x"'
     source.unlink()
     return f'src="{name}{".1x" if shown != picture.size else ""}.webp" {size}'
