@@ -102,6 +102,10 @@ def test_one_condition_transfers_less_than_another_by_a_tenth():
     assert not edit_results.transfers_less(runs, "mlp", "learned")
     near = runs_of(mlp=SHARED, learned={**SHARED, "forward_transfer": 0.8})
     assert not edit_results.transfers_less(near, "learned", "mlp")
+    wide = runs_of(mlp=SHARED, learned=SPLIT)  # one seed in five makes the whole difference
+    for result, ratio in zip(wide.results[5:], (-1.0, 0.9, 0.9, 0.9, 1.1), strict=True):
+        result["metrics"] |= {"forward_transfer": [ratio], "reverse_transfer": [ratio]}
+    assert not edit_results.transfers_less(wide, "learned", "mlp")
     told = edit_results.transfer_difference(runs, "mlp", "learned")
     assert told["ours"]()["ratio"] == pytest.approx(0.3) and len(told["needs"]) == 10
 
@@ -161,7 +165,9 @@ def test_figures_and_tables_hold_what_is_recorded_and_say_what_is_not():
     assert dots(drawn) == 2 * 4 * 2 * 5
     assert [text.get_text() for text in drawn.axes[0].texts] == ["not run here"] * (len(names) - 2)
     assert drawn.axes[0].get_ylim() == (len(names) - 0.5, -0.5)
-    assert dots(edit_figures.edits_of_facts(runs, ["attention", "mlp"])) == 2 * 5 * 2
+    changes = edit_figures.edits_of_facts(runs, ["attention", "mlp"])
+    assert dots(changes) == 2 * 5 * 2
+    assert changes.axes[0].lines[0].get_xydata().tolist() == [[5.0, 4.0], [10.0, 8.0]] * 5  # edited, asked
     assert dots(edit_figures.measures_by_condition(runs, names)) == 5 * 3 * (2 + 1)
     table = edit_figures.edit_table(runs)
     edited, asked = runs.points("forward", "attention")
