@@ -49,9 +49,9 @@ def rows():
 
 
 def number(page, claim="table-1", name="L = 10", check="masked-reverse"):
-    """The number of that name in the claim's box, which is opened for it."""
+    """The number of that name in the claim's box, which is opened for it by key: a mouse would rest on some number."""
     box = page.locator(f"#claim-box-{claim}")
-    box.locator("summary").first.click()
+    box.locator("summary").first.press("Enter")
     line = box.locator("tr", has=page.get_by_text(name, exact=True))
     return line.locator(f"a.number[href$='#check-{claim}-{check}']")
 
@@ -234,7 +234,7 @@ def test_every_claim_has_a_page_whose_links_lead_somewhere(site, rows):
     assert set(pages) == {row["id"] for row in rows}
     links = {(page.parent / link).resolve() for page in pages.values() for link in re.findall(
         r'href="([^"#]+)', page.read_text(encoding="utf-8"))}
-    assert len(links) > 500 and [link for link in links if not link.exists()] == []
+    assert len(links) > 300 and [link for link in links if not link.exists()] == []
 
 
 @pytest.mark.parametrize("name", ["results/one_layer/full_rope", "results/chapters/bounds", "results/index"])

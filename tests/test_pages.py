@@ -20,8 +20,6 @@ BROWSER = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
 PAGES = pdf.entries(chapters.ROOT / "_toc.yml")
 MODES = [(width, theme) for width in (1200, 380) for theme in ("light", "dark")]
 LARGEST = 1_000_000  # bytes of a page with all that it loads
-#: pages that may be larger -> their limit
-LARGER = {"ledger": 1_900_000}  # every claim with its checks and controls, on one page that can be searched
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 100_000}  # 1.6 Mbit/s
 
 
@@ -85,7 +83,7 @@ def test_a_page_needs_no_network_and_complains_of_nothing(opened, name):
     assert page.evaluate("[...document.fonts].some(f => /Awesome/.test(f.family) && f.status == 'loaded')")
     files = {Path(unquote(urlsplit(url).path)) for url in page.asked if url.startswith("file:")}
     size = sum(file.stat().st_size for file in files)
-    assert size < LARGER.get(name, LARGEST), f"{size / 1e6:.2f} MB"
+    assert size < LARGEST, f"{size / 1e6:.2f} MB"
 
 
 @pytest.mark.parametrize("name", PAGES)
