@@ -92,11 +92,13 @@ class RecordedRungs:
                 "ours": lambda: {label: float(each.mean()) for label, each in values().items()},
                 "interval": lambda: {label: report.bootstrap_interval(each) for label, each in values().items()}}
 
+    def miniature_metric(self, name: str) -> Float[np.ndarray, " seed"]:
+        """One metric of the miniature told in one order with names of one word, seed by seed."""
+        return np.array([result["metrics"][name][0] for result in self.miniature.values()], dtype=float)
+
     def miniature_accuracies(self) -> dict[str, Float[np.ndarray, " seed"]]:
-        """Forward and reverse accuracy of the miniature told in one order with names of one word, percent, by seed."""
-        found = [*self.miniature.values()]
-        return {way: np.array([result["metrics"][f"{way}_accuracy"][0] for result in found], dtype=float)
-                for way in DIRECTIONS}
+        """Forward and reverse accuracy of that miniature in percent, seed by seed."""
+        return {way: self.miniature_metric(f"{way}_accuracy") for way in DIRECTIONS}
 
     def miniature_needs(self) -> dict[str, Result | None]:
         """The runs of those cells, for `lib.record.claims.verify`; None for a planned seed that was not run."""
