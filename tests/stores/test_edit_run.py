@@ -64,6 +64,15 @@ def test_states_are_those_of_the_facts_that_are_answered():
     assert found == pytest.approx(answered) and found != pytest.approx(every)
 
 
+def test_an_answer_that_hardly_leads_is_not_counted():
+    model = Tables()
+    with torch.no_grad():
+        model.right[4] = torch.tensor([0, 0, 0, 0, 2.0, 1.95])
+    config = EditConfig(margin=0.5, stride=0.05)
+    metrics, curves = edit_run.measured_edits(model, questions(), config, 4, Checkpoint(None, {}))
+    assert metrics["right_answered"] == pytest.approx(100 * 5 / 6) and 4 not in curves["fact"]
+
+
 def test_a_condition_says_which_weights_change(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SUBJECTS, "llada", ToySubject(SUBJECTS["llada"].cell, edits="mlp"))
     with pytest.raises(SystemExit):
