@@ -194,6 +194,29 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
     assert len(exact["seeds"]) == 3
 
 
+def told(claim, check, name):
+    """A number of the recorded ledger and its interval, as the README writes them."""
+    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    (found,) = [each for each in rows[claim]["checks"] if each["check"] == check]
+    low, high = found["interval"][name]
+    return f"{found['ours'][name]:.0f}", f"({low:.0f} to {high:.0f})"
+
+
+def test_the_ladder_at_a_glance_is_what_is_recorded(glance):
+    text = glance["Why one order suffices in one layer and not in the miniature"]
+    lost, given = told("ladder-shared", "exact-match", "own less shared"), told("ladder-miniature", "one-word-names",
+                                                                               "difference")
+    assert "falls by {} points {}".format(*lost) in text and "recalls {} points more {}".format(*given) in text
+
+
+def test_stores_at_a_glance_are_what_is_recorded(glance):
+    follows = [told(claim, check, "forward, follows, %")[0] for claim, check in (
+        ("store-one-column", "reverse-follows"), ("store-mlp", "forward-only"),
+        ("store-miniature", "llada-reverse-follows"), ("store-two-columns", "neither-follows"))]
+    assert ("for {} % of the facts in one attention layer, {} % in one layer with MLP, {} % in the LLaDA-like "
+            "miniature, and {} % in a causal layer").format(*follows) in glance["One store or two"]
+
+
 def test_rows_at_a_glance_are_claims(glance):
     named = {name for text in glance.values() for name in re.findall(r"`([\w-]+)`", text.partition("Rows: ")[2])}
     assert len(named) > 8 and named <= set(claims_file.known_claims())
