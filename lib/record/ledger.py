@@ -73,8 +73,10 @@ def _status(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], proof
     best = max(min(map(EVIDENCE.index, kinds)), EVIDENCE.index(entry["evidence"]))
     if EVIDENCE[best] == "symbolic" and not (proof and any(map(_covers, done))):
         return "checked", "no check covers every case" if proof else "no labelled proof stands on the page"
-    owed = f"{entry['evidence']} evidence is owed; so far {', '.join(sorted(kinds))}"
-    return STATUS_OF[EVIDENCE[best]], "" if entry["evidence"] in kinds else owed
+    owed = "" if entry["evidence"] in kinds else (
+        f"{entry['evidence']} evidence is owed; so far {', '.join(sorted(kinds))}")
+    waiting = "" if len(done) == len(checks) else f"{len(checks) - len(done)} of {len(checks)} checks not run here"
+    return STATUS_OF[EVIDENCE[best]], "; ".join(filter(None, (owed, waiting)))
 
 
 def _covers(check: Mapping[str, Any]) -> bool:

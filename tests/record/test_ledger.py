@@ -63,6 +63,13 @@ def test_weaker_evidence_gives_the_weaker_status():
     assert row["status"] == "pattern" and "symbolic evidence is owed" in row["reason"]
 
 
+def test_a_row_says_how_many_of_its_checks_were_not_run():
+    skipped = {"claim": "a", "skipped": "no recorded run", "chapter": "c", "cell": 1}
+    row = rows([claim("a")], [check("a"), check("a"), skipped])["a"]
+    assert row["status"] == "reproduced" and row["reason"] == "1 of 3 checks not run here"
+    assert rows([claim("a")], [check("a"), check("a")])["a"]["reason"] == ""
+
+
 def test_stronger_evidence_than_asked_for_does_not_raise_the_status():
     assert rows([claim("a", evidence="pattern")], [check("a", kind="symbolic")])["a"]["status"] == "pattern"
 
