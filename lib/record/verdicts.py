@@ -86,7 +86,8 @@ def box(checks: Sequence[Row], runs: bool = True) -> str:
     title = known_claims().get(claim, {}).get("title", claim)
     count = sum(len(values_of(check)) for check in ran)
     shown = _template("box").render(
-        checks=checks, claim=claim, title=title, word=word, waiting=len(checks) - len(ran) if ran else 0, traced=runs and "commit" in checks[0],
+        checks=checks, claim=claim, title=title, word=word,
+        waiting=len(checks) - len(ran) if ran else 0, traced=runs and "commit" in checks[0],
         mark={"skip": "○", "holds": "✓", "fails": "✗"}[word], count=count, inline=count <= INLINE).strip()
     return re.sub(r"\n\s*", "\n", shown)
 
