@@ -120,10 +120,11 @@ def verify(
     holds = _truth(test(**_value(given)), claim)
     if _truth(test(**_value(broken)), claim):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
-    rests = _by_student(test, given, claim) if "prediction" in known_claims()[claim] else None
+    told = _intervals(interval)
+    rests = _by_student(test, given, claim) if told["t_interval"] or "prediction" in known_claims()[claim] else None
     return _shown(Check(
         claim, check, holds=holds, paper=_plain(paper), ours=_plain(_value(ours)), spread=_plain(_value(spread)),
-        **_intervals(interval), t_holds=rests, seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
+        **told, t_holds=rests, seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
 
 
 def compare(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.record import report
+from lib.record import report, traced_numbers
 
 
 def coverage(seeds: int, trials: int = 1_000, seed: int = 0) -> dict[str, float]:
@@ -36,7 +36,7 @@ def coverage_table(counts: Sequence[int] = (2, 3, 5, 10, 20)) -> str:
 
 
 def decided_by_intervals(rows: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The registered checks of a ledger that decide by intervals over seeds, with their rows."""
+    """The checks of a ledger that decide by intervals over seeds, with their rows."""
     return [(row, check) for row in rows for check in row["checks"] if check.get("t_holds") is not None]
 
 
@@ -52,5 +52,6 @@ def otherwise_table(rows: Iterable[Mapping[str, Any]]) -> str:
     if not found:
         return "None comes out otherwise."
     return report.markdown(["claim", "check", "bootstrap", "Student's t"], [
-        [f"[{row['title']}](#claim-{row['id']})", check["says"], word[check["holds"]], word[check["t_holds"]]]
+        [f'<a href="{traced_numbers.claim_page(row["id"])}">{row["title"]}</a>', check["says"], word[check["holds"]],
+         word[check["t_holds"]]]
         for row, check in found])

@@ -83,12 +83,15 @@ def test_a_registered_check_that_decides_by_an_interval_is_decided_by_the_other_
                                                          "says": found.says}]}
     assert few_seeds.decided_by_intervals([row]) and bool(few_seeds.otherwise_by_student([row])) != student
     table = few_seeds.otherwise_table([row])
-    assert ("| [A title](#claim-told) | it is above | holds | fails |" in table) != student
+    assert ('claims/told.html">A title</a> | it is above | holds | fails |' in table) != student
 
 
-def test_a_check_that_asks_for_no_interval_or_was_not_registered_is_decided_once(registered):
+def test_a_check_that_neither_tells_an_interval_nor_was_registered_is_decided_once(registered):
     plain = claims.verify("told", "above", lambda up: up, given={"up": True}, broken={"up": False})
     assert plain.t_holds is None and plain.t_interval is None
     untold = claims.verify("untold", "above", above_zero, given={"values": [1.0, 9.0]}, broken={"values": [-1.0, -2.0]},
                            interval=(0.0, 1.0))
     assert untold.t_holds is None and untold.t_interval is None
+    told = claims.verify("untold", "above", above_zero, given={"values": [1.0, 9.0]}, broken={"values": [-1.0, -2.0]},
+                         interval=report.bootstrap_interval([1.0, 9.0]))
+    assert told.holds and told.t_holds is False
