@@ -15,7 +15,7 @@ from lib.one_layer import intervention_results as read
 from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
 from lib.one_layer.intervention_runs import Sources
 from lib.one_layer.results import Runs
-from lib.record import claims_file, provenance, report
+from lib.record import claims_file, few_seeds, provenance, report
 from pipeline.chapters import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -150,6 +150,14 @@ def test_what_blocks_and_how_at_a_glance_is_what_is_recorded(glance, recorded):
                                for patch in ("mass_forward", "mass_reverse", "itself"))
     for words in (f"are right in {forward} %", f"own weight in {own} %", f"untouched in {untouched} %"):
         assert words in glance["How a RoPE model knows the side"], words
+
+
+def test_what_rests_on_the_kind_of_interval_is_said_at_a_glance(glance):
+    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    other = [check["says"].partition(":")[0] for _, check in few_seeds.otherwise_by_student(
+        [rows["cause-forward-weight"]])]
+    lengths = " and ".join(each.removeprefix("L = ") for each in other)
+    assert f"By Student's t the gain at L = {lengths} may be" in glance["How a RoPE model knows the side"]
 
 
 def test_the_signatures_at_a_glance_are_what_is_recorded(glance, recorded):
