@@ -121,7 +121,8 @@ def one_of(book, first, rng):
 def test_a_stopped_build_says_so_and_leaves_nothing_running(book):
     book.add_cell("one", "import time\ntime.sleep(120)")
     first = subprocess.Popen(["make", "chapter", "NAME=one"], cwd=book.folder, env=book.environment(), text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # also behind &
     while "ipykernel_launcher" not in processes(book):
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
