@@ -81,6 +81,11 @@ def test_targets_and_folders_of_the_readme_exist():
 # The numbers at a glance --------------------------------------------------------------------------------------------
 
 
+def ledger_rows():
+    """The rows of the recorded ledger by their ids."""
+    return {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+
+
 def at_each_length(values):
     """Means at the lengths of Table 1 as the README writes them."""
     return ", ".join(f"{float(each.mean()):.0f}" for each in values)
@@ -153,7 +158,7 @@ def test_what_blocks_and_how_at_a_glance_is_what_is_recorded(glance, recorded):
 
 
 def test_what_rests_on_the_kind_of_interval_is_said_at_a_glance(glance):
-    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    rows = ledger_rows()
     other = [check["says"].partition(":")[0] for _, check in few_seeds.otherwise_by_student(
         [rows["cause-forward-weight"]])]
     lengths = " and ".join(each.removeprefix("L = ") for each in other)
@@ -176,7 +181,7 @@ def test_the_signatures_at_a_glance_are_what_is_recorded(glance, recorded):
 
 
 def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
-    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    rows = ledger_rows()
     above, across = (rows[name]["checks"][0]["ours"] for name in ("smollm-guarantee", "smollm-alignment"))
     text = glance["Theorem 4.3 in a real model (SmolLM2-135M)"]
     for words in (f"at least {above['trained']:.1f} % of the 270 heads",
@@ -186,7 +191,7 @@ def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
 
 
 def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
-    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    rows = ledger_rows()
     checks = {name: rows[name]["checks"][0] for name in ("smollm-curse", "smollm-stored", "smollm-written")}
     text = glance["Table 7 in a real model (SmolLM2-135M)"]
     exact, twin = checks["smollm-written"], checks["smollm-curse"]["ours"]["reverse, exact"]
@@ -204,7 +209,7 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
 
 def told(claim, check, name):
     """A number of the recorded ledger and its interval, as the README writes them."""
-    rows = {row["id"]: row for row in provenance.read_json(provenance.RECORDED / "ledger.json")["rows"]}
+    rows = ledger_rows()
     (found,) = [each for each in rows[claim]["checks"] if each["check"] == check]
     low, high = found["interval"][name]
     return f"{found['ours'][name]:.0f}", f"({low:.0f} to {high:.0f})"

@@ -222,8 +222,8 @@ def accuracies_by_condition(found: Mapping[str, Mapping[str, _Accuracies]]) -> F
         first = next((place for place, each in enumerate(conditions.values()) if len(each["forward"])), None)
         for place, accuracies in enumerate(conditions.values()):
             _dots(panel, place, accuracies, 0.16, across=True, labelled=place == first)
-            if not len(accuracies["forward"]):
-                panel.text(50, place, "not run here", ha="center", va="center", fontsize=8)
+        figures.note_not_run(panel, [place for place, each in enumerate(conditions.values())
+                                     if not len(each["forward"])])
         panel.set(xlabel="exact match, %", xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions,
                   ylim=(len(conditions) - 0.5, -0.5))
         panel.set_title(title, fontsize=10)

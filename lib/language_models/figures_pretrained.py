@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,9 +80,7 @@ def first_by_condition(runs: RecordedRuns, conditions: Sequence[str], chance: fl
 
 
 def _without_runs(panel: plt.Axes, runs: RecordedRuns, conditions: Sequence[str]) -> None:
-    for place, condition in enumerate(conditions):
-        if not runs.find(condition):
-            panel.text(50, place, "not run here", ha="center", va="center", fontsize=8)
+    figures.note_not_run(panel, [place for place, name in enumerate(conditions) if not runs.find(name)])
 
 
 def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
@@ -105,39 +103,42 @@ def signatures_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
 
     A thin line is a seed, a thick one their mean.
     """
-    figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
-                                  sharey="col", squeeze=False)
-    for row, condition in zip(panels, conditions, strict=True):
-        for panel, (signature, words) in zip(row, _SIGNATURES.items(), strict=True):
-            for word, line in (("matched", "rope"), ("mismatched", "control")):
-                curves = runs.curves_along(f"along_{signature}_{word}", condition) / 100  # recorded in percent
-                if len(curves):
-                    steps = runs.curves("step", condition)[0]
-                    panel.plot(steps, curves.T, **LINES[line] | {"marker": ""}, linewidth=0.7, alpha=0.4)
-                    panel.plot(steps, curves.mean(0), **LINES[line], label=word)
-            panel.axhline(0, color="k", linewidth=0.6)
-            panel.set_ylabel(words, fontsize=9)
-            panel.set_title(condition, fontsize=10)
-    for panel in panels[-1]:
-        panel.set_xlabel("step of fine-tuning")
-    figures.legend_below(figure, panels[0, 0], 2)
-    return figure
+    def draw(panel: plt.Axes, condition: str, signature: str) -> None:
+        for word, line in (("matched", "rope"), ("mismatched", "control")):
+            curves = runs.curves_along(f"along_{signature}_{word}", condition) / 100  # recorded in percent
+            if len(curves):
+                steps = runs.curves("step", condition)[0]
+                panel.plot(steps, curves.T, **LINES[line] | {"marker": ""}, linewidth=0.7, alpha=0.4)
+                panel.plot(steps, curves.mean(0), **LINES[line], label=word)
+        panel.axhline(0, color="k", linewidth=0.6)
+
+    return _signature_grid(conditions, draw, "step of fine-tuning", columns=2)
 
 
 def trained_signatures_by_layer(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     """Score correlation and gradient cosine by layer, before and after fine-tuning, one fact and two (Figs 4 and 6)."""
+    def draw(panel: plt.Axes, condition: str, signature: str) -> None:
+        _by_layer(panel, {f"{word}, {when}": runs.curves(f"{prefix}{signature}_{word}", condition)
+                          for word in ("matched", "mismatched")
+                          for when, prefix in (("before", "before_"), ("after", ""))})
+
+    return _signature_grid(conditions, draw, "layer", columns=4)
+
+
+def _signature_grid(
+    conditions: Sequence[str], draw: Callable[[plt.Axes, str, str], None], across: str, columns: int
+) -> Figure:
+    """A row a condition and a column a signature, each panel drawn by what is given; the legend in so many columns."""
     figure, panels = plt.subplots(len(conditions), 2, figsize=(7.2, 2.2 * len(conditions) + 0.6), sharex=True,
                                   sharey="col", squeeze=False)
     for row, condition in zip(panels, conditions, strict=True):
         for panel, (signature, words) in zip(row, _SIGNATURES.items(), strict=True):
-            _by_layer(panel, {f"{word}, {when}": runs.curves(f"{prefix}{signature}_{word}", condition)
-                              for word in ("matched", "mismatched")
-                              for when, prefix in (("before", "before_"), ("after", ""))})
+            draw(panel, condition, signature)
             panel.set_ylabel(words, fontsize=9)
             panel.set_title(condition, fontsize=10)
     for panel in panels[-1]:
-        panel.set_xlabel("layer")
-    figures.legend_below(figure, panels[0, 0], 4)
+        panel.set_xlabel(across)
+    figures.legend_below(figure, panels[0, 0], columns)
     return figure
 
 

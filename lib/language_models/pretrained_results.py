@@ -13,7 +13,7 @@ from lib.language_models.families import HELD, SETS
 from lib.language_models.unseen_relations import UNSEEN_HELD, UNSEEN_SETS
 from lib.record import provenance, report
 from lib.record.provenance import Result
-from lib.record.report import Values
+from lib.record.report import seeds_lead_by
 
 CHANCE, UNSEEN_CHANCE = 100 / HELD, 100 / UNSEEN_HELD  # percent of right names ranked first by chance
 #: a condition -> what differs from masked, parents first, any token masked, told pairs replayed
@@ -116,12 +116,6 @@ def forward_only(runs: RecordedRuns, condition: str = "autoregressive", *, turn:
     return bool(min(forward, reverse) <= 5 and (reverse if turn else forward) >= 80)
 
 
-def exceeds_by(first: Values, second: Values, points: float | int) -> bool:
-    """Is the mean over seeds of the first above that of the second by so many points, and the interval above zero?"""
-    found = report.effect(second, first)
-    return bool(found.difference >= points and found.interval[0] > 0)
-
-
 def rank_gain(runs: RecordedRuns, condition: str, other: str, *, when: str = "", asked: str = "reverse",
               points: float | int = 20) -> bool:
     """Is the right name first of all, its prior taken out, more often in one condition than in another?
@@ -129,13 +123,13 @@ def rank_gain(runs: RecordedRuns, condition: str, other: str, *, when: str = "",
     :param when: ``before_`` for the models before fine-tuning
     """
     name = f"{when}{asked}_first_without_prior"
-    return exceeds_by(runs.metric(name, condition), runs.metric(name, other), points)
+    return seeds_lead_by(runs.metric(name, condition), runs.metric(name, other), points)
 
 
 def exact_gain(runs: RecordedRuns, condition: str, other: str, *, asked: str = "reverse",
                points: float | int = 20) -> bool:
     """Are more questions of a direction answered exactly in one condition than in another?"""
-    return exceeds_by(runs.metric(f"{asked}_accuracy", condition), runs.metric(f"{asked}_accuracy", other), points)
+    return seeds_lead_by(runs.metric(f"{asked}_accuracy", condition), runs.metric(f"{asked}_accuracy", other), points)
 
 
 def learned_left(runs: RecordedRuns, condition: str = "masked", *, when: str = "") -> bool:
@@ -157,7 +151,7 @@ def repeats_shown_name(runs: RecordedRuns, condition: str = "masked", direction:
 def forbidding_helps(runs: RecordedRuns, condition: str = "masked", direction: str = "reverse") -> bool:
     """Are at least 15 points more answered when the shown name's tokens are forbidden?"""
     free, without = (runs.metric(f"{direction}_{word}_right", condition) for word in ("free", "forbidden"))
-    return exceeds_by(without, free, 15)
+    return seeds_lead_by(without, free, 15)
 
 
 def cosine_gap(runs: RecordedRuns, condition: str = "masked", *, turn: bool = False) -> bool:

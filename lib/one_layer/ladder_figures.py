@@ -49,9 +49,7 @@ def recall_by_rung(rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]
             labelled = bool(there) and place == there[0]
             figures.dots(panel, place + offset, values.get(way, ()), across=True,
                          **line | {"markersize": 4, "label": line["label"] if labelled else None})
-    for place, values in enumerate(rows.values()):
-        if not len(values["forward"]):
-            panel.text(50, place, "not run here", ha="center", va="center", fontsize=8)
+    figures.note_not_run(panel, [place for place, values in enumerate(rows.values()) if not len(values["forward"])])
     panel.set(xlabel="exact match, %", xlim=(-4, 104), yticks=range(len(rows)), yticklabels=rows,
               ylim=(len(rows) - 0.5, -0.5))
     figures.legend_below(figure, panel, 2)

@@ -15,7 +15,7 @@ from lib.one_layer.ladder_sentences import LadderTask
 from lib.one_layer.task import DIRECTIONS
 from lib.record import provenance, report
 from lib.record.provenance import Result
-from lib.record.report import Values
+from lib.record.report import Values, seeds_lead_by
 
 _WORDS = {"relations": 2, "heads": 4, "depth": 2}
 _QUADS = {**_WORDS, "left": 4, "right": 4, "one_stock": True}
@@ -137,12 +137,6 @@ def recalls_at_least(runs: RecordedRungs, conditions: Sequence[str], least: floa
 def leads_by(runs: RecordedRungs, first: tuple[str, str], second: tuple[str, str], points: float | int) -> bool:
     """Does a metric of a condition lead another by so many points, mean over seeds, and the interval lie above 0?"""
     return seeds_lead_by(runs.metric(*first), runs.metric(*second), points)
-
-
-def seeds_lead_by(first: Values, second: Values, points: float | int) -> bool:
-    """Does one measure lead another so, one value a seed each?"""
-    found = report.effect(second, first)
-    return bool(found.difference >= points and found.interval[0] > 0)
 
 
 def told_difference(first: Values, second: Values) -> dict[str, Any]:

@@ -281,11 +281,11 @@ def _value(lazy: Lazy) -> Any:
 def _intervals(interval: Lazy) -> dict[str, Any]:
     """An interval as it is told, and Student's t interval where it is a bootstrap of seeds."""
     told = _value(interval)
-    cells = told.values() if isinstance(told, Mapping) else [told]
     student: Any = None
-    if any(isinstance(each, report.Interval) for each in cells):
-        student = {name: each.t for name, each in told.items() if isinstance(each, report.Interval)} if isinstance(
-            told, Mapping) else told.t
+    if isinstance(told, Mapping):
+        student = {name: each.t for name, each in told.items() if isinstance(each, report.Interval)} or None
+    elif isinstance(told, report.Interval):
+        student = told.t
     return {"interval": _plain(told), "t_interval": _plain(student)}
 
 

@@ -2,8 +2,8 @@
 
 The book's intervals are percentile bootstraps of seeds, as its predictions were registered. A bootstrap can draw only
 what is there: of three seeds it never leaves the range from the lowest to the highest. Student's t interval does not
-have this fault, and supposes normal values instead. Both are told of every number, and every registered check that
-decides by an interval is decided a second time by the other.
+have this fault, and supposes normal values instead. Both are told of every number, and every check that decides
+by such an interval is decided a second time by the other.
 """
 
 from __future__ import annotations

@@ -82,6 +82,13 @@ def dot_rows(axes: Any, cases: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> 
         axes.invert_yaxis()
 
 
+def note_not_run(axes: Any, places: Iterable[float | int]) -> None:
+    """Say of rows of a panel, named by their places, that nothing of them was run here."""
+    for place in places:
+        axes.text(0.5, place, "not run here", transform=axes.get_yaxis_transform(), ha="center", va="center",
+                  fontsize=8, bbox={"color": "w", "pad": 1})
+
+
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
     """The legend of one panel, below all of them."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9)

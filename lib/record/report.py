@@ -208,6 +208,15 @@ def effect(first: Values, second: Values) -> EffectSize:
                       difference_interval(low, high))
 
 
+def seeds_lead_by(first: Values, second: Values, points: float | int) -> bool:
+    """Does one measure lead another by so many points, mean over seeds, and the interval of the difference lie above 0?
+
+    :param first: one value a seed
+    """
+    found = effect(second, first)
+    return bool(found.difference >= points and found.interval[0] > 0)
+
+
 def told_effects(pairs: Mapping[str, tuple[Values, Values]]) -> dict[str, dict[str, Any]]:
     """What `claims.verify` is told of effects by name, first and second values each: the difference of means with its
     interval, and Hedges' g, which has none."""

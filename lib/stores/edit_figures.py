@@ -49,10 +49,7 @@ def _name_rows(panel: Axes, runs: RecordedEdits, conditions: Sequence[str]) -> N
     """The conditions beside a panel, first at the top, and a note in rows without runs."""
     panel.set(yticks=range(len(conditions)), ylim=(len(conditions) - 0.5, -0.5),
                   yticklabels=[CONDITION_NAMES[condition] for condition in conditions])
-    for place, condition in enumerate(conditions):
-        if not runs.find(condition):
-            panel.text(0.5, place, "not run here", transform=panel.get_yaxis_transform(), ha="center",
-                           va="center", fontsize=9, color="0.35", bbox={"color": "w", "pad": 1})
+    figures.note_not_run(panel, [place for place, name in enumerate(conditions) if not runs.find(name)])
 
 
 def _legend(figure: Figure, lines: Sequence[dict[str, Any]]) -> None:

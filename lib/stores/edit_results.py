@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lib.language_models.pretrained_results import RecordedRuns, exceeds_by
+from lib.language_models.pretrained_results import RecordedRuns
 from lib.record import provenance, report
 from lib.record.provenance import Result
+from lib.record.report import seeds_lead_by
 from lib.stores.subjects import SUBJECTS
 
 EDIT_SEEDS = 5  # of each condition
@@ -112,13 +113,13 @@ def mean_transfer(runs: RecordedEdits, condition: str) -> Float[np.ndarray, " se
 
 def transfers_less(runs: RecordedEdits, condition: str, other: str, by: float = 0.1) -> bool:
     """Is the mean transfer ratio of a condition below that of another by so much, and the interval above 0?"""
-    return exceeds_by(mean_transfer(runs, other), mean_transfer(runs, condition), by)
+    return seeds_lead_by(mean_transfer(runs, other), mean_transfer(runs, condition), by)
 
 
 def erases_more(runs: RecordedEdits, conditions: Sequence[str], first: str = "erase_forward",
                 second: str = "erase_right", points: float | int = 30) -> bool:
     """Does the answer follow after one erasure by so many points more often than after another, in each condition?"""
-    return all(exceeds_by(runs.metric(f"{first}_follows", each), runs.metric(f"{second}_follows", each), points)
+    return all(seeds_lead_by(runs.metric(f"{first}_follows", each), runs.metric(f"{second}_follows", each), points)
                for each in conditions)
 
 
@@ -148,8 +149,8 @@ def direction_is_readable(runs: RecordedEdits, condition: str, pair: str = "left
 def distances_differ(runs: RecordedEdits, conditions: Sequence[str], far: str = "ends", near: str = "left",
                      by: float = 0.3) -> bool:
     """Is one pair's distance ratio above the other's by so much, and the interval above 0, in each condition?"""
-    return all(exceeds_by(runs.metric(f"{far}_distance_ratio", each), runs.metric(f"{near}_distance_ratio", each), by)
-               for each in conditions)
+    ratios = lambda pair, condition: runs.metric(f"{pair}_distance_ratio", condition)
+    return all(seeds_lead_by(ratios(far, each), ratios(near, each), by) for each in conditions)
 
 
 def transfer_difference(runs: RecordedEdits, first: str, second: str) -> dict[str, Any]:

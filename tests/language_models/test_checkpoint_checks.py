@@ -1,31 +1,22 @@
 """The self-test of a loaded model: what it sees, and what it lets through."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_architectures import edit_config, made_checkpoints
 
-from lib.language_models import checkpoint_checks, checkpoint_files, checkpoints, random_checkpoints
+from lib.language_models import checkpoint_checks, checkpoint_files, checkpoints
 from lib.language_models.architectures import ARCHITECTURES
 
 NAMES = tuple(ARCHITECTURES)
 torch.set_num_threads(1)
 
 
-def edit_config(folder, **fields):
-    path = folder / "config.json"
-    content = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps({name: value for name, value in content.items() if value != "absent"}))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One checkpoint of each architecture; not to be changed."""
-    base = tmp_path_factory.mktemp("made")
-    size = {"width": 32, "heads": 4, "key_heads": 2, "layers": 2}
-    return {name: random_checkpoints.tiny(base / name, name, **size) for name in NAMES}
+    return made_checkpoints(tmp_path_factory.mktemp("made"))
 
 
 def test_the_self_test_sees_a_causal_mask_and_its_absence(made):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_architectures import edit_config, made_checkpoints
 
 from lib.language_models import checkpoint_checks, checkpoint_files, checkpoints, random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES, recognise
@@ -20,18 +21,9 @@ def tensors(folder):
     return {name: value for path in Path(folder).glob("*.safetensors") for name, value in load_file(path).items()}
 
 
-def edit_config(folder, **fields):
-    path = folder / "config.json"
-    content = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps({name: value for name, value in content.items() if value != "absent"}))
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One checkpoint of each architecture; not to be changed."""
-    base = tmp_path_factory.mktemp("made")
-    size = {"width": 32, "heads": 4, "key_heads": 2, "layers": 2}
-    return {name: random_checkpoints.tiny(base / name, name, **size) for name in NAMES}
+    return made_checkpoints(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

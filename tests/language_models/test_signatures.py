@@ -5,29 +5,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_architectures import WORLD, probed_models
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.language_models import attention_scores, checkpoints, queries, random_checkpoints, signatures, synthetic_facts
+from lib.language_models import attention_scores, checkpoints, queries, random_checkpoints, signatures
 from lib.language_models.architectures import ARCHITECTURES
 from lib.one_layer.model import ModelConfig, Output, Transformer, initialise
 
 NAMES = tuple(ARCHITECTURES)
-WORLD = synthetic_facts.world(6)
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Model, tokenizer and an encoded pair of each architecture; with large weights, so that effects are too."""
-    base = tmp_path_factory.mktemp("probes")
-    found = {}
-    for name in NAMES:
-        folder = random_checkpoints.tiny(base / name, name, width=32, heads=4, key_heads=2, layers=4, scale=0.15)
-        model, tokenizer = checkpoints.load(folder)
-        found[name] = model, tokenizer, queries.encoded_pair(WORLD.p2c, WORLD.p2c.facts[0], tokenizer)
-    return found
+    return probed_models(tmp_path_factory.mktemp("probes"))
 
 
 def pair_of(case):

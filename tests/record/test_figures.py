@@ -52,3 +52,12 @@ def test_the_legend_below_names_what_one_panel_shows(axes):
     figures.legend_below(axes.figure, axes, 2)
     (legend,) = axes.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"] and legend._ncols == 2
+
+
+def test_rows_without_runs_say_so_at_their_places(axes):
+    axes.set(xlim=(0, 2), ylim=(-1, 4))
+    figures.note_not_run(axes, [1, 3])
+    assert [(text.get_text(), text.get_position()) for text in axes.texts] == [
+        ("not run here", (0.5, 1)), ("not run here", (0.5, 3))]
+    figures.note_not_run(axes, [])
+    assert len(axes.texts) == 2
