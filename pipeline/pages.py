@@ -31,7 +31,7 @@ OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
 NUMBER = re.compile(r"\{number\}`([^`/]+)/([^`/]+)(?:/([^`]+))?`")
 #: the cells of the ledger's page that show a part of it; the renderer makes them anew from the ledger beside the pages
 LEDGER_PART = re.compile(r"HTML\(verdicts\.(status_counts|claim_graph|ledger_table)\(rows\)\)")
-HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
+SECTION = re.compile(r"^#{1,2} ", re.MULTILINE)  # a heading of a part of a section stays in its section
 PAPER_TABLE = "paper_against_book"  # the page of that name, its table and its CSV
 UNEXECUTED = ("references", "contributing", "glossary", PAPER_TABLE)  # pages of text alone
 Row = Mapping[str, Any]
@@ -225,7 +225,7 @@ def gather_checks(
 def headings(book: nbformat.NotebookNode) -> list[int]:
     """The numbers of the cells of text that begin a section."""
     return [number for number, cell in enumerate(book.cells)
-            if cell.cell_type == "markdown" and HEADING.search(cell.source)]
+            if cell.cell_type == "markdown" and SECTION.search(cell.source)]
 
 
 def place_runs(checks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -40,8 +40,9 @@ def test_the_checks_of_a_claim_are_one_box_where_the_last_of_them_ran():
 
 
 def test_the_claims_of_one_section_share_a_box_and_those_of_the_next_have_their_own():
-    heading = nbformat.v4.new_markdown_cell("Text.\n\n### Section")
-    cells = [cell({}), nbformat.v4.new_markdown_cell("#hash"), cell({"claim": "second"}), heading,
+    heading = nbformat.v4.new_markdown_cell("Text.\n\n## Section")
+    part = nbformat.v4.new_markdown_cell("### Part of it\n\n#hash")
+    cells = [cell({}), part, cell({"claim": "second"}), heading,
              cell({"claim": "third"})]
     pages.gather_checks(nbformat.v4.new_notebook(cells=cells))
     assert cells[0].outputs == []
