@@ -1,11 +1,17 @@
 """Tests compute on one thread each: pytest runs several at once, and threads that fight are slower than none."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from filelock import FileLock
 
 from lib.one_layer.training import Trainer
+from pipeline import chapters, pdf
 
 torch.set_num_threads(1)
 
@@ -33,3 +39,30 @@ def interrupted(monkeypatch):
 def content():
     """What a recorded result holds but for its provenance, which differs from run to run."""
     return lambda path: {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The recorded chapters rendered as `make pages` does, every warning an error; once for all who test at a time."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    output, complete = shared / "site" / "html", shared / "site-complete"
+    with FileLock(shared / "site.lock"):
+        if not complete.exists():
+            command = [sys.executable, "-m", "pipeline.pages", str(output), "book", "results/chapters"]
+            done = subprocess.run(command, cwd=chapters.ROOT, capture_output=True, text=True, timeout=1200)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            complete.touch()
+    return output / "book"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: the pages are not opened")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=list(pdf.FLAGS))
+        yield opened
+        opened.close()

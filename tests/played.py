@@ -2,27 +2,9 @@
 
 import base64
 import contextlib
-import shutil
 
-import pytest
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
 PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8"><title>One figure</title>
 <meta name="viewport" content="width=device-width"><body style="margin:0"><main>{}</main></body></html>"""
-
-
-@contextlib.contextmanager
-def browser():
-    """Chromium, for the figures of one test module; without it the tests are skipped."""
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine: figures are not opened")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield started
-        started.close()
 
 
 @contextlib.contextmanager

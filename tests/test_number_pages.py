@@ -2,38 +2,13 @@
 
 import csv
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
 
 from lib.record import provenance, traced_numbers
 from pipeline import chapters
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGES = [*chapters.chapters(), "paper_against_book"]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The recorded chapters rendered as `make pages` does, every warning an error."""
-    output = tmp_path_factory.mktemp("numbers") / "html"
-    command = [sys.executable, "-m", "pipeline.pages", str(output), "book", "results/chapters"]
-    done = subprocess.run(command, cwd=chapters.ROOT, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return output / "book"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine: the pages are not opened")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
 
 
 def opened(browser, site, name, width=1200, theme="light", **more):

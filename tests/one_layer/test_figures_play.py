@@ -16,12 +16,6 @@ LENGTH = 6
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with played.browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def models():
     settings = ModelConfig(length=LENGTH, width=32, mlp=False)
     recipe = TrainingConfig(steps=240, batch=60, learning_rate=4e-3)

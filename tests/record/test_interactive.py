@@ -36,12 +36,6 @@ def made(tmp_path, **changed):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with played.browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def figure(tmp_path_factory):
     return made(tmp_path_factory.mktemp("figure"))
 

@@ -12,12 +12,6 @@ SETTINGS = [(0.5, 0.3, 0.35, 8), (0.5, 0.3, 0.42, 5), (0.3, 0.5, 0.35, 12), (0.9
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with played.browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def figure():
     return midpoint(0.5, 0.3, 0.35, 26)
 

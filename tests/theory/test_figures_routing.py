@@ -16,12 +16,6 @@ SETTINGS = [(128, 10_000, 50, 50, 0.5), (64, 10_000, 50, 50, 0.0), (256, 1_000, 
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with played.browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def figure():
     return rope_guarantee(base=10_000.0)
 
