@@ -49,6 +49,22 @@ def dose_response() -> Figure:
     return figure
 
 
+def accuracy_by_questions() -> Figure:
+    """Left, reverse accuracy at the end by what a step asks; right, that of one question a sequence along training."""
+    runs, longest = recorded(supervision.asked()), supervision.asked_longest()
+    if not runs:
+        return nothing_recorded()
+    figure, (end, along) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=(3, 2))
+    dot_rows(end, [(name, supervision.reverse(run), LINES["bound" if name == supervision.RECIPE else "reverse"])
+                   for name, run in runs.items()])
+    end.set(xlim=(-4, 104), xlabel="reverse accuracy (%)", title="after 1,000 steps")
+    if longest is not None:
+        band(along, np.array(longest["curves"]["steps"]) + 1, longest["curves"]["reverse_accuracy"],
+             color=LINES["reverse"]["color"])
+    along.set(xscale="log", ylim=(-4, 104), xlabel="step (plus 1)", title="one question a sequence")
+    return figure
+
+
 def accuracy_by_fillers() -> Figure:
     """Reverse accuracy at the end by number of kinds of placeholder, one dot a seed, beside fillers never asked for."""
     runs = recorded(supervision.filled())

@@ -31,6 +31,13 @@ SUPERVISION_CHANGES: dict[str, dict[str, Any]] = {
     SHOWN: {"intervention": "drop_right_letter_shown"}, ELSEWHERE: {"intervention": "drop_random_elsewhere"},
     RANDOM: {"intervention": "drop_random"}, LETTERS_ONLY: {"intervention": "letters_only"},
 }
+ONE_QUESTION, FEW_SEQUENCES = "one question of each of 120 sequences", "every question of 22 sequences"
+MANY_SEQUENCES = "one question of each of 660 sequences"
+#: what a step asks, with the same expected loss as our recipe: every question of 120 sequences, 660 on average
+QUESTION_CHANGES: dict[str, dict[str, Any]] = {
+    ONE_QUESTION: {"intervention": "one_question", "steps": 1000}, FEW_SEQUENCES: {"batch": 22},
+    MANY_SEQUENCES: {"intervention": "one_question", "batch": 660},
+}
 
 
 @functools.cache
@@ -47,6 +54,16 @@ def changed_run(length: int, **changed: Any) -> RecordedRun | None:
 def changed(length: int, *names: str) -> dict[str, RecordedRun | None]:
     """The runs of some of `SUPERVISION_CHANGES` at one length."""
     return {name: changed_run(length, **SUPERVISION_CHANGES[name]) for name in names}
+
+
+def asked(length: int = 10) -> dict[str, RecordedRun | None]:
+    """Our recipe and the runs that ask as much in expectation, by how many questions of how many sequences."""
+    return changed(length, RECIPE) | {name: changed_run(length, **change) for name, change in QUESTION_CHANGES.items()}
+
+
+def asked_longest(length: int = 10) -> RecordedRun | None:
+    """The longest run with one question a sequence."""
+    return changed_run(length, intervention="one_question")
 
 
 def weighed(length: int = 10) -> dict[float, RecordedRun | None]:
@@ -80,14 +97,14 @@ def part_of_gain(base: np.ndarray, whole: np.ndarray, part: np.ndarray) -> float
     return float((part.mean() - base.mean()) / gained) if gained > 0 else float("nan")
 
 
-def share(runs: Mapping[str, RecordedRun | None], part: str) -> float:
-    """`part_of_gain` of one of the runs, over our recipe and the run without any of the blocking questions."""
-    return part_of_gain(*(reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED, part)))
+def share(runs: Mapping[str, RecordedRun | None], part: str, whole: str = ALL_DROPPED) -> float:
+    """`part_of_gain` of one of the runs, over our recipe and another run, that without any blocking question."""
+    return part_of_gain(*(reverse(_there(runs[name])) for name in (RECIPE, whole, part)))
 
 
-def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str) -> dict[str, Any]:
+def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str, of: str = ALL_DROPPED) -> dict[str, Any]:
     """Gain of each part in points and its share, with intervals over seeds, as `claims.verify` takes them."""
-    base, whole = (reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED))
+    base, whole = (reverse(_there(runs[name])) for name in (RECIPE, of))
     ours: dict[str, float] = {}
     interval: dict[str, tuple[float, float]] = {}
     for name in parts:
