@@ -48,6 +48,19 @@ def test_gains_are_shares_of_what_dropping_all_gains(recorded):
     assert np.isnan(supervision.part_of_gain(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
 
 
+def test_what_a_step_asks_is_found_apart_from_the_longer_run_and_shared_by_its_own_gain(recorded):
+    few, one, many = made([40, 50], batch=22), made([80, 90], intervention="one_question", steps=1000), made(
+        [20, 20], intervention="one_question", batch=660)
+    recorded += [few, one, many, made([70, 70], intervention="one_question", steps=5000)]
+    runs = supervision.asked()
+    assert list(runs.values()) == [recorded[0], one, few, many] and supervision.asked_longest() is recorded[-1]
+    assert supervision.share(runs, supervision.FEW_SEQUENCES, supervision.ONE_QUESTION) == pytest.approx(30 / 70)
+    told = supervision.shares_told(runs, supervision.MANY_SEQUENCES, of=supervision.ONE_QUESTION)["ours"]
+    assert told[f"{supervision.MANY_SEQUENCES}: share of the gain"] == pytest.approx(5 / 70)
+    end, along = figures_supervision.accuracy_by_questions().axes
+    assert len(end.get_yticks()) == 4 and along.lines
+
+
 def test_the_dose_is_ranked_and_the_fall_is_from_the_largest_value(recorded):
     runs = {weight: run for weight, run in supervision.weighed().items() if run is not None}
     assert supervision.rank_correlation_with_weight(runs, "reverse_accuracy") == pytest.approx(-1)
@@ -60,4 +73,4 @@ def test_tables_and_figures_take_what_is_there(recorded):
     assert "100 steps and 2 seeds at length 10" in supervision.sizes()
     assert len(figures_supervision.accuracy_by_part().axes) == 1
     assert len(figures_supervision.dose_response().axes) == 2
-    assert figures_supervision.accuracy_by_fillers().axes
+    assert figures_supervision.accuracy_by_fillers().axes and figures_supervision.accuracy_by_questions().axes
