@@ -23,18 +23,18 @@ _PATCHES = (("matched", "same fact's", "rope"), ("mismatched", "another fact's",
 
 def written_and_ranked(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     """Exact match, and how often the right name is first of all, by direction; a row a condition, one dot a seed."""
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 0.5 * len(conditions) + 1.6), sharey=True)
+    shown = runs.recorded(conditions)
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 0.5 * len(shown) + 1.8), sharey=True)
     for panel, name in zip(panels, ("{}_accuracy", "{}_first_without_prior"), strict=True):
-        for place, condition in enumerate(conditions):
+        for place, condition in enumerate(shown):
             for direction, offset in (("forward", -0.16), ("reverse", 0.16)):
                 figures.dots(panel, place + offset, runs.metric(name.format(direction), condition), across=True,
                              **LINES[direction] | {"label": direction if place == 0 else None})
-    for panel in panels:
-        _without_runs(panel, runs, conditions)
     panels[1].axvline(CHANCE, **LINES["bound"], label="chance")
-    panels[0].set(xlabel="written exactly, %", xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions)
-    panels[0].invert_yaxis()
+    _name_rows(panels[0], shown)
+    panels[0].set_xlabel("written exactly, %")
     panels[1].set(xlabel="ranked first of all, %", xlim=(-4, 104))
+    figures.note_left_out(figure, runs.not_run(conditions))
     figures.legend_below(figure, panels[1], 3)
     return figure
 
@@ -49,7 +49,7 @@ def kinds_of_answers(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     for kind, colour in _COLOURS.items():
         widths = np.array([runs.metric(f"{direction}_{word}_{kind.replace(' ', '_')}", condition).mean()
                            for condition, direction, word in rows])
-        axes.barh(range(len(rows)), widths, left=left, color=colour, label=kind, height=0.8)
+        axes.barh(range(len(rows)), widths, left=left, color=colour, label=kind if widths.any() else None, height=0.8)
         left += widths
     names = [f"{condition}, {direction}{', shown name forbidden' if word == 'forbidden' else ''}"
              for condition, direction, word in rows]
@@ -64,23 +64,24 @@ def first_by_condition(runs: RecordedRuns, conditions: Sequence[str], chance: fl
 
     :param chance: percent
     """
-    figure, axes = plt.subplots(figsize=(7.2, 0.4 * len(conditions) + 1.4))
-    for place, condition in enumerate(conditions):
+    shown = runs.recorded(conditions)
+    figure, axes = plt.subplots(figsize=(7.2, 0.4 * len(shown) + 1.7))
+    for place, condition in enumerate(shown):
         for when, line, offset in (("before_", "control", -0.14), ("", "reverse", 0.14)):
             label = f"{'before' if when else 'after'} fine-tuning" if place == 0 else None
             values = runs.metric(f"{when}reverse_first_without_prior", condition)
             figures.dots(axes, place + offset, values, across=True, **LINES[line] | {"label": label})
-    _without_runs(axes, runs, conditions)
     axes.axvline(chance, **LINES["bound"], label="chance")
-    axes.set(yticks=range(len(conditions)), yticklabels=conditions, xlabel="reverse: right name first of all, %",
-             xlim=(-4, 104))
-    axes.invert_yaxis()
+    _name_rows(axes, shown)
+    axes.set_xlabel("reverse: right name first of all, %")
+    figures.note_left_out(figure, runs.not_run(conditions))
     figures.legend_below(figure, axes, 3)
     return figure
 
 
-def _without_runs(panel: plt.Axes, runs: RecordedRuns, conditions: Sequence[str]) -> None:
-    figures.note_not_run(panel, [place for place, name in enumerate(conditions) if not runs.find(name)])
+def _name_rows(panel: plt.Axes, conditions: Sequence[str]) -> None:
+    """The conditions beside a panel, the first at the top, and percent along it."""
+    panel.set(xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions, ylim=(max(len(conditions), 1) - 0.5, -0.5))
 
 
 def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
@@ -98,11 +99,15 @@ def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
     return figure
 
 
-def signatures_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+def signatures_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure | None:
     """Both signatures along fine-tuning, mean over layers, of one fact and of two; a row a condition (Figs 4 and 6).
 
-    A thin line is a seed, a thick one their mean.
+    A thin line is a seed, a thick one their mean. None where no run has measured them along fine-tuning.
     """
+    conditions = [name for name in conditions if len(runs.curves_along("along_cosine_matched", name))]
+    if not conditions:
+        return None
+
     def draw(panel: plt.Axes, condition: str, signature: str) -> None:
         for word, line in (("matched", "rope"), ("mismatched", "control")):
             curves = runs.curves_along(f"along_{signature}_{word}", condition) / 100  # recorded in percent

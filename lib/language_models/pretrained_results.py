@@ -81,6 +81,10 @@ class RecordedRuns:
         """Those of the conditions that have a run."""
         return [condition for condition in conditions if self.find(condition)]
 
+    def not_run(self, conditions: Sequence[str]) -> list[str]:
+        """Those of the conditions that have none."""
+        return [condition for condition in conditions if not self.find(condition)]
+
     def evidence(self, cells: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
         """What `lib.record.claims.verify` is told of metrics: their means with intervals, and the runs they are from.
 

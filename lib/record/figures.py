@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -87,6 +88,13 @@ def note_not_run(axes: Any, places: Iterable[float | int]) -> None:
     for place in places:
         axes.text(0.5, place, "not run here", transform=axes.get_yaxis_transform(), ha="center", va="center",
                   fontsize=8, bbox={"color": "w", "pad": 1})
+
+
+def note_left_out(figure: Any, names: Iterable[str]) -> None:
+    """Say below the panels which rows were left out because nothing of them was run here; nothing for none."""
+    words = "; ".join(names)
+    if words:
+        figure.supxlabel(textwrap.fill(f"Not run here: {words}.", 100), fontsize=8, color="#444444")
 
 
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
