@@ -34,8 +34,7 @@ def written_and_ranked(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     _name_rows(panels[0], shown)
     panels[0].set_xlabel("written exactly, %")
     panels[1].set(xlabel="ranked first of all, %", xlim=(-4, 104))
-    figures.note_left_out(figure, runs.not_run(conditions))
-    figures.legend_below(figure, panels[1], 3)
+    figures.legend_below(figure, panels[1], 3, runs.not_run(conditions))
     return figure
 
 
@@ -74,14 +73,14 @@ def first_by_condition(runs: RecordedRuns, conditions: Sequence[str], chance: fl
     axes.axvline(chance, **LINES["bound"], label="chance")
     _name_rows(axes, shown)
     axes.set_xlabel("reverse: right name first of all, %")
-    figures.note_left_out(figure, runs.not_run(conditions))
-    figures.legend_below(figure, axes, 3)
+    figures.legend_below(figure, axes, 3, runs.not_run(conditions))
     return figure
 
 
 def _name_rows(panel: plt.Axes, conditions: Sequence[str]) -> None:
     """The conditions beside a panel, the first at the top, and percent along it."""
-    panel.set(xlim=(-4, 104), yticks=range(len(conditions)), yticklabels=conditions, ylim=(max(len(conditions), 1) - 0.5, -0.5))
+    panel.set(xlim=(-4, 104), ylim=(max(len(conditions), 1) - 0.5, -0.5))
+    panel.set_yticks(range(len(conditions)), conditions)
 
 
 def probabilities_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:

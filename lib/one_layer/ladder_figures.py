@@ -12,6 +12,8 @@ from lib.one_layer.ladder_results import FRAME_TITLES, LADDER_RUNGS, RECOVERIES,
 from lib.record import figures, report
 from lib.record.figures import LINES
 
+#: title -> name of a direction -> one value a seed
+_Rows = Mapping[str, Mapping[str, Sequence[float] | np.ndarray]]
 #: what is drawn in a row: offset, line, label
 _WAYS = {"forward": (-0.22, {**LINES["forward"], "label": "forward, as told"}),
          "reverse": (0.0, {**LINES["reverse"], "label": "reverse, never told"}),
@@ -37,11 +39,13 @@ def rung_rows(runs: RecordedRungs) -> dict[str, dict[str, np.ndarray]]:
         for name in LADDER_RUNGS}
 
 
-def recall_by_rung(rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]]) -> Figure:
-    """Forward and reverse accuracy in percent, a row a rung, one dot a seed.
+def recall_by_rung(rungs: _Rows, others: _Rows) -> Figure:
+    """Forward and reverse accuracy in percent, a row a rung, one dot a seed; below a line what is no rung.
 
-    :param rows: title -> ``forward``, ``reverse`` and, where they were run, ``both``: one value a seed each
+    :param rungs: title -> ``forward``, ``reverse`` and, where they were run, ``both``: one value a seed each
+    :param others: more of them
     """
+    rows = {**rungs, **others}
     figure, panel = plt.subplots(figsize=(7.2, 0.36 * len(rows) + 1.3))
     for way, (offset, line) in _WAYS.items():
         there = [place for place, values in enumerate(rows.values()) if len(values.get(way, ()))]
@@ -50,6 +54,8 @@ def recall_by_rung(rows: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]
             figures.dots(panel, place + offset, values.get(way, ()), across=True,
                          **line | {"markersize": 4, "label": line["label"] if labelled else None})
     figures.note_not_run(panel, [place for place, values in enumerate(rows.values()) if not len(values["forward"])])
+    if others:
+        panel.axhline(len(rungs) - 0.5, color="k", linewidth=0.8)
     panel.set(xlabel="exact match, %", xlim=(-4, 104), yticks=range(len(rows)), yticklabels=rows,
               ylim=(len(rows) - 0.5, -0.5))
     figures.legend_below(figure, panel, 2)

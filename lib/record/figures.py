@@ -90,16 +90,12 @@ def note_not_run(axes: Any, places: Iterable[float | int]) -> None:
                   fontsize=8, bbox={"color": "w", "pad": 1})
 
 
-def note_left_out(figure: Any, names: Iterable[str]) -> None:
-    """Say below the panels which rows were left out because nothing of them was run here; nothing for none."""
-    words = "; ".join(names)
-    if words:
-        figure.supxlabel(textwrap.fill(f"Not run here: {words}.", 100), fontsize=8, color="#444444")
-
-
-def legend_below(figure: Any, axes: Any, columns: int) -> None:
-    """The legend of one panel, below all of them."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9)
+def legend_below(figure: Any, axes: Any, columns: int, left_out: Iterable[str] = ()) -> None:
+    """The legend of one panel, below all of them, and above it which rows were left out as nothing of them was run."""
+    words = "; ".join(left_out)
+    title = textwrap.fill(f"Not run here: {words}.", 100) if words else None
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=9,
+                  title=title, title_fontsize=8)
 
 
 # Schematic pictures ------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_the_miniatures_cells_are_read_by_seed():
 def test_figure_and_tables_show_what_there_is_and_say_what_is_not():
     runs = runs_of(own=GOOD, quads=LOST, quads_both=GOOD, frame_both=GOOD)
     rows = ladder_figures.rung_rows(runs)
-    figure = ladder_figures.recall_by_rung(rows)
+    figure = ladder_figures.recall_by_rung(rows, {})
     (panel,) = figure.axes
     labels = panel.get_legend_handles_labels()[1]
     assert len(labels) == len(set(labels)) == 3
@@ -108,7 +108,10 @@ def test_figure_and_tables_show_what_there_is_and_say_what_is_not():
     assert [text.get_text() for text in panel.texts].count("not run here") == len(LADDER_RUNGS) - 2
     places = {round(float(line.get_ydata().mean())) for line in panel.lines}
     assert places == {list(LADDER_RUNGS).index("own"), list(LADDER_RUNGS).index("quads")}
-    plt.close(figure)
+    (panel,) = ladder_figures.recall_by_rung({"a rung": rows[list(rows)[0]]}, {"no rung": rows[list(rows)[-1]]}).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["a rung", "no rung"]
+    assert [line.get_ydata()[0] for line in panel.lines].count(0.5) == 1
+    plt.close("all")
     branches = ladder_figures.branch_table(runs)
     assert branches.count("not run here") == 6 * len(BRANCHES) and "30 (30–30)" in branches
     frames = ladder_figures.frame_table(runs)
