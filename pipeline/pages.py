@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 
@@ -70,25 +70,35 @@ def ledger_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def told_of_runs(check: Row, results: Path) -> dict[str, Any]:
-    """A check with the parameters of each result that it read, and with the result and metric of each of its numbers
-    that is the mean over seeds of one metric in one of these results, to the last digits."""
+    """A check with the parameters and seeds of each result that it read, and with the result and metric of each of its
+    numbers that is the mean over seeds of one metric in one of these results, to the last digits."""
     read = {run["file"]: result_facts(result_source(run["file"], results)) for run in check.get("runs", ())}
-    runs = [{**run, "parameters": read[run["file"]][0]} for run in check.get("runs", ())]
-    means = {file: found for file, (_, found) in read.items()}
+    runs = [{**run, "parameters": read[run["file"]].parameters, "seeds": read[run["file"]].seeds}
+            for run in check.get("runs", ())]
+    means = {file: found.means for file, found in read.items()}
     return {**check, "runs": runs, "sources": traced_numbers.single_sources(check, means)}
 
 
-def result_facts(source: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Parameters of a recorded result, and the mean over seeds of each of its metrics; nothing of one that is gone."""
-    return _facts(source, source.stat().st_mtime_ns) if source.exists() else ({}, {})
+class Facts(NamedTuple):
+    """What is said of a recorded result beside its numbers: parameters, seeds, the mean of each metric over seeds."""
+
+    parameters: dict[str, Any]
+    seeds: list[int]
+    means: dict[str, float]
+
+
+def result_facts(source: Path) -> Facts:
+    """The facts of a recorded result; nothing of one that is gone."""
+    return _facts(source, source.stat().st_mtime_ns) if source.exists() else Facts({}, [], {})
 
 
 @functools.cache
-def _facts(source: Path, _changed: int) -> tuple[dict[str, Any], dict[str, float]]:
+def _facts(source: Path, _changed: int) -> Facts:
     found = json.loads(source.read_text(encoding="utf-8"))
     whole = {name: values for name, values in found["metrics"].items()
              if isinstance(values, list) and values and all(isinstance(value, (int, float)) for value in values)}
-    return found["parameters"], {name: sum(values) / len(values) for name, values in whole.items()}
+    means = {name: sum(values) / len(values) for name, values in whole.items()}
+    return Facts(found["parameters"], found["seeds"], means)
 
 
 def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path, rows: Sequence[Row]) -> set[str]:

@@ -1,12 +1,13 @@
 """What the page builder changes in an executed chapter before it is rendered, and what it puts beside the pages."""
 
 import csv
+import io
 import json
 
 import nbformat
 import pytest
 
-from lib.record import provenance
+from lib.record import provenance, verdicts
 from lib.record.claims import METADATA_KEY
 from lib.record.claims_file import LedgerError
 from pipeline import ledger, pages
@@ -114,6 +115,18 @@ def test_each_result_has_a_page_beside_it_and_the_ledger_a_csv(results, tmp_path
     assert "6000" in shown and 'ledger.html#claim-no-such-claim">T</a>' in shown
     with (tmp_path / "html" / "book" / "ledger.csv").open(newline="") as file:
         assert [line["this book"] for line in csv.DictReader(file)] == ["1.5"]
+
+
+def test_a_number_without_told_seeds_has_those_of_its_result_in_card_and_csv(results, tmp_path):
+    check = {**ROWS[0]["checks"][0], "interval": [1.0, 2.0]}
+    (results / "ledger.json").write_text(json.dumps({"rows": [{**ROWS[0], "checks": [check]}]}))
+    rows = pages.ledger_rows(results)
+    (line,) = csv.DictReader(io.StringIO(verdicts.as_csv(rows)))
+    (paper,) = csv.DictReader(io.StringIO(verdicts.paper_csv(rows)))
+    assert line["seeds"] == paper["seeds"] == "2"
+    text = nbformat.v4.new_markdown_cell("{number}`no-such-claim/k`")
+    pages.link_numbers(nbformat.v4.new_notebook(cells=[text]), rows, "c")
+    assert "seeds: 2&#10;" in text.source
 
 
 def test_the_parts_of_the_ledgers_page_are_made_from_the_ledger_beside_it():

@@ -30,6 +30,9 @@ REGISTERED = {
     "afterwards": "no: the check was written down after its runs",
     "": "no recorded run: computed whenever the chapter runs",
 }
+NO_MEAN = "none: no mean over seeds"
+OF_RESULTS = "those of the results below"
+OF_CHAPTER = "none recorded: the chapter computes the interval itself"
 
 
 # Values in words ---------------------------------------------------------------------------------------------------
@@ -50,15 +53,18 @@ _RATIOS = ("Hedges' g", "share of the gain")  # how names of numbers without a u
 def values_of(check: Row) -> list[dict[str, Any]]:
     """The values of a check as they are recorded, one entry a name: name, ours, spread, both intervals, paper, seeds.
 
-    ``seeds`` says how many a value rests on.
+    ``seeds`` says how many a value rests on, or that it rests on those of the results that it was read from; nothing
+    for a value without seeds, interval and spread.
     """
     ours = check.get("ours")
     if ours is None and check.get("paper") is None:
         return []
     named, fields = isinstance(ours, Mapping), ("ours", "spread", "interval", "t_interval", "paper")
-    return [{"name": "" if name is None else str(name), "seeds": _seeds_of(check, place),
-             **{field: _part(check.get(field), name, place, named) for field in fields}}
-            for place, name in enumerate(ours if isinstance(ours, Mapping) else [None])]
+    found = [{"name": "" if name is None else str(name),
+              **{field: _part(check.get(field), name, place, named) for field in fields}}
+             for place, name in enumerate(ours if isinstance(ours, Mapping) else [None])]
+    return [{**value, "seeds": _seeds_of(check, place) or _seeds_read(check, value)}
+            for place, value in enumerate(found)]
 
 
 def _part(value: Any, name: Any, place: int, named: bool) -> Any:
@@ -76,6 +82,21 @@ def _seeds_of(check: Row, place: int) -> str:
     if len(cells) > 1 and isinstance(ours, Mapping) and len(cells) == len(ours):
         return str(len(cells[place]))
     return ", ".join(str(len(each)) for each in cells)
+
+
+def _seeds_read(check: Row, value: Mapping[str, Any]) -> str:
+    """The same where the check was not told its seeds: by the results that a number with an interval or spread reads.
+
+    Their number if these results have the same seeds; one seed has no interval, so it is not what the number rests on.
+    """
+    if value["interval"] is None and value["spread"] is None:
+        return ""
+    runs = _runs_of(check, _file(check, value["name"]))
+    if not runs:
+        return OF_CHAPTER
+    seeds = runs[0].get("seeds") or ()
+    alike = all(run.get("seeds") == seeds for run in runs)
+    return str(len(seeds)) if alike and len(seeds) > 1 else OF_RESULTS
 
 
 def shown_values(check: Row) -> list[dict[str, str]]:
@@ -132,7 +153,7 @@ def number_lines(check: Row, value: Mapping[str, str]) -> Lines:
     lines = [("number", value["name"]), ("paper", value["paper"] or "prints none"), ("this book", value["ours"]),
              ("interval", value["interval"]), ("by Student's t", value["t_interval"]),
              ("spread over seeds", value["spread"] and f"± {value['spread']}"),
-             ("seeds", value["seeds"] or "none: no mean over seeds"),
+             ("seeds", value["seeds"] or NO_MEAN),
              ("mean of", metric.replace("_", " "))]
     return [line for line in lines if line[1]]
 
@@ -143,7 +164,7 @@ def origin_lines(check: Row, file: str = "") -> Lines:
     :param check: a check of a ledger's row; each of its ``runs`` may carry ``parameters``
     :param file: the result that they come from; all that the check read, where not said
     """
-    runs = [run for run in check.get("runs", ()) if file in ("", run["file"])]
+    runs = _runs_of(check, file)
     where = [("checked in", f"{check['chapter']}, cell {check['cell']}"),
              ("registered", REGISTERED[check.get("registered", "")])]
     if not runs:
@@ -156,15 +177,27 @@ def origin_lines(check: Row, file: str = "") -> Lines:
 def check_lines(check: Row) -> Lines:
     """What is said of all numbers of a check in a box: where they were checked, and on how many seeds they rest."""
     own = "" if check.get("runs") or check.get("seconds") is None else format_value(float(check["seconds"]))
-    lines = [("seeds", seed_count(check).removesuffix(" seeds") or "none: no mean over seeds"),
+    lines = [("seeds", _seeds_together(check)),
              ("checked in", f"{check['chapter']}, cell {check['cell']}"),
              ("registered", REGISTERED[check.get("registered", "")]), ("seconds", own)]
     return [line for line in lines if line[1]]
 
 
+def _seeds_together(check: Row) -> str:
+    """On how many seeds the numbers of a check rest; where they differ, each says so itself, see `box_link`."""
+    if told := seed_count(check):
+        return told.removesuffix(" seeds")
+    return " or ".join(dict.fromkeys(value["seeds"] for value in values_of(check) if value["seeds"])) or NO_MEAN
+
+
 def run_lines(run: Row) -> Lines:
     """What is said of one result that a page read: commit, device, seconds, parameters."""
     return _made([run], run.get("parameters", {}))
+
+
+def _runs_of(check: Row, file: str) -> list[Row]:
+    """The results of that file that a check read; all that it read for no file."""
+    return [run for run in check.get("runs", ()) if file in ("", run["file"])]
 
 
 def _file(check: Row, name: str) -> str:
@@ -289,7 +322,8 @@ def box_link(check: Row, value: Mapping[str, str], item: int) -> Markup:
     run = next((run["place"] for run in check.get("runs", ()) if run["file"] == _file(check, value["name"])), None)
     told = "" if item < 0 else Markup(' data-item="{}" title="{}"').format(item, title(number_lines(check, value), ""))
     source = "" if run is None else Markup(' data-run="{}"').format(run)
-    seeds = Markup(' data-seeds="{}"').format(value["seeds"]) if len(_seed_cells(check)) > 1 else ""
+    own = value["seeds"] or NO_MEAN
+    seeds = "" if own == _seeds_together(check) else Markup(' data-seeds="{}"').format(own)
     return Markup('<a class="number" href="{}"{}{}{}>{}</a>').format(
         check_place(check), told, source, seeds, value["ours"])
 

@@ -37,6 +37,37 @@ def test_a_number_the_paper_does_not_print_says_so():
         "paper": "prints none", "this book": "1.5 %", "seeds": "none: no mean over seeds"}
 
 
+def untold(*seeds, **fields):
+    """A check that was not told its seeds, of results with these."""
+    runs = [{**run, "seeds": own, "place": place} for place, (run, own) in enumerate(zip(RUNS, seeds, strict=False))]
+    return {**CHECK, "seeds": [], "runs": runs, **fields}
+
+
+@pytest.mark.parametrize(("seeds", "words"), [
+    (([0, 1, 2], [0, 1, 2]), "3"), (([0, 1], [0, 1, 2]), "those of the results below"),
+    (([0], [1]), "those of the results below"), (([0], [0]), "those of the results below"),
+    ((), "none recorded: the chapter computes the interval itself")])
+def test_a_number_with_an_interval_says_the_seeds_of_its_results_where_the_check_was_not_told_them(seeds, words):
+    for check in (untold(*seeds), untold(*seeds, spread=None), untold(*seeds, interval=None)):
+        assert dict(traced.number_lines(check, first(check)))["seeds"] == words
+        assert dict(traced.check_lines(check))["seeds"] == words
+        assert "data-seeds" not in traced.box_link(check, first(check), -1)
+    bare = untold(*seeds, spread=None, interval=None)
+    assert dict(traced.number_lines(bare, first(bare)))["seeds"] == "none: no mean over seeds"
+    assert dict(traced.check_lines(bare))["seeds"] == "none: no mean over seeds"
+
+
+def test_numbers_of_a_check_that_rest_on_other_seeds_say_so_each():
+    check = untold([0, 1, 2], [0, 1], sources={"L = 10": (RUNS[0]["file"], "reverse_accuracy")})
+    one, other = traced.shown_values(check)
+    assert (one["seeds"], other["seeds"]) == ("3", "those of the results below")
+    assert dict(traced.check_lines(check))["seeds"] == "3 or those of the results below"
+    assert 'data-seeds="3"' in traced.box_link(check, one, -1)
+    half = untold([0, 1, 2], [0, 1, 2], spread=None, interval={"L = 10": [9.4, 38.1]})
+    assert dict(traced.check_lines(half))["seeds"] == "3"
+    assert 'data-seeds="none: no mean over seeds"' in traced.box_link(half, traced.shown_values(half)[1], -1)
+
+
 def test_the_origin_is_that_of_the_results_read_not_of_the_page():
     told = dict(traced.origin_lines(CHECK))
     assert told["checked in"] == "one_layer, cell 13"
