@@ -115,7 +115,7 @@ def stage_chapter(chapter: str, notebooks: Path, records: Path, folder: Path, ro
     link_numbers(book, rows, chapter)
     name_code(book)
     if chapter == "index":
-        book.cells[1:1] = differing(records.parent / "ledger.json")  # below the title
+        book.cells += differing(records.parent / "ledger.json")
     book.cells += [*foot.unchecked(chapter, shown), foot.cell(run)]
     nbformat.write(book, folder / "book" / path.name)
     return linked
@@ -187,7 +187,7 @@ def _called(source: str) -> str:
 
 
 def differing(built: Path) -> list[nbformat.NotebookNode]:
-    """A cell that says where this build's ledger differs from the recorded one; none where they agree."""
+    """A folded cell that says where this build's ledger differs from the recorded one; none where they agree."""
     if not (built.exists() and ledger.RECORDED.exists()):
         return []
     found, recorded = (json.loads(path.read_text(encoding="utf-8")) for path in (built, ledger.RECORDED))
@@ -195,7 +195,8 @@ def differing(built: Path) -> list[nbformat.NotebookNode]:
     if len(lines) == 1:
         return []
     listed = [f"* {line.strip()}" for line in lines[1:]]
-    cell = nbformat.v4.new_markdown_cell("\n".join([":::{warning}", lines[0], "", *listed, ":::"]))
+    head = [f":::{{admonition}} {lines[0].rstrip(':')}", ":class: warning dropdown"]
+    cell = nbformat.v4.new_markdown_cell("\n".join([*head, "", *listed, ":::"]))
     cell["id"] = "index-differs"
     return [cell]
 

@@ -271,7 +271,9 @@ def test_paper_shows_proofs_and_no_code_bars_dark_on_white(opened):
     colours = written.evaluate_all("found => found.map(each => getComputedStyle(each).color)")
     assert set(colours) <= {"rgb(17, 17, 17)", "rgb(68, 68, 68)"}
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"  # code and boxes as on a light screen
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert not page.locator("details:has(.proof)[open]").count()
 
 

@@ -41,10 +41,15 @@
     enlarge(link);
   });
 
-  let opened = [];
+  let opened = [], theme = "light";
   addEventListener("beforeprint", () => {
+    theme = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
     opened = [...document.querySelectorAll("details.sd-dropdown:not([open])")];
     opened.forEach((proof) => { proof.open = true; });
   });
-  addEventListener("afterprint", () => opened.forEach((proof) => { proof.open = false; }));
+  addEventListener("afterprint", () => {
+    document.documentElement.dataset.theme = theme;
+    opened.forEach((proof) => { proof.open = false; });
+  });
 })();

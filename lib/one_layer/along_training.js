@@ -44,6 +44,6 @@ function draw(setting, found, given, panels) {
 
 function words({step}, found, {letter}) {
   const likeliest = way => { const [l, p] = [found[`${way}_letter`], found[`${way}_placeholder`]];
-    return l > p && l > 1 - l - p ? letter : p > 1 - l - p ? "0" : "no one token clearly"; };
+    return l > p && l > 1 - l - p ? letter : p > 1 - l - p ? "0" : "by no one token clearly"; };
   return `After ${step} steps the forward query is answered ${likeliest("forward")}, the reverse query ${likeliest("reverse")}.`;
 }

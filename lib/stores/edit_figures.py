@@ -58,7 +58,7 @@ def _legend(figure: Figure, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def edits_of_facts(runs: RecordedEdits, conditions: Sequence[str]) -> Figure:
-    """Change of the logit difference in the asked question over that in the edited one, a dot a fact and seed."""
+    """Change of the logit difference in the asked question against that in the edited one, a dot a fact and seed."""
     figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 2.9), sharex=True, sharey=True, squeeze=False)
     for panel, condition in zip(panels[0], conditions, strict=True):
         for edit in ("right", "forward"):
