@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from lib.record.claims_file import EVIDENCE, LedgerError, order
@@ -95,11 +96,30 @@ def _unchecked(entry: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) ->
 
 
 def _registered(checks: Sequence[Mapping[str, Any]], digest: str | None) -> str:
-    """``before`` if every recorded run that the checks read stored the claim as it stands, else ``afterwards``."""
-    runs = [(check["claim"], run) for check in checks for run in check.get("runs", ())]
-    if not runs:
-        return ""
-    return "before" if all(run["registered"].get(claim) == digest for claim, run in runs) else "afterwards"
+    """When a claim was written down, by the digests of it that the recorded runs hold which its checks read.
+
+    ``before`` if every run stored the claim as it stands. ``before new runs`` if each check read at least one that did,
+    and all others, which those are compared with, started before the first of them and know of no such claim. Else
+    ``afterwards``, and nothing where no check read a run.
+    """
+    read = [[(run["registered"].get(check["claim"]), run) for run in check["runs"]]
+            for check in checks if check.get("runs")]
+    new = [run for runs in read for stored, run in runs if stored == digest]
+    others = [(stored, run) for runs in read for stored, run in runs if stored != digest]
+    if not read or not others:
+        return "before" if read else ""
+    compared = all(any(stored == digest for stored, _ in runs) for runs in read)
+    return "before new runs" if compared and _already_there(others, new) else "afterwards"
+
+
+def _already_there(others: Iterable[tuple[str | None, Row]], new: Iterable[Row]) -> bool:
+    """Whether runs that stored no version of a claim all started before the first that stored it as it stands."""
+    first = min(map(_started, new))
+    return all(stored is None and _started(run) < first for stored, run in others)
+
+
+def _started(run: Row) -> datetime:
+    return datetime.fromisoformat(run["started"])
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

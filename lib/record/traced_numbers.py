@@ -27,6 +27,7 @@ MARKS = "|$`*_{}[]\\"  # that Markdown reads
 CLAIM_PAGES = "claims"  # the folder of the ledger's pages, one a claim
 REGISTERED = {
     "before": "before its runs started",
+    "before new runs": "before its new runs started; the runs compared with were already there",
     "afterwards": "no: the check was written down after its runs",
     "": "no recorded run: computed whenever the chapter runs",
 }

@@ -62,6 +62,7 @@ _PAGES.filters |= {"code": code, "format": format_value, "seeds": seed_count, "v
                    "claim_page": traced_numbers.claim_page}
 BROKEN = {"hypothesis": "one hypothesis broken", "mutation": "the formula changed"}
 REGISTRATION = {"before": "Registered before its runs.",
+                "before new runs": "Registered before its new runs; the runs compared with were already there.",
                 "afterwards": "Found afterwards: its runs were made before this check was written down."}
 _HOLDING = ("proved", "certified", "checked", "reproduced", "pattern")
 _PAGES.globals |= {"BROKEN": BROKEN, "INLINE": INLINE, "REGISTRATION": REGISTRATION, "FEW": traced_numbers.FEW,

@@ -1,10 +1,11 @@
 """The ledger: how a status follows from checks, and how two ledgers are told apart."""
 
 import copy
+import itertools
 
 import pytest
 
-from lib.record import ledger
+from lib.record import ledger, traced_numbers, verdicts
 from lib.record.claims_file import LedgerError
 
 BASE = {"title": "T", "source": "paper", "place": "Sec. 1", "statement": "s", "hypotheses": [], "chapter": "c"}
@@ -106,13 +107,32 @@ def test_checks_of_unknown_claims_fail():
         rows([claim("a")], [check("a"), check("z")])
 
 
+def registered(*read):
+    """When the claim was registered, by the digests that the runs of each check stored; runs start in this order."""
+    hour = itertools.count(10)
+    checks = [check("a", runs=[{"file": "f", "registered": {"a": digest} if digest else {"b": "now"},
+                                "started": f"2026-11-30T{next(hour)}:00:00+00:00"} for digest in stored])
+              for stored in read or [[]]]
+    return rows([claim("a")], checks, digests={"a": "now"})["a"]["registered"]
+
+
 def test_registered_first_only_if_every_run_stored_the_claim_as_it_stands():
-    def registered(*stored):
-        runs = [{"file": "f", "registered": {"a": digest} if digest else {}} for digest in stored]
-        return rows([claim("a")], [check("a", runs=runs)], digests={"a": "now"})["a"]["registered"]
-    assert registered() == ""
-    assert registered("now", "now") == "before"
-    assert registered("now", "then") == registered("now", None) == "afterwards"
+    assert registered() == registered([]) == ""
+    assert registered(["now", "now"]) == registered(["now"], ["now"]) == registered(["now"], []) == "before"
+    assert registered(["then", "now"]) == registered([None]) == registered([None, None], [None]) == "afterwards"
+
+
+def test_runs_that_were_there_before_the_claim_may_be_compared_with_new_ones():
+    assert registered([None, "now"]) == registered([None, None, "now", "now"]) == "before new runs"
+    assert registered([None, "now"], ["now"]) == registered([None, "now"], []) == "before new runs"
+    assert registered(["now", None]) == "afterwards"  # which started after the first of the new runs
+    assert registered([None], [None, "now"]) == "afterwards"  # one check reads no new run
+    assert registered([None, "then", "now"]) == "afterwards"  # the claim was changed after a run that serves it
+
+
+def test_a_page_has_words_for_each_time_at_which_a_claim_was_registered():
+    times = {registered(), registered(["now"]), registered([None, "now"]), registered([None])}
+    assert set(traced_numbers.REGISTERED) == times == {"", *verdicts.REGISTRATION}
 
 
 # Proofs ------------------------------------------------------------------------------------------------------------
