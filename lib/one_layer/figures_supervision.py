@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lib.one_layer import supervision
 from lib.one_layer.figures_interventions import nothing_recorded, recorded
-from lib.record.figures import LINES, band, dot_rows, dots
+from lib.record.figures import LINES, band, dot_rows, dots, legend_below
 
 #: how the parts of the loss are drawn
 PART_STYLES = {supervision.RECIPE: {"color": "#555555", "marker": "x"}, supervision.ALL_DROPPED: LINES["reverse"],
@@ -50,18 +50,21 @@ def dose_response() -> Figure:
 
 
 def accuracy_by_questions() -> Figure:
-    """Left, reverse accuracy at the end by what a step asks; right, that of one question a sequence along training."""
-    runs, longest = recorded(supervision.asked()), supervision.asked_longest()
+    """Left, reverse accuracy at the end by what a step asks; right, by our recipe and with fewer questions, along it."""
+    runs, recipe = recorded(supervision.asked()), supervision.RECIPE
     if not runs:
         return nothing_recorded()
     figure, (end, along) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=(3, 2))
-    dot_rows(end, [(name, supervision.reverse(run), LINES["bound" if name == supervision.RECIPE else "reverse"])
-                   for name, run in runs.items()])
+    styles = {name: PART_STYLES[recipe] if name == recipe else LINES["reverse"] for name in runs}
+    dot_rows(end, [(name, supervision.reverse(run), styles[name]) for name, run in runs.items()])
     end.set(xlim=(-4, 104), xlabel="reverse accuracy (%)", title="after 1,000 steps")
-    if longest is not None:
-        band(along, np.array(longest["curves"]["steps"]) + 1, longest["curves"]["reverse_accuracy"],
-             color=LINES["reverse"]["color"])
-    along.set(xscale="log", ylim=(-4, 104), xlabel="step (plus 1)", title="one question a sequence")
+    longest = {recipe: runs.get(recipe), "one question a sequence": supervision.asked_longest()}
+    for (name, run), line in zip(longest.items(), (PART_STYLES[recipe], LINES["reverse"]), strict=True):
+        if run is not None:
+            band(along, np.array(run["curves"]["steps"]) + 1, run["curves"]["reverse_accuracy"], label=name,
+                 **line | {"marker": ""})
+    along.set(xscale="log", xlim=(100, None), ylim=(-4, 104), xlabel="step (plus 1)", title="along training")
+    legend_below(figure, along, 2)
     return figure
 
 
