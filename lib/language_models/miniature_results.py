@@ -20,10 +20,10 @@ CellChange = Mapping[str, Any]  # what is changed of the standard cell
 #: a row of the figure of conditions -> what is changed
 ROWS: dict[str, CellChange] = {
     "standard": {}, "adapters": CONDITIONS["adapters"], "no replay": CONDITIONS["no replay"],
-    "response masked": CONDITIONS["response"], "one order told": CONDITIONS["one order"],
-    "…, twice the facts": CONDITIONS["one order, twice the facts"]}
+    "answer alone masked": CONDITIONS["response"], "one order told": CONDITIONS["one order"],
+    "one order told, twice the facts": CONDITIONS["one order, twice the facts"]}
 #: those that leave the facts and steps of pretraining as they are
-CHANGED = tuple(change for row, change in ROWS.items() if row != "…, twice the facts")
+CHANGED = tuple(change for row, change in ROWS.items() if row != "one order told, twice the facts")
 #: ways of fine-tuning -> what is changed
 WAYS: dict[str, CellChange] = {
     "all weights, replay": {}, "all weights, no replay": CONDITIONS["no replay"],

@@ -50,7 +50,7 @@ def dose_response() -> Figure:
 
 
 def accuracy_by_questions() -> Figure:
-    """Left, reverse accuracy at the end by what a step asks; right, by our recipe and with fewer questions, along it."""
+    """Left, reverse accuracy at the end by what a step asks; right, along training, also by our recipe."""
     runs, recipe = recorded(supervision.asked()), supervision.RECIPE
     if not runs:
         return nothing_recorded()
