@@ -128,6 +128,11 @@ def rank_correlation_with_weight(runs: Mapping[float, RecordedRun | None], name:
     return 0.0 if np.ptp(means) == 0 else float(stats.spearmanr(list(runs), means).statistic)
 
 
+def highest_mean(found: RecordedRun | None) -> float:
+    """Largest mean over seeds of reverse accuracy along a run, percent; nan where it is not recorded."""
+    return float(np.mean(found["curves"]["reverse_accuracy"], 0).max()) if found else float("nan")
+
+
 def fall_of_accuracy(found: RecordedRun) -> Float[np.ndarray, " seeds"]:
     """`results.fall_from_peak` of reverse accuracy, points."""
     return results.fall_from_peak(found, "reverse_accuracy")

@@ -66,6 +66,7 @@ def test_the_dose_is_ranked_and_the_fall_is_from_the_largest_value(recorded):
     assert supervision.rank_correlation_with_weight(runs, "reverse_accuracy") == pytest.approx(-1)
     assert supervision.rank_correlation_with_weight(runs, "forward_accuracy") == 0
     assert supervision.fall_of_accuracy(recorded[2]).tolist() == [10, 10]
+    assert supervision.highest_mean(recorded[2]) == 75 and np.isnan(supervision.highest_mean(None))
 
 
 def test_tables_and_figures_take_what_is_there(recorded):
