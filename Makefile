@@ -53,7 +53,7 @@ record: $(VENV)/ready          ## promote the last build's notebooks and results
 test: SEED := $(or $(SEED),$(shell date +%s))
 test: $(VENV)/ready lint       ## pytest in random order, then nbval over the recorded chapters
 	@echo "tests in random order, SEED=$(SEED)"
-	@pytest -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder --random-order --random-order-seed=$(SEED)
 	@pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env book
 
 test-processor: $(VENV)/ready  ## the recorded chapters again, on vector instructions other than this processor's

@@ -15,6 +15,16 @@ from pipeline import chapters, pdf
 
 torch.set_num_threads(1)
 
+#: files that take minutes, the longest first: begun last they would keep one of two processes alone
+LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Long files first, all else in the random order that it has."""
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture
 def interrupted(monkeypatch):
