@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.record import report
-from lib.record.traced_numbers import format_value
+from lib.record.traced_numbers import flat, format_value
 
 WIDTH, HEIGHT, MARGIN = 260, 120, 6  # of a curve's picture, in its own units
 AXES = ("steps", "step")  # curves that hold the training steps of the others
@@ -36,7 +36,7 @@ def result_html(result: Mapping[str, Any], name: str, readers: Iterable[Mapping[
     curves, unseen = _curves(result["curves"], result["seeds"])
     return _PAGES.get_template("run.html").render(
         name=name, file=name.rsplit("/", 1)[-1] + ".json", seeds=result["seeds"], readers=list(readers),
-        parameters=_words(result["parameters"]), metrics=metric_rows(result["metrics"], result["seeds"]),
+        parameters=_words(flat(result["parameters"])), metrics=metric_rows(result["metrics"], result["seeds"]),
         values=_by_seed(result["metrics"], result["seeds"]), curves=curves, unseen=unseen, width=WIDTH, height=HEIGHT,
         provenance=_words(result["provenance"]))
 
@@ -50,7 +50,7 @@ def chapter_html(record: Mapping[str, Any], readers: Iterable[Mapping[str, str]]
     made = {name: record[name] for name in ("commit", "device", "profile", "seconds", "started", "versions")}
     return _PAGES.get_template("run.html").render(
         name=f"chapters/{record['chapter']}", file=f"{record['chapter']}.json", seeds=[], readers=list(readers),
-        parameters=_words(record["parameters"]), metrics=[], curves=[], unseen=[], width=WIDTH, height=HEIGHT,
+        parameters=_words(flat(record["parameters"])), metrics=[], curves=[], unseen=[], width=WIDTH, height=HEIGHT,
         values=([["cell", "seconds"], *([cell, format_value(took)] for cell, took in sorted(
             record["cells"].items(), key=lambda item: int(item[0])))] if record["cells"] else []),
         provenance=_words(made))

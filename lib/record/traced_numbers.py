@@ -169,7 +169,7 @@ def origin_lines(check: Row, file: str = "") -> Lines:
     where = [("checked in", f"{check['chapter']}, cell {check['cell']}"),
              ("registered", REGISTERED[check.get("registered", "")])]
     if not runs:
-        return [*where, *_made([check], check["parameters"])]
+        return [*where, *_made([check], flat(check["parameters"]))]
     files = [name_of(run["file"]) for run in runs]
     read = ", ".join(files) if len(files) <= FEW else f"{', '.join(files[:FEW])} and {len(files) - FEW} more"
     return [*where, ("result" if len(files) == 1 else "results read", read), *_made(runs, _together(runs))]
@@ -193,7 +193,22 @@ def _seeds_together(check: Row) -> str:
 
 def run_lines(run: Row) -> Lines:
     """What is said of one result that a page read: commit, device, seconds, parameters."""
-    return _made([run], run.get("parameters", {}))
+    return _made([run], _parameters(run))
+
+
+def flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without nesting, ``subject.training.steps``; an empty group says nothing and is left out."""
+    found: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": each for inner, each in flat(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _parameters(run: Row) -> dict[str, Any]:
+    return flat(run.get("parameters", {}))
 
 
 def _runs_of(check: Row, file: str) -> list[Row]:
@@ -207,7 +222,7 @@ def _file(check: Row, name: str) -> str:
 
 def shared_parameters(runs: Sequence[Row]) -> tuple[dict[str, Any], list[Row]]:
     """The parameters that all runs share, none of a single run, and the runs with the others alone."""
-    each = [run.get("parameters", {}) for run in runs]
+    each = [_parameters(run) for run in runs]
     first = each[0] if len(each) > 1 else {}
     shared = {name: value for name, value in first.items()
               if all(name in other and other[name] == value for other in each)}
@@ -232,7 +247,7 @@ def _together(runs: Sequence[Row]) -> dict[str, Any]:
     """The parameters of several runs: a value, or all values where they differ."""
     found: dict[str, list[Any]] = {}
     for run in runs:
-        for name, value in run.get("parameters", {}).items():
+        for name, value in _parameters(run).items():
             found.setdefault(name, []).append(value)
     return {name: _alternatives(values) for name, values in found.items()}
 

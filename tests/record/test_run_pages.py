@@ -51,6 +51,13 @@ def test_a_result_is_shown_whole():
     assert "In the JSON only: never, by module, deep." in shown
 
 
+def test_nested_parameters_have_a_line_each():
+    shown = page(parameters={"subject": {"model": {}, "training": {"intervention": "none", "steps": 1000}}})
+    for name, value in (("subject.training.intervention", "none"), ("subject.training.steps", "1000")):
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in shown
+    assert "subject.model" not in shown
+
+
 def test_metrics_have_the_mean_and_interval_that_the_book_prints():
     rows = {row["name"]: row for row in run_pages.metric_rows(RESULT["metrics"], RESULT["seeds"])}
     low, high = report.bootstrap_interval([10.0, 20.0, 60.0])

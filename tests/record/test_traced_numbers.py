@@ -84,6 +84,27 @@ def test_without_results_the_origin_is_the_chapters_execution():
     assert "results read" not in told and told["registered"].startswith("no recorded run")
 
 
+def nested(length, intervention, **more):
+    subject = {"model": {}, "training": {"intervention": intervention, "steps": 1000}, **more}
+    return {**RUNS[0], "parameters": {"length": length, "subject": subject}}
+
+
+def test_nested_parameters_are_told_flat_one_by_one():
+    one, other = nested(10, "drop_right_of_capital"), nested(10, "none", told=True)
+    assert dict(traced.run_lines(one))["parameters"] == (
+        "length = 10, subject.training.intervention = drop_right_of_capital, subject.training.steps = 1000")
+    together = dict(traced.origin_lines({**CHECK, "runs": [one, other]}))["parameters"]
+    assert together.split(", ") == ["length = 10", "subject.training.intervention = drop_right_of_capital or none",
+                                    "subject.training.steps = 1000", "subject.told = true"]
+    shared, own = traced.shared_parameters([one, other])
+    assert shared == {"length": 10, "subject.training.steps": 1000}
+    assert [run["parameters"] for run in own] == [
+        {"subject.training.intervention": "drop_right_of_capital"},
+        {"subject.training.intervention": "none", "subject.told": True}]
+    alone = {**CHECK, "runs": [], "parameters": {"a": {"b": {"c": [1, 2]}}}}
+    assert dict(traced.origin_lines(alone))["parameters"] == "a.b.c = [1, 2]"
+
+
 def test_many_results_are_counted():
     told = dict(traced.origin_lines({**CHECK, "runs": RUNS * 5}))
     assert told["results read"].endswith("and 6 more")
