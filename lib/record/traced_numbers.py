@@ -86,7 +86,7 @@ def _seeds_of(check: Row, place: int) -> str:
 
 
 def _seeds_read(check: Row, value: Mapping[str, Any]) -> str:
-    """The same where the check was not told its seeds: by the results that a number with an interval or spread reads.
+    """How many seeds a number with an interval or spread rests on, by its results, where its check was not told.
 
     Their number if these results have the same seeds; one seed has no interval, so it is not what the number rests on.
     """
