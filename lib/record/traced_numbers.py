@@ -359,15 +359,22 @@ def ledger_link(check: Row, value: Mapping[str, str]) -> Markup:
 def find(rows: Iterable[Row], claim: str, check: str, name: str = "") -> tuple[Row, dict[str, str]]:
     """A check of the ledger and one of its values, as `shown_values` has it.
 
-    :param name: of the value; may be left out where the check has only one
-    :raises KeyError: if there is no such claim, check or value; says which there are
+    :param name: of the value; may be left out where the check has only one. Of several checks of one name it says which
+    :raises KeyError: if there is no such claim, check or value, and then says which there are, or if several are meant
     """
     row = _named({row["id"]: row for row in rows}, claim, "claim")
-    done = {each["check"]: each for each in reversed(row["checks"]) if "skipped" not in each}
-    found = {**_named(done, check, f"executed check of {claim}"), "registered": row["registered"]}
-    values = {value["name"]: value for value in shown_values(found)}
-    only = next(iter(values)) if len(values) == 1 and not name else name
-    return found, _named(values, only, f"value of {claim}/{check}")
+    done: dict[str, list[Row]] = {}
+    for each in row["checks"]:
+        if "skipped" not in each:
+            done.setdefault(each["check"], []).append({**each, "registered": row["registered"]})
+    told = [(each, shown_values(each)) for each in _named(done, check, f"executed check of {claim}")]
+    found = [(each, value) for each, values in told for value in values
+             if value["name"] == name or (not name and len(values) == 1)]
+    if len(found) > 1:
+        raise KeyError(f"{len(found)} checks {check!r} of {claim} have a value {name!r}: which is meant is not clear")
+    if not found:
+        _named({value["name"]: value for _, values in told for value in values}, name, f"value of {claim}/{check}")
+    return found[0]
 
 
 def _named(found: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -189,6 +189,30 @@ def test_a_number_is_found_by_claim_check_and_name():
     assert traced.find(single, "table-1", "reverse")[1]["ours"] == "1 %"
 
 
+OTHER = {**CHECK, "says": "other", "ours": {"L = 30": 7.0, "L = 20": 9.0}, "spread": None, "interval": None}
+TWICE = [{**ROWS[0], "checks": [SKIPPED, CHECK, OTHER]}]
+
+
+def test_of_several_checks_of_one_name_the_one_with_the_named_value_is_found():
+    assert traced.find(TWICE, "table-1", "reverse", "L = 10")[0]["says"] == "reverse"
+    check, value = traced.find(TWICE, "table-1", "reverse", "L = 30")
+    assert (check["says"], value["ours"], check["registered"]) == ("other", "7 %", "before")
+    single = [{**ROWS[0], "checks": [CHECK, {**OTHER, "ours": 5.0}]}]
+    assert traced.find(single, "table-1", "reverse")[1]["ours"] == "5 %"
+
+
+@pytest.mark.parametrize(("checks", "name"), [
+    ([CHECK, OTHER], "L = 20"), ([{**CHECK, "ours": {"a": 1.0}}, {**CHECK, "ours": {"b": 1.0}}], "")])
+def test_a_value_that_several_checks_of_one_name_have_is_refused(checks, name):
+    with pytest.raises(KeyError, match=f"2 checks 'reverse' of table-1 have a value '{name}'"):
+        traced.find([{**ROWS[0], "checks": checks}], "table-1", "reverse", name)
+
+
+def test_a_value_that_none_of_several_checks_has_is_refused_with_all_that_there_are():
+    with pytest.raises(KeyError, match="no value of table-1/reverse 'L = 50'; there are L = 10, L = 20, L = 30"):
+        traced.find(TWICE, "table-1", "reverse", "L = 50")
+
+
 @pytest.mark.parametrize(("names", "message"), [
     (("table-9", "reverse"), "no claim 'table-9'; there are empty, table-1"),
     (("table-1", "forward"), "no executed check of table-1 'forward'; there are reverse"),
