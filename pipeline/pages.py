@@ -27,8 +27,10 @@ from lib.record.claims import METADATA_KEY
 from pipeline import chapters, finish, foot, ledger, machines
 
 OBJECT = re.compile(r"&lt;[\w.]+ object(?: at 0x[0-9a-f]+)?&gt;")
-#: a number of the ledger in a chapter's text: {number}`claim/check` or {number}`claim/check/name of the value`
-NUMBER = re.compile(r"\{number\}`([^`/]+)/([^`/]+)(?:/([^`]+))?`")
+#: a number of the ledger in a chapter's text: {number}`claim/check` or {number}`claim/check/name of the value`, with
+#: :.0f behind it for so many digits behind the point; {estimate} shows its interval as well
+NUMBER = re.compile(r"\{(?P<role>number|estimate)\}`(?P<claim>[^`/]+)/(?P<check>[^`/]+?)(?:/(?P<name>[^`]+?))?"
+                    r"(?::\.(?P<digits>\d)f)?`")
 #: the cells of the ledger's page that show a part of it; the renderer makes them anew from the ledger beside the pages
 LEDGER_PART = re.compile(r"HTML\(verdicts\.(status_counts|claim_graph|ledger_table)\(rows\)\)")
 SECTION = re.compile(r"^#{1,2} ", re.MULTILINE)  # a heading of a part of a section stays in its section
@@ -148,15 +150,16 @@ def show_ledger(book: nbformat.NotebookNode, rows: Sequence[Row]) -> None:
 def link_numbers(book: nbformat.NotebookNode, rows: Sequence[Row], chapter: str) -> None:
     """Put each number that a text names, {number}`claim/check/name`, in its place: a link that says where it is from.
 
-    :raises LedgerError: for a name that the ledger does not have
+    :raises LedgerError: for a name that the ledger does not have, or that may mean several of its numbers
     """
 
     def link(found: re.Match[str]) -> str:
         try:
-            check, value = traced_numbers.find(rows, found[1], found[2], found[3] or "")
+            check, value = traced_numbers.find(rows, found["claim"], found["check"], found["name"] or "")
+            shown = traced_numbers.rounded(check, value["name"], found["digits"], found["role"] == "estimate")
         except KeyError as error:
             raise claims_file.LedgerError(f"chapter {chapter}: {found[0]}: {error.args[0]}") from None
-        return str(traced_numbers.page_link(check, value))
+        return str(traced_numbers.page_link(check, value, shown))
 
     for cell in book.cells:
         if cell.cell_type == "markdown":

@@ -146,6 +146,29 @@ def test_a_number_that_the_text_names_is_put_in_its_place():
     assert text.source.endswith(">1.5</a> and not {number}.") and ">1.5</a>" in shown.outputs[0].data["text/markdown"]
 
 
+@pytest.mark.parametrize(("asked", "shown"), [
+    ("{number}`no-such-claim/k`", "1.5"), ("{number}`no-such-claim/k:.2f`", "1.50"),
+    ("{number}`no-such-claim/k/a: b, %:.0f`", "7"), ("{estimate}`no-such-claim/k/a: b, %:.1f`", "6.8 (6.0 to 8.0)"),
+    ("{estimate}`no-such-claim/k/a: b, %`", "6.75 (6 to 8)")])
+def test_a_number_in_a_text_is_rounded_as_asked_and_an_estimate_has_its_interval(asked, shown):
+    named = {**CHECK, **MADE, "cell": 1, "seconds": 0.5, "ours": {"a: b, %": 6.75, "c": 1.0},
+             "interval": {"a: b, %": [6.0, 8.0]}}
+    text = nbformat.v4.new_markdown_cell(f"It is {asked}.")
+    rows = [{**ROWS[0], "checks": [*ROWS[0]["checks"], named]}]
+    pages.link_numbers(nbformat.v4.new_notebook(cells=[text]), rows, "c")
+    assert text.source.endswith(f">{shown}</a>.")
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    ("{estimate}`no-such-claim/k`", "'' has no interval"),
+    ("{number}`no-such-claim/k:.0f`", "2 checks 'k' of no-such-claim have a value ''")])
+def test_an_estimate_without_interval_and_an_ambiguous_number_stop_the_build(asked, words):
+    rows = [{**ROWS[0], "checks": ROWS[0]["checks"] * (2 if "number" in asked else 1)}]
+    text = nbformat.v4.new_markdown_cell(asked)
+    with pytest.raises(LedgerError, match=f"chapter c: .*{words}"):
+        pages.link_numbers(nbformat.v4.new_notebook(cells=[text]), rows, "c")
+
+
 def test_a_number_that_the_ledger_does_not_have_stops_the_build():
     text = nbformat.v4.new_markdown_cell("It is {number}`no-such-claim/other`.")
     with pytest.raises(LedgerError, match=r"chapter c: .*no executed check of no-such-claim 'other'; there are k"):

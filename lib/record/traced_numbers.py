@@ -319,14 +319,29 @@ def title(lines: Lines, marks: str) -> Markup:
     return Markup(text)
 
 
-def page_link(check: Row, value: Mapping[str, str]) -> Markup:
+def rounded(check: Row, name: str, digits: str | None = None, interval: bool = False) -> str:
+    """A value of a check as a text shows it: with its unit, and its interval in parentheses where asked for.
+
+    :param digits: how many behind the point, ``"0"`` to ``"9"``; four in all, where not said
+    :raises KeyError: for an interval that the value does not have
+    """
+    value = next(value for value in values_of(check) if value["name"] == name)
+    if interval and value["interval"] is None:
+        raise KeyError(f"{name!r} has no interval")
+    shown = format_value if digits is None else lambda number: f"{round(number, int(digits)) + 0.0:.{digits}f}"
+    low_high = f" ({' to '.join(map(shown, value['interval']))})" if interval else ""
+    return f"{with_unit(shown(value['ours']), unit_of(check, name))}{low_high}"
+
+
+def page_link(check: Row, value: Mapping[str, str], shown: str = "") -> Markup:
     """A number in a text: a link to its check on the claim's page, with all that is said of it as title.
 
     :param value: an entry of `shown_values`
+    :param shown: the number in words, see `rounded`; in full, where not said
     """
     lines = [*number_lines(check, value), *origin_lines(check, _file(check, value["name"]))]
     return Markup('<a class="number" href="{}" title="{}">{}</a>').format(
-        check_place(check), title(lines, MARKS), value["ours"])
+        check_place(check), title(lines, MARKS), shown or value["ours"])
 
 
 def box_link(check: Row, value: Mapping[str, str], item: int) -> Markup:

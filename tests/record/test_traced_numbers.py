@@ -213,6 +213,22 @@ def test_a_value_that_none_of_several_checks_has_is_refused_with_all_that_there_
         traced.find(TWICE, "table-1", "reverse", "L = 50")
 
 
+@pytest.mark.parametrize(("how", "text"), [
+    ({}, "22.47 %"), ({"digits": "0"}, "22 %"), ({"interval": True}, "22.47 % (9.4 to 38.1)"),
+    ({"digits": "0", "interval": True}, "22 % (9 to 38)"), ({"digits": "3"}, "22.470 %")])
+def test_a_number_in_a_text_has_as_many_digits_as_asked_for(how, text):
+    assert traced.rounded(CHECK, "L = 10", **how) == text
+    link = traced.page_link(CHECK, first(), text)
+    assert link.endswith(f">{text}</a>") and "this book: 22.47 %" in html.unescape(link)
+
+
+def test_what_rounds_to_zero_has_no_sign_and_no_interval_is_made_up():
+    check = {**CHECK, "unit": "", "ours": {"a": -0.004}, "interval": {"a": [-0.02, 0.003]}}
+    assert traced.rounded(check, "a", "2", interval=True) == "0.00 (-0.02 to 0.00)"
+    with pytest.raises(KeyError, match="'a' has no interval"):
+        traced.rounded({**check, "interval": None}, "a", interval=True)
+
+
 @pytest.mark.parametrize(("names", "message"), [
     (("table-9", "reverse"), "no claim 'table-9'; there are empty, table-1"),
     (("table-1", "forward"), "no executed check of table-1 'forward'; there are reverse"),
