@@ -166,7 +166,8 @@ def recorded_patching_by_layer(
         for source, whose, line in _PATCHES:
             change = runs.curves(f"patching_{score}_{kind}_{source}", condition)
             _patched(panel, change, f"{whose} forward query's", line)
-        _patched(panel, runs.curves(f"patching_{score}_knockout_reverse", condition), "no attention to the evidence", "reverse")
+        without = runs.curves(f"patching_{score}_knockout_reverse", condition)
+        _patched(panel, without, "no attention to the evidence", "reverse")
         panel.axhline(0, color="k", linewidth=0.6)
         panel.set(xlabel="patched layer", title=title)
     panels[0].set_ylabel("change in the right name's\nlead over the shown one (nats)", fontsize=9)

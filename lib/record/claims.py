@@ -6,8 +6,9 @@ A chapter runs a check by name, with `verify` (a statement) or `compare` (number
     claims.verify("prop-4-1", "derivative", storage.gradient_is, given={"mass": total}, broken={"mass": one_weight})
 
 The test runs twice: under the claim's hypotheses, and with something broken. The second run is the negative control and
-must come out false; a control that passes raises `ControlPassed`, because then the check shows nothing. What is broken
-is either one ``hypothesis`` of the claim or, in a ``mutation``, the formula that it states.
+must come out false; where both come out true, `ControlPassed` is raised, because then the check shows nothing. What is
+broken is either one ``hypothesis`` of the claim or, in a ``mutation``, the formula that it states. Where the first is
+false and the control true, the outcome is the opposite of what was said, and the check says so.
 
 The outcome travels in the executed notebook, as metadata of the displayed check. `lib.record.ledger` reads the executed
 notebooks and computes the status of every claim: no status is ever typed.
@@ -58,6 +59,7 @@ class Check:
     ours: Any = None  # a number, or name -> number
     tolerance: float | None = None
     control_ours: Any = None
+    control_holds: bool = False  # only where the check itself does not
     seeds: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()  # by cell where cells have different ones
     spread: Any = None  # sample standard deviation over seeds
     interval: Any = None  # (low, high), or name -> (low, high)
@@ -110,7 +112,7 @@ def verify(
     :param words: fill the ``{placeholders}`` of the check's texts
     :param seeds: of the runs; one sequence a cell where cells have different ones
     :param texts: ``scope``, ``says`` or ``control`` where a text depends on what was run
-    :raises ControlPassed: if the negative control is true
+    :raises ControlPassed: if the negative control is true as well
     :raises TypeError: if the test returns anything but a truth value
     :raises LedgerError: for a claim or check that claims.yml does not have
     """
@@ -118,13 +120,15 @@ def verify(
     if missing := _missing(needs):
         return skip(claim, missing, check)
     holds = _truth(test(**_value(given)), claim)
-    if _truth(test(**_value(broken)), claim):
+    turned = _truth(test(**_value(broken)), claim)
+    if holds and turned:
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
     told = _intervals(interval)
     rests = _by_student(test, given, claim) if told["t_interval"] or "prediction" in known_claims()[claim] else None
     return _shown(Check(
         claim, check, holds=holds, paper=_plain(paper), ours=_plain(_value(ours)), spread=_plain(_value(spread)),
-        **told, t_holds=rests, seeds=_by_cell(_value(seeds)), runs=_runs(needs), **found.filled()))
+        **told, t_holds=rests, control_holds=turned, seeds=_by_cell(_value(seeds)), runs=_runs(needs),
+        **found.filled()))
 
 
 def compare(

@@ -48,7 +48,12 @@ def plain(check: Row) -> str:
     lines = [f"{'holds' if check['holds'] else 'FAILS'} [{check['claim']}] {check['says']}"
              + (f": {'; '.join(facts)}" if facts else "")]
     lines += [f"  scope: {check['scope']}"] if check["scope"] else []
-    return "\n".join([*lines, f"  control, {check['control']}: fails, as it must"])
+    return "\n".join([*lines, f"  control, {check['control']}: {control_outcome(check)}"])
+
+
+def control_outcome(check: Row) -> str:
+    """How the negative control came out, in words."""
+    return "holds: the outcome is the opposite" if check.get("control_holds") else "fails, as it must"
 
 
 # Boxes and the ledger ----------------------------------------------------------------------------------------------
@@ -56,6 +61,7 @@ def plain(check: Row) -> str:
 _PAGES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
                             trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 _PAGES.filters |= {"code": code, "format": format_value, "seeds": seed_count, "values": shown_values,
+                   "control_outcome": control_outcome,
                    "beside": traced_numbers.beside, "origin": traced_numbers.check_lines,
                    "run": traced_numbers.run_lines, "name": traced_numbers.name_of,
                    "page": traced_numbers.result_page, "anchor": traced_numbers.anchor,

@@ -108,7 +108,8 @@ def test_figure_and_tables_show_what_there_is_and_say_what_is_not():
     assert [text.get_text() for text in panel.texts].count("not run here") == len(LADDER_RUNGS) - 2
     places = {round(float(line.get_ydata().mean())) for line in panel.lines}
     assert places == {list(LADDER_RUNGS).index("own"), list(LADDER_RUNGS).index("quads")}
-    (panel,) = ladder_figures.recall_by_rung({"a rung": rows[RUNG_TITLES["own"]]}, {"no rung": rows[RUNG_TITLES["quads"]]}).axes
+    own, quads = (rows[ladder_results.RUNG_TITLES[name]] for name in ("own", "quads"))
+    (panel,) = ladder_figures.recall_by_rung({"a rung": own}, {"no rung": quads}).axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["a rung", "no rung"]
     assert [line.get_ydata()[0] for line in panel.lines].count(0.5) == 1
     plt.close("all")

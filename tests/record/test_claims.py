@@ -52,6 +52,14 @@ def test_verify_holds_and_fails():
     assert (good.kind, good.breaks, good.covers) == ("symbolic", "hypothesis", "cases")
 
 
+def test_an_outcome_opposite_to_what_was_said_is_no_error_and_is_told():
+    turned = verify(x=-2, wrong=2)
+    assert not turned.holds and turned.control_holds
+    assert str(turned).endswith("control, a wrong sign: holds: the outcome is the opposite")
+    assert "it holds: the outcome is the opposite." in turned._repr_mimebundle_()[0]["text/html"]
+    assert not verify(x=-2).control_holds
+
+
 def test_a_control_that_passes_is_an_error():
     with pytest.raises(claims.ControlPassed, match="a wrong sign"):
         verify(wrong=2)
