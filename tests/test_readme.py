@@ -222,6 +222,32 @@ def test_the_ladder_at_a_glance_is_what_is_recorded(glance):
     assert "falls by {} points {}".format(*lost) in text and "recalls {} points more {}".format(*given) in text
 
 
+def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance):
+    persons, capitals = (told("smollm-relations", check, "difference") for check in ("p2d-above", "trex-above"))
+    assert ("ranks {} points more described persons {} and {} points more capitals {} first".format(*persons, *capitals)
+            in glance["Table 7 in a real model (SmolLM2-135M)"])
+
+
+def test_what_is_asked_for_at_a_glance_is_what_is_recorded(glance):
+    text = glance["Masked, or only asked? (miniature)"]
+    permuted, copied = (told("mini-asked-autoregressive", "asked-throughout", form) for form in ("permuted", "masked"))
+    source, wrong = told("mini-sweep", "source-and-target", "source"), told("mini-frame", "wrong-frame", "wrong frame")
+    for words in ("recalls {} % in reverse if half".format(*permuted), "{} % {} after a masked copy".format(*copied),
+                  "it alone gives {} % {}".format(*source), "in {} % {}.".format(*wrong)):
+        assert words in text, words
+
+
+def test_how_long_recall_lasts_at_a_glance_is_what_is_recorded(glance):
+    text = glance["How long reverse recall lasts"]
+    checks = {each["check"]: each for each in ledger_rows()["n-blocking-noise"]["checks"]}
+    for check, words in (("few-sequences", "22 sequences have {}"), ("many-sequences", "660 sequences {}")):
+        ((name, share),) = [each for each in checks[check]["ours"].items() if "share" in each[0]]
+        low, high = checks[check]["interval"][name]
+        assert words.format(f"{share:.2f}") in text and f"({low:.2f} to {high:.2f})" in text
+    fall = told("n-blocking-noise", "one-question-falls", "one question of each of 120 sequences")
+    assert "fallen by {} points {}".format(*fall) in text
+
+
 def test_stores_at_a_glance_are_what_is_recorded(glance):
     follows = [told(claim, check, "forward, follows, %")[0] for claim, check in (
         ("store-one-column", "reverse-follows"), ("store-mlp", "forward-only"),
