@@ -65,11 +65,16 @@ def length_rows(cells: RecordedCells, direction: str) -> dict[str, dict[int, Flo
                    for length in synthetic_facts.NAME_LENGTHS} for masking, name in RATE_NAMES.items()}
 
 
-def answer_length_figure(cells: RecordedCells) -> Figure:
-    """Forward and reverse accuracy by which answer is the longer one; words of names beside, where any were counted."""
-    rows = {**ANSWER_LENGTHS, "equal (parents, children)": {}}
-    found = {title: {name: {direction: cells.metric(f"{direction}_{metric}", **change)
-                            for direction in ("forward", "reverse")} for name, change in rows.items()}
+def answer_length_figure(cells: RecordedCells, again: RecordedCells) -> Figure:
+    """Forward and reverse accuracy by which answer is the longer one; words of names beside, where any were counted.
+
+    :param again: the cells of the first row, run a second time
+    """
+    (first, as_told), *others = ANSWER_LENGTHS.items()
+    rows = [(first, cells, as_told), ("the same, run again", again, as_told),
+            *((name, cells, change) for name, change in (*others, ("equal (parents, children)", {})))]
+    found = {title: {name: {direction: runs.metric(f"{direction}_{metric}", **change)
+                            for direction in ("forward", "reverse")} for name, runs, change in rows}
              for title, metric in (("whole answers", "accuracy"), ("words of names", "words"))}
     counted = any(len(each["forward"]) for each in found["words of names"].values())
     drawn = figures.accuracies_by_condition(found if counted else {"whole answers": found["whole answers"]})

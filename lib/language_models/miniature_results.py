@@ -39,10 +39,11 @@ class RecordedCells:
     """Every recorded cell, read once.
 
     :param folder: that holds ``miniature/``; the results to show where not given
+    :param again: the cells that were run a second time, in ``miniature_again/``
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.results = list(provenance.results("miniature", folder))
+    def __init__(self, folder: Path | None = None, again: bool = False) -> None:
+        self.results = list(provenance.results("miniature_again" if again else "miniature", folder))
 
     def find(self, **wanted: Any) -> dict[int, Result]:
         """Cells by seed, with these parameters and, in all that is not named, the standard ones.

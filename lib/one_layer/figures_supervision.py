@@ -51,7 +51,7 @@ def dose_response() -> Figure:
 
 def accuracy_by_questions() -> Figure:
     """Left, reverse accuracy at the end by what a step asks; right, along training, also by our recipe."""
-    runs, recipe = recorded(supervision.asked()), supervision.RECIPE
+    runs, recipe = recorded(supervision.by_questions()), supervision.RECIPE
     if not runs:
         return nothing_recorded()
     figure, (end, along) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=(3, 2))

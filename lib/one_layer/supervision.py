@@ -56,7 +56,7 @@ def changed(length: int, *names: str) -> dict[str, RecordedRun | None]:
     return {name: changed_run(length, **SUPERVISION_CHANGES[name]) for name in names}
 
 
-def asked(length: int = 10) -> dict[str, RecordedRun | None]:
+def by_questions(length: int = 10) -> dict[str, RecordedRun | None]:
     """Our recipe and the runs that ask as much in expectation, by how many questions of how many sequences."""
     return changed(length, RECIPE) | {name: changed_run(length, **change) for name, change in QUESTION_CHANGES.items()}
 

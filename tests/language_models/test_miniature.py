@@ -102,6 +102,9 @@ def test_a_cell_is_recorded_found_again_and_not_run_twice(tmp_path, work, monkey
     cells = RecordedCells(tmp_path / "results").find(**wanted)
     assert list(cells) == [1] and 400_000 < cells[1]["parameters"]["size"] < 500_000
     assert RecordedCells(tmp_path / "results").find() == {}
+    folder.with_name("miniature_again").mkdir()
+    (folder.with_name("miniature_again") / "full.json").write_bytes((folder / "full.json").read_bytes())
+    assert list(RecordedCells(tmp_path / "results", again=True).find(**wanted)) == [1]
     for metric in ("forward_accuracy", "reverse_accuracy", "told_accuracy", "kept_accuracy"):
         assert 0 <= RecordedCells(tmp_path / "results").metric(metric, **wanted)[0] <= 100
     with pytest.raises(ValueError, match="'size'"):

@@ -92,11 +92,10 @@ def test_the_gap_turns_when_the_entities_are_exchanged():
                              "reverse_accuracy": 20.0}))
     assert questions.all_above(words, [told], 0, metric="words_gap")
     assert not questions.all_above(words, [told], 0, metric="gap")
-    for cells, panels in ((words, 2), (made(-12.0, 9.0), 1)):
-        drawn = questions.answer_length_figure(cells).axes
+    for cells, again, panels, empty in ((made(-12.0, 9.0), words, 2, 2), (made(-12.0, 9.0), cells_of(), 1, 3)):
+        drawn = questions.answer_length_figure(cells, again).axes
         assert [panel.get_xlabel() for panel in drawn] == ["right, %"] * panels
-        said = [text.get_text() for text in drawn[0].texts]
-        assert said == ["not run here"] * (3 if panels == 2 else 2)
+        assert [text.get_text() for text in drawn[0].texts] == ["not run here"] * empty
 
 
 def test_every_registered_seed_is_needed():

@@ -52,7 +52,7 @@ def test_what_a_step_asks_is_found_apart_from_the_longer_run_and_shared_by_its_o
     few, one, many = made([40, 50], batch=22), made([80, 90], intervention="one_question", steps=1000), made(
         [20, 20], intervention="one_question", batch=660)
     recorded += [few, one, many, made([70, 70], intervention="one_question", steps=5000)]
-    runs = supervision.asked()
+    runs = supervision.by_questions()
     assert list(runs.values()) == [recorded[0], one, few, many] and supervision.asked_longest() is recorded[-1]
     assert supervision.share(runs, supervision.FEW_SEQUENCES, supervision.ONE_QUESTION) == pytest.approx(30 / 70)
     told = supervision.shares_told(runs, supervision.MANY_SEQUENCES, of=supervision.ONE_QUESTION)["ours"]
