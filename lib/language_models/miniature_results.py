@@ -199,4 +199,4 @@ def start_effects(cells: RecordedCells, other: str) -> str:
     """What another start adds to the reverse accuracy of the autoregressive one, by masked steps, in words."""
     found = [report.effect(*(cells.metric("reverse_accuracy", **start(steps, name)) for name in (BEGUN, other)))
              for steps in STARTS]
-    return ", ".join(f"{each.difference:+.0f} ($p={each.p:.2g}$)" for each in found)
+    return ", ".join(f"{each.difference:+.0f} (p = {each.p:.2g})" for each in found)

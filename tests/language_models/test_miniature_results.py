@@ -111,4 +111,4 @@ def test_the_gap_of_an_autoregressive_start():
                        for steps, starts in gaps.items() for name, gap in starts.items() for seed in (0, 1)))
     assert results.start_leaves_gap(cells, results.FIRST_STEPS)
     assert results.gap_worn_off(cells, results.LATER_STEPS) and not results.gap_worn_off(cells, [results.FIRST_STEPS])
-    assert results.start_effects(cells, results.ALONE).startswith("+40 ($p=0.33$), +5")
+    assert results.start_effects(cells, results.ALONE).startswith("+40 (p = 0.33), +5")
