@@ -11,12 +11,12 @@ import torch
 from filelock import FileLock
 
 from lib.one_layer.training import Trainer
-from pipeline import chapters, pdf
 
 torch.set_num_threads(1)
 
 #: files that take minutes, the longest first: begun last they would keep one of two processes alone
-LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages")
+LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages", "test_devices", "test_pretrained",
+              "test_table_7", "test_experiment")
 
 
 @pytest.hookimpl(trylast=True)
@@ -54,6 +54,8 @@ def content():
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     """The recorded chapters rendered as `make pages` does, every warning an error; once for all who test at a time."""
+    from pipeline import chapters
+
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     output, complete = shared / "site" / "html", shared / "site-complete"
@@ -68,6 +70,9 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    """Chromium; tests that want it are skipped without."""
+    from pipeline import pdf
+
     found = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
     if found is None:
         pytest.skip("no Chromium on this machine: the pages are not opened")
