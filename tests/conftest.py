@@ -15,8 +15,8 @@ from lib.one_layer.training import Trainer
 torch.set_num_threads(1)
 
 #: files that take minutes, the longest first: begun last they would keep one of two processes alone
-LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages", "test_devices", "test_pretrained",
-              "test_table_7", "test_experiment")
+LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages", "test_devices",
+              "test_pretrained", "test_table_7", "test_experiment")
 
 
 @pytest.hookimpl(trylast=True)
