@@ -194,6 +194,7 @@ def test_a_hypothesis_broken_by_hand_turns_its_row_and_what_rests_on_it(book):
     assert book.workflow(LEDGER).returncode == 0
     assert book.ledger()["claim-one"]["status"] == "deviates"
     assert not book.ledger()["claim-two"]["established"]
+    book.edit("book/one.md", 'given={"x": -lowest}', 'given={"x": lowest}')
     book.edit("book/one.md", 'broken={"x": -lowest}', 'broken={"x": lowest}')
     done = book.workflow(LEDGER)
     assert done.returncode != 0 and "ControlPassed" in done.stdout
