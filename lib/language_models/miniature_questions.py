@@ -97,8 +97,8 @@ def cells_made(cells: RecordedCells, part: str) -> tuple[int, int]:
     return sum(cell.seed in cells.find(**parameters_of(cell)) for cell in planned), len(planned)
 
 
-def recorded_figures(cells: RecordedCells) -> list[Figure]:
-    """A figure for each question that has a recorded cell."""
+def question_figure(cells: RecordedCells, part: str) -> Figure | None:
+    """The figure of one question of `lib.language_models.miniature.MINIATURE_PARTS`; None without a recorded cell."""
     rows = lambda changes: {name: cells.accuracies(**change) for name, change in changes.items()}
     plain = {f"plain, {steps:,} steps": change for steps, change in DIFFUSION_STEPS.items()}
     drawn = {
@@ -112,7 +112,7 @@ def recorded_figures(cells: RecordedCells) -> list[Figure]:
             {"objective in pretraining": rows({"by question, 1,000 steps": {}, **plain})}),
         "length": lambda: figures.accuracies_by_name_length(
             {direction: length_rows(cells, direction) for direction in ("forward", "reverse")})}
-    return [draw() for part, draw in drawn.items() if cells_made(cells, part)[0]]
+    return drawn[part]() if cells_made(cells, part)[0] else None
 
 
 # What the checks ask -----------------------------------------------------------------------------------------

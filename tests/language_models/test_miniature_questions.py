@@ -131,14 +131,16 @@ def test_cells_of_a_question_are_counted_seed_by_seed():
 
 
 def test_a_question_without_recorded_cells_has_no_figure():
-    assert questions.recorded_figures(cells_of(reverse({}, 50.0))) == []
+    parts = ("first_entity", "sweep", "wording", "objective", "length")
+    drawn = lambda cells: [figure for part in parts if (figure := questions.question_figure(cells, part))]
+    assert drawn(cells_of(reverse({}, 50.0))) == []
     cells = cells_of(reverse({}, 50.0), reverse({"masking": "source"}, 30.0), reverse({"name_length": 4}, 9.0))
-    sweep, length = questions.recorded_figures(cells)
+    sweep, length = drawn(cells)
     assert [text.get_text() for text in sweep.axes[0].texts] == ["not run here"] * 6  # the two rows of others are drawn
     assert len(length.axes) == 2
     every = [{"form": "infilled", "architecture": "llama"}, {"wording": "one word"}, {"masking": "source"},
              {"objective": "diffusion"}, {"name_length": 1}]
-    assert len(questions.recorded_figures(cells_of(*(reverse(change, 9.0) for change in every)))) == 5
+    assert len(drawn(cells_of(*(reverse(change, 9.0) for change in every)))) == 5
 
 
 @pytest.mark.parametrize("recorded", [False, True])
