@@ -110,10 +110,9 @@ def signatures_along(runs: RecordedRuns, conditions: Sequence[str]) -> Figure | 
     def draw(panel: plt.Axes, condition: str, signature: str) -> None:
         for word, line in (("matched", "rope"), ("mismatched", "control")):
             curves = runs.curves_along(f"along_{signature}_{word}", condition) / 100  # recorded in percent
-            if len(curves):
-                steps = runs.curves("step", condition)[0]
-                panel.plot(steps, curves.T, **LINES[line] | {"marker": ""}, linewidth=0.7, alpha=0.4)
-                panel.plot(steps, curves.mean(0), **LINES[line], label=word)
+            steps = runs.curves("step", condition)[0]
+            panel.plot(steps, curves.T, **LINES[line] | {"marker": ""}, linewidth=0.7, alpha=0.4)
+            panel.plot(steps, curves.mean(0), **LINES[line], label=word)
         panel.axhline(0, color="k", linewidth=0.6)
 
     return _signature_grid(conditions, draw, "step of fine-tuning", columns=2)
