@@ -89,7 +89,7 @@ def _at_masks(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, "nam
     """Log-probabilities of every token at the masks of each row."""
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
-        ids, shown = _side_by_side(part)
+        ids, shown = padded_rows(part)
         place = torch.arange(ids.shape[1])
         start, stop = (torch.tensor([[len(row[0]) + end * len(row[1])] for row in part]) for end in (0, 1))
         wanted = (place >= start) & (place < stop)
@@ -102,7 +102,7 @@ def _predicted(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, " f
     """Log-probabilities of the tokens of each row that follow what stands before the name, by a causal model."""
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
-        ids, shown = _side_by_side(part)
+        ids, shown = padded_rows(part)
         wanted = shown & (torch.arange(ids.shape[1]) >= torch.tensor([[len(row[0])] for row in part]))
         logits = queries.logits_at(model, ids.to(model.device), wanted.to(model.device),
                                    attention_mask=shown.long().to(model.device), shift=1)
@@ -110,7 +110,7 @@ def _predicted(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, " f
         yield from each.split(wanted.sum(1).tolist())
 
 
-def _side_by_side(rows: Rows) -> tuple[Int[Tensor, "row length"], Bool[Tensor, "row length"]]:
+def padded_rows(rows: Rows) -> tuple[Int[Tensor, "row length"], Bool[Tensor, "row length"]]:
     """Rows padded on the right, and what of them is not padding."""
     whole = [torch.tensor([*before, *name, *after]) for before, name, after in rows]
     ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)

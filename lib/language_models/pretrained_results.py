@@ -63,9 +63,14 @@ class RecordedRuns:
                  and result["parameters"]["start"] == start}
         return dict(sorted(found.items())) if len(found) > 1 else {}
 
+    def measured(self, metric: str, condition: str = "masked") -> dict[int, Result]:
+        """Those runs of a condition that measured a metric, at least two (answers of known length came later)."""
+        found = {seed: run for seed, run in self.find(condition).items() if metric in run["metrics"]}
+        return found if len(found) > 1 else {}
+
     def metric(self, name: str, condition: str = "masked") -> Float[np.ndarray, " seed"]:
-        """One metric, seed by seed."""
-        return np.array([result["metrics"][name][0] for result in self.find(condition).values()], dtype=float)
+        """One metric, seed by seed, of the runs that measured it."""
+        return np.array([result["metrics"][name][0] for result in self.measured(name, condition).values()], dtype=float)
 
     def curves(self, name: str, condition: str = "masked") -> Float[np.ndarray, "seed point"]:
         """One curve, seed by seed; (0, 0) where nothing is recorded."""
@@ -90,11 +95,10 @@ class RecordedRuns:
 
         :param cells: label -> metric and condition
         """
-        conditions = dict.fromkeys(condition for _, condition in cells.values())
-        needs = {f"{condition}, seed {seed}": self.find(condition).get(seed) for condition in conditions
-                 for seed in self.find(condition) or (0,)}
+        found = [(condition, self.measured(metric, condition)) for metric, condition in cells.values()]
+        needs = {f"{condition}, seed {seed}": runs.get(seed) for condition, runs in found for seed in runs or (0,)}
         values = {label: self.metric(*cell) for label, cell in cells.items()}
-        return {"needs": needs, "seeds": lambda: [list(self.find(condition)) for _, condition in cells.values()],
+        return {"needs": needs, "seeds": lambda: [list(runs) for _, runs in found],
                 "ours": lambda: {label: float(each.mean()) for label, each in values.items()},
                 "interval": lambda: {label: report.bootstrap_interval(each) for label, each in values.items()}}
 
@@ -156,6 +160,38 @@ def forbidding_helps(runs: RecordedRuns, condition: str = "masked", direction: s
     """Are at least 15 points more answered when the shown name's tokens are forbidden?"""
     free, without = (runs.metric(f"{direction}_{word}_right", condition) for word in ("free", "forbidden"))
     return seeds_lead_by(without, free, 15)
+
+
+def length_gains(
+    runs: RecordedRuns, condition: str = "masked", direction: str = "reverse"
+) -> Float[np.ndarray, " seed"]:
+    """Points by which more is written exactly where the length of the answer is known, one a seed."""
+    known = f"{direction}_length_most_certain_first"
+    metrics = [run["metrics"] for run in runs.measured(known, condition).values()]
+    return np.array([each[known][0] - each[f"{direction}_free_right"][0] for each in metrics], dtype=float)
+
+
+def length_helps(runs: RecordedRuns, direction: str = "reverse") -> bool:
+    """Are at least 15 points more written exactly where the length is known, and is the interval above 0?"""
+    gains = length_gains(runs, direction=direction)
+    return bool(gains.mean() >= 15 and report.bootstrap_interval(gains)[0] > 0)
+
+
+def length_gains_told(runs: RecordedRuns) -> dict[str, Any]:
+    """What `lib.record.claims.verify` is told of `length_gains`."""
+    told = runs.evidence({"length known": ("reverse_length_most_certain_first", "masked")})
+    return told | {"ours": lambda: {"gain": float(length_gains(runs).mean())},
+                   "interval": lambda: {"gain": report.bootstrap_interval(length_gains(runs))}}
+
+
+def first_token_suffices(runs: RecordedRuns, when: str = "") -> bool:
+    """With the first token of the name shown, is the rest written exactly in at least 90 percent of the questions?"""
+    return bool(runs.metric(f"{when}reverse_length_first_token_given").mean() >= 90)
+
+
+def too_long_to_write(runs: RecordedRuns, condition: str, direction: str = "reverse") -> bool:
+    """Is fewer than half of a direction written exactly although the length is known?"""
+    return bool(runs.metric(f"{direction}_length_most_certain_first", condition).mean() < 50)
 
 
 def cosine_gap(runs: RecordedRuns, condition: str = "masked", *, turn: bool = False) -> bool:

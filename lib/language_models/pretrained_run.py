@@ -28,6 +28,7 @@ from lib.language_models import (
     decoding,
     fact_signatures,
     families,
+    filled_names,
     finetuning,
     model_size,
     name_ranks,
@@ -192,7 +193,8 @@ def model_metrics(
     :param replay: the replayed text, whose recall is measured where there is any
     :param probed: facts whose attention and gradients are measured
     """
-    found = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data, written)}
+    found = {**rank_metrics(model, tokenizer, data), **answer_metrics(model, tokenizer, data, written),
+             **length_metrics(model, tokenizer, data)}
     if replay:
         found["kept_accuracy"] = reversal_run.recall(model, tokenizer, replay, 48)
     signature, layers = signature_metrics(model, tokenizer, data, probed)
@@ -237,6 +239,15 @@ def answer_metrics(
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}
     return found
+
+
+def length_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float]:
+    """Percent written exactly where the answer's length is known; of a causal model, which has no masks, nothing."""
+    if tokenizer.mask_token_id is None:
+        return {}
+    return {f"{direction}_length_{way.replace(' ', '_')}": share for direction in _DIRECTIONS
+            for way, share in filled_names.exact_shares(
+                model, tokenizer, name_ranks.name_questions(data, direction, tokenizer)).items()}
 
 
 def quoted_answers(data: Dataset, written: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

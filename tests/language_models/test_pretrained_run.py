@@ -26,6 +26,7 @@ from lib.language_models import (
     unseen_relations,
 )
 from lib.language_models.facts import Example
+from lib.language_models.filled_names import FILLINGS
 from lib.language_models.training_loop import TrainingRun
 from lib.language_models.unseen_relations import UNSEEN_DATASETS
 
@@ -89,7 +90,8 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     answers = [f"{name}_{each.replace(' ', '_')}" for name in ANSWERS for each in name_ranks.ANSWER_KINDS]
     patching = [f"patching_gap_{score}" for score in pretrained_run.SCORES] if masked else []
     scored = [f"{side}_{name}" for side in ("forward", "reverse") for name in ("contained", "token_accuracy")]
-    both = {*RANKS, *answers, *scored, *SIGNATURES, "kept_accuracy"}
+    length = [f"{side}_length_{way.replace(' ', '_')}" for side in ("forward", "reverse") for way in FILLINGS]
+    both = {*RANKS, *answers, *scored, *SIGNATURES, "kept_accuracy", *(length if masked else [])}
     assert metrics.keys() == both | {f"before_{name}" for name in both} | {
         *patching, "forward_accuracy", "reverse_accuracy"}
     for name, (value,) in metrics.items():
