@@ -11,10 +11,9 @@ import time
 
 import nbformat
 import pytest
-import yaml
 from small_book import CLAIM, LEDGER, Book
 
-from pipeline import chapters, execute, experiments, imports, pages, processor, record, settings
+from pipeline import execute, pages, processor, record, settings
 
 
 @pytest.fixture(scope="module")
@@ -452,79 +451,6 @@ def holder(book):
 # Parts --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_closure_follows_every_kind_of_import(monkeypatch, tmp_path):
-    monkeypatch.setattr(imports, "ROOT", tmp_path)
-    for name, text in {
-        "lib/__init__.py": "", "lib/a.py": "import numpy\nfrom lib.pack import inner\n",
-        "lib/pack/__init__.py": "from .eager import thing\n", "lib/pack/eager.py": "thing = 1\n",
-        "lib/pack/inner.py": "def late():\n    from lib import b\n    from .. import c\n",
-        "lib/b.py": "import lib.d as e\n", "lib/c.py": "from lib.f import Name\n", "lib/d.py": "",
-        "lib/f.py": "from lib.a import x\n", "lib/unused.py": "",
-        "lib/templates/x.html": "", "lib/other/__init__.py": "", "lib/other/y.html": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    found = {str(path.relative_to(tmp_path)) for path in imports.closure(["lib.a", "numpy", "lib.missing"])}
-    assert found == {"lib/__init__.py", "lib/templates/x.html", "lib/a.py", "lib/pack/__init__.py",
-                     "lib/pack/eager.py", "lib/pack/inner.py", "lib/b.py", "lib/c.py", "lib/d.py", "lib/f.py"}
-
-
-@pytest.mark.parametrize(("chapter", "uses", "not_"), [
-    ("routing", "lib/encodings.py", "lib/language_models/decoding.py"),
-    ("storage", "lib/record/claims.py", "lib/one_layer/training.py"),
-    ("language_models", "lib/language_models/decoding.py", "lib/theory/storage.py"),
-])
-def test_a_chapter_depends_on_what_it_imports_alone(chapter, uses, not_):
-    found = imports.closure(chapters.imported(chapter))
-    assert chapters.ROOT / uses in found and chapters.ROOT / not_ not in found
-
-
-def test_every_module_of_lib_that_was_loaded_by_an_import_is_in_its_closure():
-    modules = ["lib.theory.routing", "lib.one_layer.training", "lib.language_models.reversal_run", "lib.record.claims"]
-    for module in modules:
-        code = (f"import sys, {module}\nprint(*(m.__file__ for n, m in sys.modules.items()"
-                " if n.split('.')[0] == 'lib' and getattr(m, '__file__', None)))")
-        done = subprocess.run([sys.executable, "-c", code], cwd=chapters.ROOT, capture_output=True, text=True,
-                              check=True, env={**os.environ, "PYTHONPATH": str(chapters.ROOT)})
-        assert set(done.stdout.split()) <= {str(path) for path in imports.closure([module])}
-
-
-EXPERIMENTS = """one:
-  module: lib.one_layer.training
-  parameters: [length]
-  runs: {both: {steps: 3}}
-  full: {long: {length: 9, module: lib.other}}
-  varied: {other: {of: {seeds: [0, 1]}, at: {5: {steps: 7}, 6: {steps: 8}}, settings: {width: [2], ema: [0, 0.5]}}}
-  reads: [shelf]
-"""
-
-
-def test_a_run_takes_the_chapters_parameters_and_its_own_settings_win(monkeypatch):
-    monkeypatch.setattr(experiments, "entries", lambda: yaml.safe_load(EXPERIMENTS))
-    assert set(experiments.experiments("one", "quick")) == {"both"}
-    runs = experiments.experiments("one", "full")
-    assert experiments.command(runs["both"], {"length": 4}) == "python -m lib.one_layer.training --length 4 --steps 3"
-    assert experiments.command(runs["long"], {"length": 4}) == "python -m lib.other --length 9"
-    varied = {f"other_{length}_{setting}" for length in (5, 6) for setting in ("width_2", "ema_0", "ema_0.5")}
-    assert set(runs) == {"both", "long", *varied}
-    assert experiments.command(runs["other_6_ema_0"], {"length": 4}) == (
-        "python -m lib.one_layer.training --length 6 --seeds 0 1 --steps 8 --ema 0")
-    switched = runs["both"] | {"fixed": {"mlp": False, "norm": True}}
-    assert experiments.command(switched, {"length": 4}) == "python -m lib.one_layer.training --length 4 --no-mlp --norm"
-
-
-def test_recorded_results_of_other_profiles_count_as_a_source(monkeypatch, tmp_path):
-    monkeypatch.setattr(experiments, "entries", lambda: yaml.safe_load(EXPERIMENTS))
-    monkeypatch.setattr(chapters, "ROOT", tmp_path)
-    shelf = tmp_path / "results" / "shelf"
-    shelf.mkdir(parents=True)
-    before = experiments.recorded("one", "quick")
-    (shelf / "quick_a.json").write_text("1")
-    assert experiments.recorded("one", "quick") == before
-    (shelf / "full_a.json").write_text("1")
-    assert experiments.recorded("one", "quick") not in (before, experiments.recorded("one", "full"))
-
-
 def test_a_number_without_a_dot_is_read_where_a_fraction_is_meant():
     assert settings.fit("one.share", settings.value("one.share", "1e-3"), 0.5) == 1e-3
     assert settings.fit("one.lengths", [3, 4], (5, 6)) == [3, 4]
@@ -545,21 +471,3 @@ def test_promoting_copies_the_notebooks_of_the_book_and_all_results(built, tmp_p
     assert {"book/one.ipynb", "results/ledger.json", "results/chapters/one.json"} <= written
     assert not {"book/two.ipynb", "results/chapters/two.json"} & written
     assert written == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-
-
-def test_real_chapters_have_parameters_that_can_be_read():
-    for chapter in chapters.chapters():
-        assert chapters.parameters(chapter, "full", {}).keys() == chapters.defaults(chapter).keys()
-
-
-def test_every_run_has_settings_that_its_command_takes():
-    """The book's own `book/experiments.yml`: a misspelt setting is found here, not when its run starts."""
-    asked = {}
-    for chapter in chapters.chapters():
-        for name, run in experiments.experiments(chapter, "full").items():
-            for setting in (*run["from"], *run["fixed"]):
-                asked.setdefault(run["module"], {})["--" + setting.replace("_", "-")] = f"{chapter}: {name}"
-    for module, options in asked.items():
-        shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=chapters.ROOT, capture_output=True,
-                               text=True, check=True).stdout
-        assert not {option: run for option, run in options.items() if option not in shown}, module

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from lib.language_models.filled_names import FILLINGS
 from lib.language_models.name_ranks import ANSWER_KINDS
 from lib.language_models.pretrained_results import CHANCE, RecordedRuns
 from lib.record import figures
@@ -55,6 +56,29 @@ def kinds_of_answers(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
     axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="answers, %", xlim=(0, 100))
     axes.invert_yaxis()
     figures.legend_below(figure, axes, 6)
+    return figure
+
+
+def written_with_length(runs: RecordedRuns, conditions: Sequence[str]) -> Figure:
+    """What is written exactly, freely and where the answer's length is known; a panel a condition, one dot a seed.
+
+    Of the runs that measured answers of known length (`lib.language_models.filled_names`).
+    """
+    known = {f"length known, {way}": f"length_{way.replace(' ', '_')}" for way in FILLINGS}
+    ways = {"free answer": "free_right", **known}
+    figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 3.1), sharey=True, squeeze=False)
+    for panel, condition in zip(panels[0], conditions, strict=True):
+        for direction, offset in (("forward", -0.16), ("reverse", 0.16)):
+            measured = runs.measured(f"{direction}_length_at_once", condition).values()
+            for place, name in enumerate(ways.values() if measured else ()):
+                values = np.array([run["metrics"][f"{direction}_{name}"][0] for run in measured])
+                figures.dots(panel, place + offset, values, across=True,
+                             **LINES[direction] | {"label": direction if place == 0 else None})
+        _name_rows(panel, list(ways))
+        panel.set_xlabel("written exactly, %")
+        panel.set_title(condition, fontsize=10)
+    figures.legend_below(figure, panels[0, 0], 2, [each for each in conditions if not runs.measured(
+        "reverse_length_at_once", each)])
     return figure
 
 

@@ -35,7 +35,12 @@ from lib.language_models import facts as facts_module
 from lib.language_models import miniature_sentences, model_size, objectives, reversal_run, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.miniature_cell import MiniatureConfig, file_of, parameters_of, told_and_held
-from lib.language_models.miniature_measures import measured_after, measured_before, written_answers
+from lib.language_models.miniature_measures import (
+    answers_in_form,
+    measured_after,
+    measured_before,
+    written_answers,
+)
 from lib.language_models.miniature_sentences import WORDED_DATASETS
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import provenance
@@ -72,6 +77,7 @@ def run_cell(
     whole = tuned.merge_and_unload() if config.tuning == "lora" else tuned
     metrics |= found | measured_after(whole, tokenizer, data, text)
     metrics |= written_answers(whole, tokenizer, data, config.wording)
+    metrics |= answers_in_form(whole, tokenizer, data, config.form)
     thinned = {"pretraining_loss": _means(losses), "finetuning_loss": _means(curves["loss"])}
     return {"metrics": metrics, "curves": thinned, "size": model_size.size_of(model)}
 

@@ -55,6 +55,25 @@ def written_answers(model: Any, tokenizer: Any, data: Dataset, wording: str = "b
     return found
 
 
+def answers_in_form(model: Any, tokenizer: Any, data: Dataset, form: str) -> dict[str, float]:
+    """Answers, in percent, where the question is put in the form that half of the rows were shown in.
+
+    ``left_in_form``: the left entity of the trained sentence; ``reverse_in_form``: that of the reverse sentence, which
+    was never shown. Nothing where the form asks in no way of its own.
+
+    :param form: one of `lib.language_models.miniature_sentences.FORMS`
+    """
+    if form not in miniature_sentences.ASKED_FORMS:
+        return {}
+    found = {}
+    for name, sentences, entity in (("left", data.forward, 0), ("reverse", data.reverse, 1)):
+        asked = [miniature_sentences.asked_in_form(example, form, entity) for example in sentences]
+        length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in asked)
+        texts = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length, batch=32)
+        found[f"{name}_in_form"] = _share_that_holds_an_answer(texts, asked)
+    return found
+
+
 def _share_that_holds_an_answer(texts: Sequence[str], examples: Sequence[Example]) -> float:
     held = [any(facts_module.normalise(right) in facts_module.normalise(text) for right in example.answers)
             for example, text in zip(examples, texts, strict=True)]

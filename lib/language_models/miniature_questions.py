@@ -16,13 +16,12 @@ from lib.language_models import figures, synthetic_facts
 from lib.language_models.miniature import ASKING, ASKING_THROUGHOUT, LENGTH_MASKING, LONGER_DIFFUSION, plan
 from lib.language_models.miniature_cell import parameters_of
 from lib.language_models.miniature_results import CellChange, RecordedCells, cell_title, never_in_reverse
+from lib.language_models.miniature_sentences import ASKED_FORMS
 from lib.language_models.objectives import PART_MASKING
 from lib.record import report
 
 REGISTERED_SEEDS = 5  # of every cell that a prediction names
 _LLAMA = {"architecture": "llama"}
-#: forms that ask for the first entity itself
-ASKED_FORMS = ("infilled", "permuted", "masked")
 _SHOWN = {"infilled": "holes filled", "permuted": "order permuted", "masked": "after a masked copy",
           "identity": "plain bridge", "composed": "composed bridge", "reversed": "reversed sentences"}
 #: how Llama is asked for the first entity -> form -> what is changed

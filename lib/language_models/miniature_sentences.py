@@ -155,6 +155,9 @@ _FORMS: dict[str, tuple[Callable[[Example], list[Example]], int]] = {
     "infilled": (_infilled, 2), "permuted": (_permuted, 5), "masked": (_masked, len(_MASKED_PARTS)),
     "identity": (_identity, 1), "composed": (_composed, 1), "reversed": (_reversed, 1)}
 FORMS = ("plain", *_FORMS)
+#: forms that ask for an entity in their own way -> which of a form's sentences ask for the first and the second one
+_ASKING = {"infilled": (0, 1), "permuted": (2, 1), "masked": (0, 1)}
+ASKED_FORMS = tuple(_ASKING)
 FAMILY_FORMS = ("composed", "reversed")  # that are made of parents and children alone
 
 
@@ -177,6 +180,17 @@ def copies(form: str) -> int:
 
 
 # Questions ---------------------------------------------------------------------------------------------------
+
+
+def asked_in_form(example: Example, form: str, entity: int) -> Example:
+    """A sentence as one of `ASKED_FORMS` asks for an entity: in its hole, at the end of another order, or unmasked.
+
+    :param example: a training sentence, or a question with its answer
+    :param entity: 0 for the first, 1 for the second
+    """
+    asked = _FORMS[form][0](example)[_ASKING[form][entity]]
+    parts = sentence_parts(example)
+    return dataclasses.replace(asked, answers=frozenset({(parts.first, parts.second)[entity]}))
 
 
 def wrong_frame(data: Dataset) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

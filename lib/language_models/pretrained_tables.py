@@ -40,11 +40,11 @@ def mean_with_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
 
     A dash stands for what fewer than two of the runs hold: older ones lack some measures.
     """
-    found = [result["metrics"][metric][0] for result in runs.find(condition).values() if metric in result["metrics"]]
-    if len(found) < 2:
+    found = runs.metric(metric, condition)
+    if not len(found):
         return "–" if runs.find(condition) else "not run here"
-    low, high = report.bootstrap_interval(np.array(found))
-    return f"{np.mean(found):.0f} ({low:.0f} to {high:.0f})"
+    low, high = report.bootstrap_interval(found)
+    return f"{found.mean():.0f} ({low:.0f} to {high:.0f})"
 
 
 def student_interval(runs: RecordedRuns, metric: str, condition: str) -> str:

@@ -31,6 +31,29 @@ def test_answers_that_hold_a_right_one_and_answers_to_the_wrong_frame(monkeypatc
         f"{direction}_{metric}" for direction in ("forward", "reverse") for metric in ("substring", "words")}
 
 
+def test_answers_in_the_form_that_was_shown(monkeypatch):
+    data, _ = told_and_held(MiniatureConfig("llama", facts=2, held=2))
+    first, second = data.facts
+    said = {f"[MASK] 's child is {first.right}. [MASK]": f" {first.left}",
+            f"{first.right}'s parent is": f"{first.left}.",
+            f"[MASK] 's child is {second.right}. [MASK]": f" {second.left.split()[0]}",
+            f"{first.right} 's parent is [MASK]. [MASK]": f" {second.left}"}
+    asked = {}
+
+    def generated(model, tokenizer, prompts, **how):
+        asked.update(dict.fromkeys(prompts, how["length"]))
+        return [said.get(prompt, "") for prompt in prompts]
+
+    monkeypatch.setattr(measures.decoding, "generate_text", generated)
+    words = synthetic_facts.word_tokenizer(False)
+    assert measures.answers_in_form(None, words, data, "infilled") == {"left_in_form": 50, "reverse_in_form": 0}
+    assert len(asked) == 4 and set(asked.values()) == {3}  # a name of two words, and the end
+    said[f"{second.right} 's parent is [MASK]. [MASK]"] = f" {second.left}"
+    assert measures.answers_in_form(None, words, data, "infilled")["reverse_in_form"] == 50
+    assert measures.answers_in_form(None, words, data, "plain") == measures.answers_in_form(
+        None, words, data, "identity") == {}
+
+
 @pytest.mark.parametrize(("text", "percent"), [
     ("the keeper of Bob Reis.", 100), ("The author of bob reis", 100), ("the keeper of Bob Lima", 50),
     ("keeper of Bob Reis", 0), ("the keeper of Reis Bob", 0), ("the keeper of Bob", 50), ("", 0), ("the keeper of", 0)])

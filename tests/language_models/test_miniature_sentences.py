@@ -62,6 +62,21 @@ def test_what_a_form_cannot_be_made_of_is_refused(form, example, message):
         sentences.shown_as([example], form)
 
 
+@pytest.mark.parametrize(("form", "left", "reverse"), [
+    ("infilled", "[MASK] 's child is Bob Reis. [MASK] > Ana Lima", "Bob Reis 's parent is [MASK]. [MASK] > Ana Lima"),
+    ("permuted", "[MASK] 's child is Bob Reis > Ana Lima.", "[MASK] 's parent is Bob Reis > Ana Lima."),
+    ("masked", "[MASK] [MASK] 's child is Bob Reis . : > Ana Lima's child is Bob Reis.",
+     "Bob Reis 's parent is [MASK] [MASK] . : > Bob Reis's parent is Ana Lima.")])
+def test_an_entity_is_asked_for_as_the_form_asks(form, left, reverse):
+    data = dataset("p2c", CHILD_OF, [Fact("Ana Lima", "Bob Reis")])
+    for example, entity, wanted in ((data.forward[0], 0, left), (data.reverse[0], 1, reverse)):
+        asked = sentences.asked_in_form(example, form, entity)
+        assert f"{asked.prompt} >{asked.completion}" == wanted and asked.answers == {"Ana Lima"}
+    shown = sentences.shown_as(data.train, form)
+    assert left in {f"{each.prompt} >{each.completion}" for each in shown}
+    assert reverse not in {f"{each.prompt} >{each.completion}" for each in shown}
+
+
 @pytest.mark.parametrize("form", sentences.FORMS)
 def test_every_form_is_made_of_known_words(form):
     data = recombined_worlds({"told": 3})["told"].p2c

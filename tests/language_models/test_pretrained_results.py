@@ -7,6 +7,7 @@ from made_up_runs import LAYERS, MASKED, TWIN, made, runs_of
 
 from lib.language_models import figures_pretrained, name_ranks, pretrained_tables
 from lib.language_models import pretrained_results as results
+from lib.language_models.filled_names import FILLINGS
 from lib.language_models.pretrained_results import RUN_CONDITIONS
 from lib.record import claims
 from pipeline import experiments
@@ -152,6 +153,46 @@ def test_signatures_along_a_run_are_those_of_the_runs_that_measured_them():
     for panel in (correlation, cosine):  # two seeds and their mean, of one fact and of two; the line at zero
         assert len(panel.get_lines()) == 7 and panel.get_lines()[2].get_ydata()[-1] == pytest.approx(0.35)
     assert figures_pretrained.signatures_along(runs, ["autoregressive"]) is None
+    plt.close("all")
+
+
+def measured_lengths(condition="masked", **changed):
+    """Five seeds, of which the last two measured answers of known length."""
+    values = {f"{side}_length_{way.replace(' ', '_')}": 96.0 for side in ("forward", "reverse") for way in FILLINGS}
+    values |= {"reverse_free_right": 60.0, "reverse_length_most_certain_first": 80.0, "forward_free_right": 94.0,
+               "before_reverse_length_first_token_given": 20.0, **changed}
+    return runs_of(*(made(condition, seed, MASKED | (values if seed > 2 else {})) for seed in range(5)))
+
+
+def test_answers_of_known_length_are_compared_in_the_runs_that_measured_them():
+    runs = measured_lengths()
+    assert list(runs.measured("reverse_length_at_once")) == [3, 4] and len(runs.metric("reverse_free_right")) == 5
+    np.testing.assert_allclose(results.length_gains(runs), [20, 20])
+    told = results.length_gains_told(runs)
+    assert told["ours"]() == {"gain": pytest.approx(20)} and told["seeds"]() == [[3, 4]]
+    assert results.length_helps(runs) and not results.length_helps(runs, direction="forward")
+    assert not results.length_helps(measured_lengths(reverse_length_most_certain_first=70.0))
+    assert results.first_token_suffices(runs) and not results.first_token_suffices(runs, when="before_")
+    described = "masked, description to person"
+    long = measured_lengths(described, reverse_length_most_certain_first=40.0)
+    assert results.too_long_to_write(long, described)
+    assert not results.too_long_to_write(long, described, direction="forward")
+    one = runs_of(*runs.results[:4])  # a single run with the measure says nothing
+    assert one.measured("reverse_length_at_once") == {}
+    assert isinstance(claims.verify("smollm-length", "length-helps", results.length_helps, given={"runs": one},
+                                    broken={"runs": one, "direction": "forward"}, **results.length_gains_told(one)),
+                      claims.Skip)
+
+
+def test_what_is_written_with_the_length_known_is_drawn_where_it_was_measured():
+    runs, described = measured_lengths(), "masked, description to person"
+    figure = figures_pretrained.written_with_length(runs, ["masked", described])
+    assert left_out(figure) == f"Not run here: {described}."
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == [
+        "free answer", *(f"length known, {way}" for way in FILLINGS)]
+    shown = [tuple(place[0] for place in line.get_xydata()) for line in first.get_lines() if len(line.get_xdata()) == 2]
+    assert (60.3, 60.4) in shown and (80.3, 80.4) in shown and not second.get_lines()
     plt.close("all")
 
 
