@@ -354,6 +354,11 @@ def rises_and_falls(task: Task, reverse: float, log_t_max: Number = 40.0) -> boo
     return bool(path.max() > 3 / (task.facts + 1) and path[-1] < path.max() / 10)
 
 
+def falls_throughout(task: Task, reverse: float, log_t_max: Number = 40.0) -> bool:
+    """Whether the reverse probability falls from each of 2,000 times, evenly spaced in log time, to the next."""
+    return bool((np.diff(np.log(solve_flow(task, log_t_max, 2000).probability(reverse))) < 0).all())
+
+
 def threshold_follows(task: Task, log_t_max: Number = 600.0, factor: float = 1.0) -> bool:
     """Whether the threshold's distance from the midpoint is ``delta kappa / (4 log t)``, to two percent.
 
