@@ -23,7 +23,8 @@ CONDITION_NAMES = {
     "learned": "learned positions", "learned_both": "learned positions, both orders", "llada": "LLaDA-like, held out",
     "dream": "Dream-like, held out", "llada_told": "LLaDA-like, told in both orders",
     "dream_told": "Dream-like, told in both orders", "llama_told": "Llama-like, told in both orders",
-    "qwen2_told": "Qwen2.5-like, told in both orders", "smollm2": "SmolLM2, held out",
+    "qwen2_told": "Qwen2.5-like, told in both orders", "smollm2": "SmolLM2, held out, long steps",
+    "smollm2_short_steps": "SmolLM2, held out",
     "mlp_edit_layers": "with MLP, no embedding edited", "mlp_edit_mlp": "with MLP, MLP alone edited",
     "llada_edit_layers": "LLaDA-like, no embedding edited", "llada_edit_mlp": "LLaDA-like, MLPs alone edited",
 }
@@ -50,6 +51,11 @@ class RecordedEdits(RecordedRuns):
         found = {result["seeds"][0]: result for result in self.results
                  if result["parameters"]["condition"] == condition}
         return dict(sorted(found.items())) if len(found) > 1 else {}
+
+    def kept_at_all(self, condition: str) -> Float[np.ndarray, " seed"]:
+        """Percent of other facts kept by the forward edit, seed by seed, of a lone seed as well."""
+        return np.array([result["metrics"]["forward_kept"][0] for result in self.results
+                         if result["parameters"]["condition"] == condition], dtype=float)
 
     def points(self, edit: str, condition: str) -> tuple[Float[np.ndarray, " edit"], Float[np.ndarray, " edit"]]:
         """Change of the logit difference in the edited question and in the one asked, one pair a fact and seed."""
@@ -81,6 +87,11 @@ def follows(runs: RecordedEdits, condition: str, edit: str = "forward", *, ratio
     """Are the transfer ratio and the answers that follow, means over seeds, at least so high?"""
     return bool(runs.metric(f"{edit}_transfer", condition).mean() >= ratio
                 and runs.metric(f"{edit}_follows", condition).mean() >= percent)
+
+
+def others_kept(kept: Float[np.ndarray, " seed"]) -> bool:
+    """Are at least half of the other facts still answered, mean over seeds? An edit that keeps fewer tells nothing."""
+    return bool(kept.mean() >= 50)
 
 
 def stays_apart(runs: RecordedEdits, condition: str, edits: Sequence[str] = ("forward", "reverse"), *,

@@ -133,6 +133,7 @@ SUBJECTS: dict[str, OneLayerSubject | MiniatureSubject | PretrainedSubject] = {
     "llama_told": MiniatureSubject(MiniatureConfig("llama"), told=True),
     "qwen2_told": MiniatureSubject(MiniatureConfig("qwen2"), told=True),
     "smollm2": PretrainedSubject(),
+    "smollm2_short_steps": PretrainedSubject(),  # the same models, edited in steps that leave other facts as they are
     # the same models, of whose weights an edit may change a part alone
     "mlp_edit_layers": OneLayerSubject(ModelConfig(), TrainingConfig(**_FORWARD_ONLY, **_MLP), edits="layers"),
     "mlp_edit_mlp": OneLayerSubject(ModelConfig(), TrainingConfig(**_FORWARD_ONLY, **_MLP), edits="mlp"),
