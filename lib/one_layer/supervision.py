@@ -91,6 +91,21 @@ def reverse(found: RecordedRun, name: str = "reverse_accuracy") -> Float[np.ndar
     return final(found, name)
 
 
+def just_learned(found: RecordedRun, percent: float | int = 90) -> Float[np.ndarray, " seeds"]:
+    """Reverse accuracy at each seed's first measured step with so many percent forward; nan for a seed without one."""
+    forward, answered = (np.array(found["curves"][f"{way}_accuracy"]) for way in ("forward", "reverse"))
+    first = (forward >= percent).argmax(1)
+    seeds = np.arange(len(first))
+    return np.where(forward[seeds, first] >= percent, answered[seeds, first], np.nan)
+
+
+def questions_table(runs: Mapping[str, RecordedRun | None]) -> str:
+    """Reverse accuracy of the runs at their end and when each seed has just learned the facts, as Markdown."""
+    rows = [[name, report.cell(reverse(run)), report.cell(just_learned(run))]
+            for name, run in runs.items() if run is not None]
+    return report.markdown(["a step asks", "at the end (%)", "forward just at 90 % (%)"], rows)
+
+
 def part_of_gain(base: np.ndarray, whole: np.ndarray, part: np.ndarray) -> float:
     """The part's gain over the base as a share of the whole's; nan where the whole gains nothing."""
     gained = whole.mean() - base.mean()
@@ -114,6 +129,14 @@ def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str, of: str = A
         interval |= {f"{name}: gain": report.difference_interval(base, mine),
                      f"{name}: share of the gain": report.resampled_interval(part_of_gain, base, whole, mine)}
     return {"ours": ours, "interval": interval}
+
+
+def share_when_learned(
+    runs: Mapping[str, RecordedRun | None], part: str, whole: str
+) -> tuple[float, tuple[float, float]]:
+    """As `share`, of `just_learned` in place of the end; with its 95 % interval over seeds."""
+    values = [just_learned(_there(runs[name])) for name in (RECIPE, whole, part)]
+    return part_of_gain(*values), report.resampled_interval(part_of_gain, *values)
 
 
 def upper_share(runs: Mapping[str, RecordedRun | None], part: str) -> float:

@@ -128,12 +128,6 @@ def apart(sweep: SettingSweep, *more: Float[np.ndarray, " _"]) -> dict[str, floa
     return {name: of(*cells) for name, of in APART.items()}
 
 
-def apart_intervals(sweep: SettingSweep) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of `apart`: the seeds of each setting are resampled."""
-    cells = [each["reverse"] for each in sweep.rows.values()]
-    return {name: report.resampled_interval(of, *cells) for name, of in APART.items()}
-
-
 def settings_move_less_than_seeds(sweep: SettingSweep, *more: Float[np.ndarray, " _"]) -> bool:
     """The first measure of how much the recipe matters: the settings' means lie no further apart than the seeds do."""
     settings, seeds = apart(sweep, *more).values()

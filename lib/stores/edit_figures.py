@@ -114,6 +114,19 @@ def _edit_cell(runs: RecordedEdits, edit: str, condition: str) -> str:
     return f"{ratio:.2f} ({percent:.0f}, {kept:.0f})"
 
 
+def design_table(runs: RecordedEdits, conditions: Sequence[str]) -> str:
+    """Other facts kept, and what each edit does, where conditions differ in how they edit: means over seeds, or one."""
+    def row(condition: str) -> list[Any]:
+        mean = lambda metric: runs.at_all(metric, condition).mean()
+        return [f"{mean('forward_kept'):.0f}", *(f"{mean(f'{edit}_transfer'):.2f} ({mean(f'{edit}_follows'):.0f})"
+                                                 for edit in ("forward", "right", "other"))]
+
+    return report.markdown(
+        ["", "seeds", "others kept, %", "edited forward", "right-hand question edited", "another fact edited"],
+        [[CONDITION_NAMES[name], count, *(row(name) if count else ["not run here"] * 4)]
+         for name in conditions for count in [len(runs.at_all("forward_kept", name))]])
+
+
 def told_edit(runs: RecordedEdits, edit: str, condition: str) -> str:
     """Answers that follow, in percent, and the transfer ratio: means over seeds, each with its 95 % interval."""
     if not runs.find(condition):

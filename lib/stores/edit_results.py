@@ -52,9 +52,9 @@ class RecordedEdits(RecordedRuns):
                  if result["parameters"]["condition"] == condition}
         return dict(sorted(found.items())) if len(found) > 1 else {}
 
-    def kept_at_all(self, condition: str) -> Float[np.ndarray, " seed"]:
-        """Percent of other facts kept by the forward edit, seed by seed, of a lone seed as well."""
-        return np.array([result["metrics"]["forward_kept"][0] for result in self.results
+    def at_all(self, metric: str, condition: str) -> Float[np.ndarray, " seed"]:
+        """One metric, seed by seed, of a lone seed as well."""
+        return np.array([result["metrics"][metric][0] for result in self.results
                          if result["parameters"]["condition"] == condition], dtype=float)
 
     def points(self, edit: str, condition: str) -> tuple[Float[np.ndarray, " edit"], Float[np.ndarray, " edit"]]:
@@ -120,6 +120,12 @@ def stores_found(runs: RecordedEdits, condition: str) -> str:
 def mean_transfer(runs: RecordedEdits, condition: str) -> Float[np.ndarray, " seed"]:
     """Transfer ratio, mean of the edits through the forward and through the reverse question."""
     return (runs.metric("forward_transfer", condition) + runs.metric("reverse_transfer", condition)) / 2
+
+
+def above_another(runs: RecordedEdits, condition: str, first: str = "forward", second: str = "other",
+                  by: float = 0.3) -> bool:
+    """Is the transfer ratio after one edit above that after another by so much, and the interval above 0?"""
+    return seeds_lead_by(runs.metric(f"{first}_transfer", condition), runs.metric(f"{second}_transfer", condition), by)
 
 
 def transfers_less(runs: RecordedEdits, condition: str, other: str, by: float = 0.1) -> bool:

@@ -36,6 +36,18 @@ def test_runs_are_found_by_what_was_changed(recorded):
     assert supervision.lengths(supervision.RECIPE, supervision.ALL_DROPPED) == [10]
 
 
+def test_what_each_seed_answers_when_it_has_just_learned_the_facts():
+    run = made([40, 60])
+    np.testing.assert_array_equal(supervision.just_learned(run), [50, 70])  # at the second measured step
+    np.testing.assert_array_equal(supervision.just_learned(run, 95), [40, 60])
+    run["curves"]["forward_accuracy"][1] = [2.0, 80.0, 85.0]
+    np.testing.assert_array_equal(supervision.just_learned(run), [50, np.nan])  # the second seed never learns them
+    runs = {supervision.RECIPE: made([0, 10]), "whole": made([80, 90]), "part": made([40, 50]), "not run": None}
+    found, (low, high) = supervision.share_when_learned(runs, "part", "whole")
+    assert found == pytest.approx(0.5) and low < found < high
+    assert supervision.questions_table(runs).splitlines()[-1] == "| part | 45.0 (40–50) | 55.0 (50–60) |"
+
+
 def test_gains_are_shares_of_what_dropping_all_gains(recorded):
     runs = supervision.changed(10, *supervision.SUPERVISION_CHANGES)
     assert supervision.share(runs, supervision.HIDDEN) == pytest.approx(70 / 80)

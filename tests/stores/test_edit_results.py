@@ -181,6 +181,21 @@ def test_figures_and_tables_hold_what_is_recorded_and_say_what_is_not():
     plt.close("all")
 
 
+def test_designs_are_compared_by_what_they_keep():
+    short = {**SHARED, "forward_kept": 90.0}
+    runs = runs_of(smollm2_short_steps=short)
+    runs.results.append(made("smollm2", 0, {**SHARED, "forward_kept": 0.0, "other_transfer": 0.8}))
+    assert runs.find("smollm2") == {} and runs.at_all("forward_kept", "smollm2").tolist() == [0.0]
+    rows = edit_figures.design_table(runs, ["smollm2", "smollm2_short_steps", "mlp"]).splitlines()[2:]
+    assert rows[0].split(" | ")[1:] == ["1", "0", "0.90 (95)", "0.10 (5)", "0.80 (5) |"]
+    assert rows[1].split(" | ")[1:3] == ["5", "90"] and rows[2].count("not run here") == 4
+    assert edit_results.others_kept(runs.at_all("forward_kept", "smollm2_short_steps"))
+    assert not edit_results.others_kept(runs.at_all("forward_kept", "smollm2"))
+    assert edit_results.above_another(runs, "smollm2_short_steps")
+    assert not edit_results.above_another(runs, "smollm2_short_steps", "other", "forward")
+    assert not edit_results.above_another(runs_of(mlp={**SHARED, "other_transfer": 0.7}), "mlp")
+
+
 def test_the_verdict_says_what_was_expected_and_found():
     rows = edit_figures.verdict_table(runs_of(attention=SHARED, causal_both=APART)).splitlines()[2:]
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
