@@ -1,7 +1,7 @@
 """What a language model of some size costs here: seconds, tokens a second, and peak memory against the weights.
 
     python -m benchmarks.language_models                     the largest shape that fits: 8B on a CUDA device of 24 GB
-    python -m benchmarks.language_models --shape 300m --dtype bfloat16 --out /tmp/scale
+    python -m benchmarks.language_models --shape 300m --dtype bfloat16 --out _build/scale
 
 Writes a checkpoint of LLaDA's layout with random weights, loads it as a published one would be, takes the three
 signatures, decodes, and fine-tunes with adapters; one result goes to ``<out>/<device>.json`` (out: ``$OUT`` where

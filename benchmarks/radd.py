@@ -1,7 +1,7 @@
 """RADD's own code on the one-layer task: trained on our sequences, asked our questions.
 
     python -m benchmarks.radd FOLDER --length 10 --width 64 --steps 8000 --batch 120 --seeds 0 1 2 --points 10 \\
-        --out results/published_radd/length_10.json
+        --out results/published_radd/full_length_10.json
 
 FOLDER is a copy of https://github.com/ML-GSAI/RADD. It is not distributed here, and it is run: read it first. It needs
 einops, omegaconf and huggingface_hub, which are no dependencies of the project. Model (one block, one head, rotary

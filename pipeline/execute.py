@@ -25,6 +25,9 @@ from pipeline import chapters, pictures
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 KEPT = "The last good notebook is left as it was"
+#: warnings that no chapter shows: how they begin, without a comma. tqdm misses a progress bar for notebooks, which the
+#: book does not need, and names a file of this installation
+SILENCED = ("IProgress not found",)
 
 
 def execute(chapter: str, output: Path, record: Path, values: dict[str, Any], profile: str) -> None:
@@ -148,6 +151,14 @@ def tidy(book: Any, chapter: str) -> None:
             cell.metadata["tags"] = ["injected-parameters", "remove-cell"]
 
 
+def warning_filters(given: str = "") -> str:
+    """What PYTHONWARNINGS says to a kernel: what it says already, and then that `SILENCED` is not shown.
+
+    :param given: its present value
+    """
+    return ",".join([*filter(None, [given]), *(f"ignore:{begins}" for begins in SILENCED)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chapter", type=chapters.known)
@@ -159,6 +170,7 @@ def main() -> None:
     os.environ.setdefault("RESULTS_DIR", str(chapters.ROOT / "_build" / "results"))
     os.environ.setdefault("PYTHONHASHSEED", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["PYTHONWARNINGS"] = warning_filters(os.environ.get("PYTHONWARNINGS", ""))
     try:
         execute(asked.chapter, asked.output, asked.record, asked.parameters, asked.profile)
     except chapters.Refused as error:

@@ -163,6 +163,37 @@ def test_a_cell_that_was_passed_over_is_counted():
     assert execute.ended_early(made.new_notebook(cells=cells)) == "cell 3 and 1 more did not run"
 
 
+WARNS = """import warnings
+
+from tqdm.notebook import WARN_NOIPYW
+from tqdm.std import TqdmWarning
+
+warnings.warn(WARN_NOIPYW, TqdmWarning)
+warnings.warn("a warning of another kind")
+print("the end of the cell")"""
+
+
+def test_a_notebook_without_its_progress_bars_does_not_say_so_and_shows_other_warnings(tmp_path):
+    """The message names a file of the machine that recorded it; `PYTHONWARNINGS` of the user stays in force."""
+    book = Book.made(tmp_path / "warning")
+    book.add_cell("one", WARNS)
+    done = subprocess.run(
+        [".venv/bin/python", "-m", "pipeline.execute", "one", "out/one.ipynb", "out/one.json"], cwd=book.folder,
+        env=book.environment(PYTHONWARNINGS="ignore:nothing", PYTHONPATH=str(book.folder)), text=True,
+        capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    outputs = nbformat.read(book.folder / "out" / "one.ipynb", as_version=4).cells[-1].outputs
+    shown = {name: "".join(each.text for each in outputs if each.name == name) for name in ("stdout", "stderr")}
+    assert shown["stdout"] == "the end of the cell\n" and "a warning of another kind" in shown["stderr"]
+    assert "IProgress" not in shown["stderr"] and "TqdmWarning" not in shown["stderr"]
+
+
+def test_filters_of_the_user_come_first():
+    assert execute.warning_filters() == "ignore:IProgress not found"
+    assert execute.warning_filters("error,default::UserWarning") == (
+        "error,default::UserWarning,ignore:IProgress not found")
+
+
 def test_a_chapter_that_lost_a_check_fails_and_one_that_skips_it_does_not(book):
     good = book.read("_build/chapters/two.ipynb")
     text = book.read("book/two.md")

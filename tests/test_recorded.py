@@ -18,6 +18,31 @@ def test_a_recorded_notebook_holds_its_chapter(chapter):
     assert kept == written, f"book/{chapter}.md has changed since it was recorded: run `make record`"
 
 
+#: where files of a machine lie; a notebook that shows such a path tells of the machine and differs on the next
+MACHINE_PATH = re.compile(r"(?<![\w.~/+])/(?:tmp|home|work|root|Users|usr|opt)/")
+
+
+def shown_paths(book):
+    """(cell, text around) of each absolute path of a machine in the outputs of an executed notebook."""
+    outputs = [(place, json.dumps(cell.get("outputs", [])).replace("\\n", " "))
+               for place, cell in enumerate(book["cells"])]
+    return [(place, text[max(0, found.start() - 20):found.end() + 40])
+            for place, text in outputs for found in MACHINE_PATH.finditer(text)]
+
+
+@pytest.mark.parametrize("chapter", chapters.chapters())
+def test_a_recorded_notebook_shows_no_path_of_a_machine(chapter):
+    assert not shown_paths(json.loads((chapters.ROOT / "book" / f"{chapter}.ipynb").read_text()))
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("/tmp/x/.venv/lib/auto.py:21: a warning", True), ("cannot read '/home/me/a.json'", True), ("at\n/work/a", True),
+    ("see https://host.org/home/a", False), ("results/work/a.json and ../tmp/b", False)])
+def test_a_path_of_a_machine_is_told_from_other_slashes(text, found):
+    cells = [{"source": "/tmp/in the source"}, {"outputs": [{"output_type": "stream", "text": text}]}]
+    assert bool(shown_paths({"cells": cells})) is found
+
+
 ONE_LAYER = ["one_layer", "beyond", "supervision", "predicted_limit", "recipes"]
 
 
