@@ -232,7 +232,9 @@ def test_what_is_asked_for_at_a_glance_is_what_is_recorded(glance):
     text = glance["Masked, or only asked? (miniature)"]
     permuted, copied = (told("mini-asked-autoregressive", "asked-throughout", form) for form in ("permuted", "masked"))
     source, wrong = told("mini-sweep", "source-and-target", "source"), told("mini-frame", "wrong-frame", "wrong frame")
-    for words in ("recalls {} % in reverse if half".format(*permuted), "{} % {} after a masked copy".format(*copied),
+    plain, holed = (told("mini-own-form", "holes-in-reverse", f"reverse, {how}") for how in ("plain", "with a hole"))
+    for words in (f"it is {plain[0]} % by the plain question, and {holed[0]} % {holed[1]} where",
+                  "recalls {} % in reverse if half".format(*permuted), "{} % {} after a masked copy".format(*copied),
                   "it alone gives {} % {}".format(*source), "in {} % {}.".format(*wrong)):
         assert words in text, words
 
