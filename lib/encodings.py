@@ -22,12 +22,14 @@ from torch import Tensor
 T5_BUCKETS, T5_REACH = 32, 128  # buckets of both directions together; offsets from T5_REACH on share one
 
 
-def rope_frequencies(head_dim: int | np.integer, base: float | int | np.number = 10_000.0) -> np.ndarray:
+def rope_frequencies(
+    head_dim: int | np.integer, base: float | int | np.number = 10_000.0
+) -> Float[np.ndarray, " planes"]:
     """Angular frequencies of RoPE's planes, theta_i = base**(-2 i / head_dim), in radians a position.
 
     :param head_dim: d, the number of coordinates of a query or key; even and positive
     :param base: the encoding's base, above 1
-    :return: (head_dim / 2,) float64, falling from 1
+    :return: one a plane, head_dim / 2 of them, float64, falling from 1
     :raises ValueError: for an odd or non-positive head_dim, or a base that is not a finite number above 1
     """
     if isinstance(head_dim, bool) or not isinstance(head_dim, Integral) or head_dim <= 0 or head_dim % 2:

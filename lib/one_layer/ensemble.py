@@ -31,7 +31,7 @@ class Ensemble:
     """Weights of several models, their logits, losses and gradients.
 
     :param settings: shared by all members
-    :param parameters: (members, parameters) in the order of `Transformer.named_parameters`; used, not copied
+    :param parameters: (members, parameters) in the order of ``Transformer.named_parameters()``; used, not copied
     :raises ValueError: for another number of parameters than the settings have
     """
 

@@ -116,7 +116,7 @@ def run_experiment(asked: ExperimentOptions) -> None:
 
 
 def measured_steps(steps: int, points: int) -> list[int]:
-    """Steps after which a run is measured: 0, then log-spaced from `FIRST` (or the end) to the end."""
+    """Steps after which a run is measured: 0, then log-spaced from `FIRST_MEASURED` (or the end) to the end."""
     return [0, *sorted({round(step) for step in np.geomspace(min(FIRST_MEASURED, steps), steps, points)})]
 
 

@@ -29,7 +29,7 @@ def training_curve(axes: Any, run: RecordedRun, name: str, *, by: str = "steps",
     """A curve of a run, mean over seeds and their range, against the step plus 1 on a logarithmic axis.
 
     :param by: curve that holds the steps
-    :param line: an entry of `figures.LINES`, or keyword arguments of `Axes.plot`
+    :param line: an entry of `figures.LINES`, or keyword arguments of matplotlib's ``Axes.plot``
     """
     band(axes, np.array(run["curves"][by]) + 1, run["curves"][name], **line)
     axes.set_xscale("log")

@@ -58,7 +58,10 @@ DRAWN_PER_BATCH = ("drop_random", "drop_random_elsewhere", "one_question")
 
 
 def check_intervention(intervention: str, objective: str = "masked_diffusion", right_weight: float = 1) -> None:
-    """Refuse an unknown intervention, naming the valid ones, and any on a causal model; likewise a weight."""
+    """Refuse an unknown intervention, and any on a causal model; likewise a weight.
+
+    :raises ValueError: for an unknown intervention, naming the valid ones, or settings that do not go together
+    """
     if intervention not in INTERVENTIONS:
         raise ValueError(f"unknown intervention {intervention!r}; one of {', '.join(INTERVENTIONS)}")
     if intervention != "none" and objective == "autoregressive":

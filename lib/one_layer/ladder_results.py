@@ -70,7 +70,10 @@ class RecordedRungs:
         self.miniature = {result["seeds"][0]: result for result in found if result["experiment"] == "miniature"}
 
     def find(self, condition: str) -> Result | None:
-        """The run of one of `LADDER_CONDITIONS`, which holds all of its seeds; None where it was not run."""
+        """The run of one of `LADDER_CONDITIONS`, which holds all of its seeds; None where it was not run.
+
+        :raises ValueError: for an unknown condition, naming the valid ones
+        """
         if condition not in LADDER_CONDITIONS:
             raise ValueError(f"condition {condition!r}: one of {', '.join(LADDER_CONDITIONS)}")
         wanted = condition_parameters(condition)

@@ -100,12 +100,12 @@ def _predicted(run: RecordedRun, rule: str, frozen: bool, count: int) -> Float[n
     return np.resize(values, count)
 
 
-def mean_error(by_case: Mapping[str, np.ndarray]) -> float:
+def mean_error(by_case: Mapping[str, Float[np.ndarray, " seeds"]]) -> float:
     """Mean over all models."""
     return float(np.concatenate(list(by_case.values())).mean())
 
 
-def error_interval(by_case: Mapping[str, np.ndarray]) -> tuple[float, float]:
+def error_interval(by_case: Mapping[str, Float[np.ndarray, " seeds"]]) -> tuple[float, float]:
     """95 % interval of `mean_error`, the seeds of every case drawn anew."""
     return report.resampled_interval(lambda *cells: float(np.concatenate(cells).mean()), *by_case.values())
 

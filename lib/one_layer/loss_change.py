@@ -18,6 +18,7 @@ all others, and they add up to ``cosine_training``. Positive means that descent 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +35,9 @@ MEASURES = (
 )
 
 
-def batch_gradients(trainer: Trainer) -> tuple[Tensor, Tensor]:
+def batch_gradients(
+    trainer: Trainer,
+) -> tuple[Float[Tensor, "members parameters"], Float[Tensor, "members parameters"]]:
     """Gradient of the coming step's batch: that of placeholders right of a visible capital, and that of the rest."""
     tokens, rows, targets, weights = trainer.batch(trainer.steps_taken)
     blocking = torch.stack([

@@ -229,6 +229,8 @@ def trained_query_bound(ensemble: Ensemble) -> Float[np.ndarray, "members totals
     """Thm 4.3 for the query at hand: sum_i w_i cos(x theta_i), w_i = |q_i|^2 / |q|^2, mean over heads.
 
     Rope only; x = Delta_1 + Delta_2 runs over 2..2L-2.
+
+    :raises ValueError: for causal models, and encodings other than rope
     """
     settings = ensemble.settings
     if settings.encoding != "rope" or settings.causal:
@@ -273,8 +275,8 @@ def query_loss_and_gradient(
 def gradient_cosines(ensemble: Ensemble) -> dict[str, Float[Tensor, " members"]]:
     """Matched, mismatched and pooled cosine of forward and reverse gradients, and the parts of the matched one.
 
-    ``gradient_part_*`` are inner products over one group of parameters (`PARTS`) divided by the full norms,
-    so they add up to ``gradient_cosine``.
+    ``gradient_part_*`` are inner products over one group of parameters (`PARAMETER_GROUPS`) divided by the full
+    norms, so they add up to ``gradient_cosine``.
     """
     forward, reverse = (fact_gradients(ensemble, asked).double() for asked in queries(ensemble.settings))
     scale_f, scale_r = forward.norm(dim=-1), reverse.norm(dim=-1)
@@ -293,8 +295,8 @@ def gradient_cosines(ensemble: Ensemble) -> dict[str, Float[Tensor, " members"]]
     return cosines
 
 
-def group_columns(ensemble: Ensemble) -> dict[str, Tensor]:
-    """Columns of the parameter buffer that belong to each part of `PARTS`."""
+def group_columns(ensemble: Ensemble) -> dict[str, Int[Tensor, " columns"]]:
+    """Columns of the parameter buffer that belong to each group of `PARAMETER_GROUPS`."""
     found: dict[str, list[Tensor]] = {}
     for name, columns, _ in ensemble.parameter_slices():
         part = next(PARAMETER_GROUPS[word] for word in name.split(".") if word in PARAMETER_GROUPS)

@@ -192,8 +192,10 @@ class Block(nn.Module):
         self.norm2 = Norm(settings.width) if settings.norm and settings.mlp else nn.Identity()
         self.mlp = MLP(settings.width) if settings.mlp else None
 
-    def add_attention(self, x: Tensor, position: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """The stream plus what attention retrieves: (batch, length, width), or (rows, width) at ``rows``."""
+    def add_attention(
+        self, x: Float[Tensor, "batch length width"], position: Tensor | None, rows: Int[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "batch length width"] | Float[Tensor, "rows width"]:
+        """The stream plus what attention retrieves; at ``rows`` of the flattened batch alone, if they are given."""
         normed, mode = self.norm1(x), self.attention.value_position_mode
         value_input = normed if mode == "natural" else self.norm1(self.attention.value_input(x, position))
         retrieved = self.attention(normed, position, value_input)

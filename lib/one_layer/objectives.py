@@ -62,7 +62,10 @@ class MaskedBatch:
 
 
 def check_objective(objective: str, draws: str) -> None:
-    """Refuse an unknown objective or way of drawing masks, naming the valid ones."""
+    """Refuse an unknown objective or way of drawing masks.
+
+    :raises ValueError: for one of them that is unknown, naming the valid ones, or two that do not go together
+    """
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; one of {', '.join(OBJECTIVES)}")
     if draws not in MASKING_SAMPLERS:
@@ -135,13 +138,13 @@ def fixed_rate(tokens: TokenArray, rng: Rng, uniforms: Uniforms) -> MaskedBatch:
 
 
 @functools.lru_cache
-def binomial_distribution(length: int) -> np.ndarray:
+def binomial_distribution(length: int) -> Float[np.ndarray, " counts"]:
     """P(count <= k), k = 0..length, of the masks that `RATE` puts into a sequence."""
     each = [math.comb(length, count) * RATE**count * (1 - RATE) ** (length - count) for count in range(length + 1)]
     return np.cumsum(each).clip(max=1.0)
 
 
-def random_subsets(counts: np.ndarray, length: int, rng: Rng) -> Bool[np.ndarray, "batch length"]:
+def random_subsets(counts: Int[np.ndarray, " batch"], length: int, rng: Rng) -> Bool[np.ndarray, "batch {length}"]:
     """For each row a subset of that many positions, all such subsets equally likely."""
     drawn = rng.random((len(counts), length))
     smallest = np.sort(drawn, axis=1).reshape(-1)  # masked are the counts[i] smallest of row i
@@ -150,8 +153,10 @@ def random_subsets(counts: np.ndarray, length: int, rng: Rng) -> Bool[np.ndarray
     return drawn <= limit[:, None]
 
 
-def mask_tokens(tokens: TokenArray, masked: Bool[np.ndarray, "batch length"], weights: np.ndarray) -> MaskedBatch:
-    """Mask and ask for the masked tokens; ``weights`` (batch,) weigh every answer of their sequence."""
+def mask_tokens(
+    tokens: TokenArray, masked: Bool[np.ndarray, "batch length"], weights: Float[np.ndarray, " batch"]
+) -> MaskedBatch:
+    """Mask and ask for the masked tokens; ``weights`` weigh every answer of their sequence."""
     rows = np.flatnonzero(masked)
     hidden = tokens.copy()
     hidden.reshape(-1)[rows] = task.MASK

@@ -50,6 +50,10 @@ class StackedGenerators:
         return np.concatenate([each.integers(high, size=self._share(size)) for each in self.generators])
 
     def permutation(self, x: object) -> np.ndarray:
+        """Refused: a permutation mixes batches.
+
+        :raises TypeError: always
+        """
         raise TypeError("a permutation mixes batches: draw it for one batch at a time")
 
     def _share(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -61,7 +65,10 @@ Rng = np.random.Generator | StackedGenerators
 
 
 def check_length(length: int) -> int:
-    """A usable sequence length, or an error that says what would be."""
+    """A usable sequence length.
+
+    :raises ValueError: for anything but an integer of at least 2
+    """
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 2:
         raise ValueError(f"length must be an integer of at least 2 (a pair has two letters), not {length!r}")
     return int(length)
@@ -73,7 +80,10 @@ def spell(tokens: Int[Tensor, " length"] | Int[np.ndarray, " length"]) -> str:
 
 
 def read(text: str) -> Int[Tensor, " length"]:
-    """Text as tokens; the inverse of `spell`."""
+    """Text as tokens; the inverse of `spell`.
+
+    :raises ValueError: for a character that is no token
+    """
     for character in text:
         if character not in ALPHABET:
             raise ValueError(f"{character!r} is no token; tokens are {ALPHABET}")

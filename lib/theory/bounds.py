@@ -124,13 +124,13 @@ def _surplus(distance: Reals, threshold: Reals, head_dim: Count, base: Number) -
 
 def unequal_distance_planes(
     delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "*batch planes"], Float[np.ndarray, "*batch planes"]]:
     """Numerators n_i = a_i + kappa_i b_i and denominators D_i = 1 + kappa_i a_i b_i at the worst kappa (B.3).
 
     a_i = cos((Delta_1 + Delta_2) theta_i), b_i = cos((Delta_1 - Delta_2) theta_i). The surrogate
     sum w_i n_i / sum w_i D_i is smallest at kappa_i = 1 where b_i < 0 and kappa_i = 0 elsewhere, whatever w is.
 
-    :return: two arrays (*batch, planes)
+    :raises ValueError: for distances that do not broadcast, or a bad distance, head_dim or base
     """
     first, second = distances("delta1", delta1), distances("delta2", delta2)
     try:

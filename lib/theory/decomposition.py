@@ -1,8 +1,9 @@
 """Storage times routing (Sec. 3, App. A.1): the one-layer model of the paper with a symbol for every entry.
 
 A visible token x_j adds alpha_ij W_{:,x_j} to the logits of a masked position i, with W = U W_V W_E. `Decomposition`
-holds a concrete sequence, `general_contribution` leaves every size symbolic. Each function that decides a statement
-takes what breaks it: a nonlinearity behind attention, or a position vector added to the embeddings.
+holds a concrete sequence; `share_of_any_row` and `weight_rises_with_score` hold for a row of any length. Each function
+that decides a statement takes what breaks it: a nonlinearity behind attention, or a position vector added to the
+embeddings.
 """
 
 from __future__ import annotations

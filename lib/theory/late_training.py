@@ -277,7 +277,10 @@ class Prompts:
         classes: Count,
         weights: Float[Tensor, " prompts"] | None = None,
     ) -> Prompts:
-        """The prompts in float64, each pair of features and target once."""
+        """The prompts in float64, each pair of features and target once.
+
+        :raises ValueError: for no prompts, features that are not finite, or what the class refuses
+        """
         classes = validation.whole_number("classes", classes, 2)
         if features.ndim != 2 or targets.shape != features.shape[:1] or not len(targets):
             raise ValueError(f"features must be (prompts, features) and targets (prompts,), at least one prompt, "

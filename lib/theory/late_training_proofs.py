@@ -42,7 +42,7 @@ _SHARE, _ALPHA_R = sp.symbols("sigma a_r", positive=True)
 class SymbolicTask:
     """A `Task` with symbols: the smaller attention is m / (m + delta + s), the gap delta / (m + delta + s), N = k + 2.
 
-    ``s`` may be 0, where the larger attention is 1; ``k`` is positive or (see `Signs.at_two_facts`) 0.
+    ``s`` may be 0, where the larger attention is 1; ``k`` is positive, and `_positive` decides signs at 0, too.
     """
 
     placeholder_above: bool = False

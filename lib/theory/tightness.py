@@ -32,6 +32,7 @@ def shifted(correlation: Reals, kappa: Number) -> float | np.ndarray:
 
     :param correlation: C = sum w_i c_i, in [-1, 1]
     :param kappa: strictly between -1 and 1
+    :raises ValueError: for a correlation or kappa outside its range
     """
     level = array("correlation", correlation)
     if (np.abs(level) > 1).any():
@@ -58,6 +59,7 @@ def misaligned_bound(
     """Lower bound on E_q[Corr] when only kappa_i >= -kappa_0: (mu - kappa_0) / (1 - kappa_0 mu), mu = T_d(2 Delta).
 
     :param misalignment: kappa_0, in [0, 1)
+    :raises ValueError: for a misalignment outside [0, 1), or a bad distance, head_dim or base
     """
     if not 0 <= misalignment < 1:
         raise ValueError(f"misalignment must lie in [0, 1), not {misalignment!r}")
@@ -69,6 +71,7 @@ def unequal_traces_mean(distance: Reals, traces: Reals, base: Number = 10_000.0)
 
     :param distance: Delta, of the evidence on either side
     :param traces: (planes,) tau_i^2, positive; their scale does not matter
+    :raises ValueError: for traces that are not a row of positive numbers, or a bad distance or base
     """
     variances = array("traces", traces)
     if variances.ndim != 1 or not (variances > 0).all():
@@ -81,10 +84,10 @@ def unequal_traces_mean(distance: Reals, traces: Reals, base: Number = 10_000.0)
 
 def unconditional_correlation(
     total_distance: Reals,
-    query_means: np.ndarray,
-    query_variances: np.ndarray,
-    key_means: np.ndarray,
-    key_variances: np.ndarray,
+    query_means: Float[np.ndarray, "planes 2"],
+    query_variances: Float[np.ndarray, " planes"],
+    key_means: Float[np.ndarray, "planes 2"],
+    key_variances: Float[np.ndarray, " planes"],
     base: Number = 10_000.0,
 ) -> float | np.ndarray:
     """Corr(s_fwd, s_rev) over random q and k, independent and in each plane isotropic about any mean.
@@ -92,8 +95,8 @@ def unconditional_correlation(
     It is sum_i omega_i cos((Delta_1 + Delta_2) theta_i) at any Delta_1, Delta_2, with omega_i proportional to
     var(k_i) |mean q_i|^2 + var(q_i) |mean k_i|^2 + 2 var(q_i) var(k_i).
 
-    :param query_means: (planes, 2), and so ``key_means``
-    :param query_variances: (planes,) of one coordinate, not negative, and so ``key_variances``
+    :param query_variances: of one coordinate, not negative, and so ``key_variances``
+    :raises ValueError: for a negative variance, scores that do not vary, or a number that is not finite
     """
     spread_q, spread_k = array("query_variances", query_variances), array("key_variances", key_variances)
     if (spread_q < 0).any() or (spread_k < 0).any():

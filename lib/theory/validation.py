@@ -24,7 +24,10 @@ SUM_TOLERANCE = 1e-6  # a float32 softmax sums to 1 within this
 
 
 def array(name: str, value: Reals) -> np.ndarray:
-    """Finite real numbers, as a float64 array of any shape."""
+    """Finite real numbers, as a float64 array of any shape.
+
+    :raises ValueError: for anything else
+    """
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -35,7 +38,10 @@ def array(name: str, value: Reals) -> np.ndarray:
 
 
 def distances(name: str, value: Reals) -> np.ndarray:
-    """Distances in positions: finite and not negative."""
+    """Distances in positions: finite and not negative.
+
+    :raises ValueError: for a negative one, or what `array` refuses
+    """
     numbers = array(name, value)
     if (numbers < 0).any():
         raise ValueError(f"{name} must not be negative, not {value!r}")
@@ -43,7 +49,10 @@ def distances(name: str, value: Reals) -> np.ndarray:
 
 
 def strictly_between(name: str, value: Reals, low: Number, high: Number) -> np.ndarray:
-    """Numbers strictly between ``low`` and ``high``."""
+    """Numbers strictly between ``low`` and ``high``.
+
+    :raises ValueError: for a number that is not, or what `array` refuses
+    """
     numbers = array(name, value)
     if ((numbers <= low) | (numbers >= high)).any():
         raise ValueError(f"{name} must lie strictly between {low:g} and {high:g}, not {value!r}")
@@ -51,14 +60,20 @@ def strictly_between(name: str, value: Reals, low: Number, high: Number) -> np.n
 
 
 def one_distance(name: str, value: Number) -> float:
-    """One distance in positions: a finite number that is not negative."""
+    """One distance in positions: a finite number that is not negative.
+
+    :raises ValueError: for anything else
+    """
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number, not negative, not {value!r}")
     return float(value)
 
 
 def scalar(name: str, value: Any) -> float:
-    """One finite number."""
+    """One finite number.
+
+    :raises ValueError: for an array of several, or what `array` refuses
+    """
     number = array(name, value)
     if number.ndim:
         raise ValueError(f"{name} must be one number, not an array of shape {number.shape}")
@@ -66,7 +81,10 @@ def scalar(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any) -> float:
-    """One number above 0."""
+    """One number above 0.
+
+    :raises ValueError: for 0 or less, or what `scalar` refuses
+    """
     number = scalar(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be above 0, not {number}")
@@ -74,7 +92,10 @@ def positive(name: str, value: Any) -> float:
 
 
 def attention_mass(name: str, value: Any) -> float:
-    """Attention mass on a token that is visible: one number in (0, 1]."""
+    """Attention mass on a token that is visible: one number in (0, 1].
+
+    :raises ValueError: for a number outside (0, 1], or what `scalar` refuses
+    """
     number = scalar(name, value)
     if not 0 < number <= 1:
         raise ValueError(f"{name} must lie in (0, 1], not {number}")
@@ -82,7 +103,10 @@ def attention_mass(name: str, value: Any) -> float:
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """A whole number, at least ``least``."""
+    """A whole number, at least ``least``.
+
+    :raises ValueError: for any other number, or something else
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -93,7 +117,10 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def token(name: str, value: Any, vocab: int) -> int:
-    """The index of a token, below the vocabulary size."""
+    """The index of a token, below the vocabulary size.
+
+    :raises ValueError: for an index beyond it, or what `whole_number` refuses
+    """
     index = whole_number(name, value, 0)
     if index >= vocab:
         raise ValueError(f"{name} must be an index below the vocabulary size {vocab}, not {index}")
@@ -101,7 +128,10 @@ def token(name: str, value: Any, vocab: int) -> int:
 
 
 def distribution(name: str, value: Any) -> np.ndarray:
-    """At least two probabilities that sum to 1, as a vector."""
+    """At least two probabilities that sum to 1, as a vector.
+
+    :raises ValueError: for another shape, a negative entry or another sum, or what `array` refuses
+    """
     p = array(name, value)
     if p.ndim != 1 or len(p) < 2:
         raise ValueError(f"{name} must be a vector of at least 2 probabilities, not of shape {p.shape}")
