@@ -25,14 +25,13 @@ from lib.one_layer import patching
 from lib.one_layer.model import Norm, Transformer
 from lib.one_layer.task import PLACEHOLDER, Queries
 
-LOGIT_PARTS = ("storage_routing", "residual", "mlp")
 #: where attention retrieves from, in a one-layer masked model
 ATTENTION_SOURCES = ("evidence", "placeholders", "mask")
 
 
 @torch.no_grad()
 def logit_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries clean"]]:
-    """Share of each of `LOGIT_PARTS` in the logits at the asked positions; they add up to the logits."""
+    """Shares ``storage_routing``, ``residual`` and ``mlp`` of the logits where each query asks; they add up to them."""
     stream = stream_parts(model, asked)
     return _shares(model, stream, stream)
 
@@ -47,7 +46,7 @@ def _shares(model: Transformer, stream: dict[str, Tensor], split: dict[str, Tens
 
 @torch.no_grad()
 def stream_parts(model: Transformer, asked: Queries) -> dict[str, Float[Tensor, "queries width"]]:
-    """What each of `LOGIT_PARTS` added to the residual stream at the asked positions."""
+    """What ``storage_routing``, ``residual`` and ``mlp`` added to the residual stream where each query asks."""
     place = torch.arange(len(asked)), asked.position - int(model.settings.causal)
     rows = place[0] * model.settings.positions + place[1]
     at_rows = lambda part: part if part.dim() == 2 else part[place]  # above the last attention there is nothing else

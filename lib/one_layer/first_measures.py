@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.one_layer.intervention_results import Triple, agreement, cosine, late_range, line_through, metric
-from lib.one_layer.intervention_runs import NamedRuns
-from lib.one_layer.results import RecordedRun, at_common_step, at_step, final
+from lib.one_layer.results import RecordedRun, at_step, final
 
 
 def at_mean_weight(run: RecordedRun, way: str) -> Float[np.ndarray, " seeds"]:
@@ -75,18 +74,7 @@ def correlated_and_right(run: RecordedRun) -> bool:
     return bool(metric(run, "score_correlation").min() > 0.99 and metric(run, "reverse_accuracy").min() >= 90)
 
 
-def transfers_no_less(run: RecordedRun, than: RecordedRun) -> bool:
-    """Whether a run ends no more than 5 points below another in reverse, means over seeds at the last step of both."""
-    own, other = at_common_step("reverse_accuracy", run, than)
-    return bool(own.mean() >= other.mean() - 5)
-
-
 def shares_of_gain_at_ends(triples: Mapping[str, Triple]) -> dict[str, float]:
     """The part of the gain by dropping the blocking loss that each control achieves, each run read at its own end."""
     ends = {name: [float(final(run, "reverse_accuracy").mean()) for run in triple] for name, triple in triples.items()}
     return {name: (other - plain) / (changed - plain) for name, (plain, changed, other) in ends.items()}
-
-
-def answers_at_ends(runs: NamedRuns) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """Reverse accuracy (percent) of each run at its own end."""
-    return {name: final(run, "reverse_accuracy") for name, run in runs.items() if run is not None}

@@ -31,7 +31,7 @@ def test_parts_add_up_to_the_logits(settings):
     assert torch.allclose(sum(parts.values()), logits, atol=1e-9)
     margin = logits[torch.arange(len(asked)), asked.target] - logits[:, task.PLACEHOLDER]
     assert torch.allclose(sum(attribution.margin_parts(made, asked).values()), margin, atol=1e-9)
-    assert set(parts) == set(attribution.LOGIT_PARTS) and bool(parts["mlp"].any()) == made.settings.mlp
+    assert set(parts) == {"storage_routing", "residual", "mlp"} and bool(parts["mlp"].any()) == made.settings.mlp
 
 
 def test_the_attention_part_is_storage_times_routing():

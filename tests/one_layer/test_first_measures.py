@@ -60,14 +60,10 @@ def test_changes_of_both_kinds_of_steps_lie_near_their_prediction():
     assert not first.both_steps_follow(made, {"adamw": "adamw", "forward": "forward"})  # slope .4
 
 
-def test_answers_near_the_last_step_and_at_the_end():
+def test_answers_near_the_last_step():
     made = run(curves={"reverse_accuracy": [[0, 91, 40], [0, 95, 60]]}, steps=1000)
     assert first.every_seed_answers(made, {"parameters": {"steps": 10}}, 90.0)
     assert not first.every_seed_answers(made, {"parameters": {"steps": 1000}}, 90.0)
-    assert first.answers_at_ends({"run": made, "missing": None})["run"].tolist() == [40, 60]
-    other = run(curves={"reverse_accuracy": [[0, 0, 54], [0, 0, 56]]}, steps=1000)
-    assert first.transfers_no_less(made, other) and not first.transfers_no_less(
-        made, run(curves={"reverse_accuracy": [[0, 0, 56], [0, 0, 56]]}, steps=1000))
 
 
 def test_correlated_and_right():

@@ -10,7 +10,6 @@ from lib.one_layer.interventions import INTERVENTIONS
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig
 
-DROPS = [name for name in INTERVENTIONS if name.startswith("drop_")]
 COUNT, LENGTH = 400, 7
 
 

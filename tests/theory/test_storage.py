@@ -11,8 +11,6 @@ import torch
 from lib.theory import gradients, storage, symbolic
 from lib.theory.storage import descend, prediction, prediction_errors, prompt_losses
 
-RNG = np.random.default_rng(0)
-
 
 def numbers(model, seed):
     """Random values for every symbol of a storage model."""
