@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from lib.one_layer.intervention_results import Triple, agreement, cosine, late_range, line_through, metric
 from lib.one_layer.results import RecordedRun, at_step, final
+from lib.record.report import gained_share
 
 
 def at_mean_weight(run: RecordedRun, way: str) -> Float[np.ndarray, " seeds"]:
@@ -76,5 +77,4 @@ def correlated_and_right(run: RecordedRun) -> bool:
 
 def shares_of_gain_at_ends(triples: Mapping[str, Triple]) -> dict[str, float]:
     """The part of the gain by dropping the blocking loss that each control achieves, each run read at its own end."""
-    ends = {name: [float(final(run, "reverse_accuracy").mean()) for run in triple] for name, triple in triples.items()}
-    return {name: (other - plain) / (changed - plain) for name, (plain, changed, other) in ends.items()}
+    return {name: gained_share(*(final(run, "reverse_accuracy") for run in triple)) for name, triple in triples.items()}

@@ -30,7 +30,7 @@ from lib.one_layer.results import (
     last_step,
     wrong_as_placeholder,
 )
-from lib.record.report import Values, resampled_interval
+from lib.record.report import Values, gained_share, resampled_interval
 
 SIGNATURES = ("score_correlation", "gradient_cosine")
 #: part of a margin over the placeholder -> the recorded parts that it sums
@@ -141,8 +141,7 @@ def shares_of_gain(triples: Mapping[str, Triple], step: int | None = None) -> di
 
 def share_of_gain_intervals(triples: Mapping[str, Triple]) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of `shares_of_gain` at the last step of all three runs: each run's seeds are resampled."""
-    share = lambda plain, changed, other: (other.mean() - plain.mean()) / (changed.mean() - plain.mean())
-    return {name: resampled_interval(share, *at_common_step("reverse_accuracy", *triple))
+    return {name: resampled_interval(gained_share, *at_common_step("reverse_accuracy", *triple))
             for name, triple in triples.items()}
 
 

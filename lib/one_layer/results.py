@@ -22,7 +22,7 @@ from jaxtyping import Float
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import TrainingConfig
 from lib.record import provenance
-from lib.record.report import Values
+from lib.record.report import Values, gained_share
 
 RecordedRun = Mapping[str, Any]
 RunPairs = Mapping[str, tuple[RecordedRun, RecordedRun]]  # name -> a run of this build, the recorded one it begins
@@ -214,13 +214,12 @@ def gain(name: str, before: RecordedRun, after: RecordedRun) -> float:
 def share_of_gain(
     name: str, plain: RecordedRun, changed: RecordedRun, other: RecordedRun, step: int | None = None
 ) -> float:
-    """The part of what one change gains over the plain run that another change gains, means over seeds.
+    """`gained_share` of a curve: what another change gains over the plain run, of what the first change gains.
 
     :param step: near which it is read; None for the last step of all three
     """
     runs = (plain, changed, other)
-    base, gained, tried = (at_step(run, name, step or last_step(*runs)).mean() for run in runs)
-    return float((tried - base) / (gained - base))
+    return gained_share(*(at_step(run, name, step or last_step(*runs)) for run in runs))
 
 
 def with_recorded(build: Iterable[RecordedRun], recorded: Runs, *names: str) -> RunPairs:

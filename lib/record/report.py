@@ -217,6 +217,16 @@ def seeds_lead_by(first: Values, second: Values, points: float | int) -> bool:
     return bool(found.difference >= points and found.interval[0] > 0)
 
 
+def gained_share(base: Values, whole: Values, part: Values) -> float:
+    """What one change gains over a base as a share of what another, the whole, gains; means over seeds.
+
+    :param base: one value a seed, as the others
+    :return: nan where the whole gains nothing
+    """
+    start, most, some = (float(np.mean(values)) for values in (base, whole, part))
+    return (some - start) / (most - start) if most > start else float("nan")
+
+
 def told_effects(pairs: Mapping[str, tuple[Values, Values]]) -> dict[str, dict[str, Any]]:
     """What `claims.verify` is told of effects by name, first and second values each: the difference of means with its
     interval, and Hedges' g, which has none."""

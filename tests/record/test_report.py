@@ -107,6 +107,13 @@ def test_the_interval_of_any_statistic_is_that_of_the_mean_where_it_is_the_mean(
         report.resampled_interval(np.mean, values, values[:1])
 
 
+def test_a_gain_is_a_share_of_the_wholes_or_nothing():
+    base, whole = [0, 20], [80, 100]
+    shares = [report.gained_share(base, whole, part) for part in (base, whole, [20, 40], [0, 0])]
+    assert shares == pytest.approx([0, 1, 0.25, -0.125])
+    assert np.isnan(report.gained_share(base, base, whole)) and np.isnan(report.gained_share(whole, base, base))
+
+
 def test_effects_are_told_with_their_interval():
     low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
     found = report.effect(low, high)
