@@ -148,20 +148,6 @@ def asymmetric(delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_
     return as_scalar_or_array(dirichlet.ratio_moments(*unequal_distance_planes(delta1, delta2, head_dim, base))[0])
 
 
-def unequal_distance_floor(
-    delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
-) -> float | np.ndarray:
-    """A lower bound on `asymmetric` made of means only: (n - (cov + var) / D) / D.
-
-    n and D are the means of the planes' n_i and D_i; cov = Cov(N, D) and var = Var(D) follow from the law of w.
-    It drops (N/D) (D - E D)^2 / (E D)^2, which is at least -(D - E D)^2 / (E D)^2 because |N| <= D.
-    """
-    numerators, denominators = unequal_distance_planes(delta1, delta2, head_dim, base)
-    centre, mean = denominators.mean(-1), numerators.mean(-1)
-    spread = (denominators - centre[..., None]) * (numerators + denominators)
-    return as_scalar_or_array((mean - spread.mean(-1) / (head_dim // 2 + 1) / centre) / centre)
-
-
 def unequal_correlation_floor(
     delta1: Reals, delta2: Reals, head_dim: Count, base: Number = 10_000.0
 ) -> float | np.ndarray:

@@ -317,7 +317,10 @@ def unequal_distance_enclosure(
 def grid_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> float:
     """Proved lower bound of E_q[inf_kappa surrogate] over all integers 1 <= Delta_1, Delta_2 <= farthest.
 
-    It is the least `bounds.unequal_distance_floor` of the grid, in ball arithmetic.
+    It is the least floor of the grid, in ball arithmetic. The floor of a cell is made of means only,
+    (n - (cov + var) / D) / D: n and D are the means of the planes' n_i and D_i (`bounds.unequal_distance_planes`);
+    cov = Cov(N, D) and var = Var(D) follow from the law of w. It drops (N/D) (D - E D)^2 / (E D)^2, which is at least
+    -(D - E D)^2 / (E D)^2 because |N| <= D.
 
     :raises ValueError: for a bad head_dim, base or ``farthest``
     """
@@ -328,7 +331,7 @@ def grid_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> flo
 def correlation_floor(head_dim: Count, farthest: Count, base: Number = 10_000.0) -> float:
     """Proved lower bound of E_q[inf_kappa Corr] over all integers 1 <= Delta_1, Delta_2 <= farthest.
 
-    It is the least of `bounds.unequal_distance_floor` minus P(N < 0), in ball arithmetic. The probability is bounded by
+    It is the least of the floor of `grid_floor` minus P(N < 0), in ball arithmetic. The probability is bounded by
     Chernoff's inequality everywhere, and enclosed where that would set the least value.
 
     :raises ValueError: for a bad head_dim, base or ``farthest``

@@ -45,7 +45,6 @@ def test_a_number_gives_a_float_and_an_array_an_array():
         (bounds.cantelli, (0.1, 64)),
         (bounds.exact_tail, (0.1, 64)),
         (bounds.asymmetric, (3, 64)),
-        (bounds.unequal_distance_floor, (3, 64)),
         (bounds.unequal_correlation_floor, (3, 64)),
         (bounds.trace_bound_limit_error, (64,)),
     ):
@@ -218,10 +217,9 @@ def test_asymmetric_at_the_minima_of_two_grids(pair, d, value):
 
 @given(st.floats(0, 60), st.floats(0, 60), dims)
 @settings(max_examples=30, deadline=None)
-def test_asymmetric_is_symmetric_and_bounded_by_its_floor_and_the_trace(delta1, delta2, d):
+def test_asymmetric_is_symmetric_and_bounded_by_the_trace(delta1, delta2, d):
     value = bounds.asymmetric(delta1, delta2, d)
     assert value == pytest.approx(bounds.asymmetric(delta2, delta1, d), abs=1e-12)
-    assert bounds.unequal_distance_floor(delta1, delta2, d) <= value + 1e-11
     assert value <= bounds.trace_bound(delta1 + delta2, d) + 1e-11  # kappa = 0 is admissible
     repaired = bounds.unequal_correlation_floor(delta1, delta2, d)
     assert value - 1 - 1e-11 <= repaired <= value + 1e-11
@@ -230,17 +228,13 @@ def test_asymmetric_is_symmetric_and_bounded_by_its_floor_and_the_trace(delta1, 
 @given(st.floats(0, 60), dims, bases)
 @settings(max_examples=20, deadline=None)
 def test_equal_distances_give_the_trace_bound(delta, d, base):
-    for function in (bounds.asymmetric, bounds.unequal_distance_floor):
-        assert function(delta, delta, d, base) == pytest.approx(bounds.trace_bound(2 * delta, d, base), abs=1e-11)
+    assert bounds.asymmetric(delta, delta, d, base) == pytest.approx(bounds.trace_bound(2 * delta, d, base), abs=1e-11)
 
 
-def test_floor_of_two_planes_by_hand():
+def test_two_planes_by_hand():
     # d = 4, base 16: theta = 1, 1/4; distances 3 and 0: a = b = cos 3 < 0 in plane 0, cos 0.75 > 0 in plane 1
     slow, fast = np.cos(0.75), np.cos(3)
     n, d = np.array([2 * fast, slow]), np.array([1 + fast**2, 1.0])
-    spread = np.mean((d - d.mean()) * n) + np.mean((d - d.mean()) ** 2)
-    expected = n.mean() / d.mean() - spread / 3 / d.mean() ** 2
-    assert bounds.unequal_distance_floor(3, 0, 4, 16) == pytest.approx(expected, abs=1e-14)
     assert np.allclose(bounds.unequal_distance_planes(3, 0, 4, 16), [n, d], atol=1e-15)
     chance = 1 - 2 * abs(fast) / (2 * abs(fast) + slow)  # P(w n0 + (1 - w) n1 < 0) = |n0| / (|n0| + n1)
     assert bounds.unequal_correlation_floor(3, 0, 4, 16) == pytest.approx(
@@ -318,7 +312,6 @@ def test_the_base_is_ten_thousand_unless_said():
         (bounds.exact_tail, (20.0, 0.4, 64)),
         (bounds.unequal_distance_planes, (20.0, 3.0, 64)),
         (bounds.asymmetric, (20.0, 3.0, 64)),
-        (bounds.unequal_distance_floor, (20.0, 3.0, 64)),
         (bounds.unequal_correlation_floor, (20.0, 3.0, 64)),
         (bounds.surrogate_minimum, (np.ones(32), 20.0, 3.0, 64)),
         (bounds.chebyshev, (20.0, 0.1, 64)),
@@ -346,7 +339,6 @@ EVERY = {
     "cantelli": lambda **k: bounds.cantelli(**{"distance": 1.0, "threshold": 0.1, "head_dim": 8, **k}),
     "exact_tail": lambda **k: bounds.exact_tail(**{"distance": 1.0, "threshold": 0.1, "head_dim": 8, **k}),
     "asymmetric": lambda **k: bounds.asymmetric(**{**UNEQUAL, **k}),
-    "unequal_distance_floor": lambda **k: bounds.unequal_distance_floor(**{**UNEQUAL, **k}),
     "unequal_correlation_floor": lambda **k: bounds.unequal_correlation_floor(**{**UNEQUAL, **k}),
     "certified_minimum": lambda **k: bounds.certified_minimum(**{"low": 0.0, "high": 2.0, "head_dim": 8, **k}),
     "first_zero": lambda **k: bounds.first_zero(**{"head_dim": 8, **k}),
@@ -379,7 +371,7 @@ BAD = {
         "distance": (-1e-9, NAN, [1.0, -2.0], [[1.0], [1.0, 2.0]]),
         "threshold": (1, -1, 1.5, -7, NAN, [0.1, 1.0]),
     },
-    ("asymmetric", "unequal_distance_floor", "unequal_correlation_floor"): {
+    ("asymmetric", "unequal_correlation_floor"): {
         "delta1": (-1, NAN, INF, [3.0, -1.0]),
         "delta2": (-1, NAN, INF, [3.0, -1.0]),
     },

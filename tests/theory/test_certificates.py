@@ -230,10 +230,37 @@ def test_bad_distances_of_the_unequal_distance_enclosure():
             certificates.unequal_distance_enclosure(*arguments, 8)
 
 
+def cell_floor(delta1, delta2, d, base=1e4):
+    """The floor of `certificates.grid_floor` in floating point, for distances that may be arrays."""
+    numerators, denominators = bounds.unequal_distance_planes(delta1, delta2, d, base)
+    centre, mean = denominators.mean(-1), numerators.mean(-1)
+    spread = (denominators - centre[..., None]) * (numerators + denominators)
+    return (mean - spread.mean(-1) / (d // 2 + 1) / centre) / centre
+
+
+@given(st.floats(0, 60), st.floats(0, 60), st.sampled_from([2, 4, 6, 16, 64, 128, 200, 256]))
+@settings(max_examples=30, deadline=None)
+def test_the_floor_is_below_the_expectation_and_exact_at_equal_distances(delta1, delta2, d):
+    assert cell_floor(delta1, delta2, d) <= bounds.asymmetric(delta1, delta2, d) + 1e-11
+    for base in (50, 1e4, 1e6):
+        assert cell_floor(delta1, delta1, d, base) == pytest.approx(bounds.trace_bound(2 * delta1, d, base), abs=1e-11)
+
+
+def test_the_floor_of_two_planes_by_hand():
+    # d = 4, base 16: theta = 1, 1/4; distances 3 and 0: a = b = cos 3 < 0 in plane 0, cos 0.75 > 0 in plane 1
+    slow, fast = np.cos(0.75), np.cos(3)
+    n, d = np.array([2 * fast, slow]), np.array([1 + fast**2, 1.0])
+    spread = np.mean((d - d.mean()) * n) + np.mean((d - d.mean()) ** 2)
+    expected = n.mean() / d.mean() - spread / 3 / d.mean() ** 2
+    assert cell_floor(3, 0, 4, 16) == pytest.approx(expected, abs=1e-14)
+    ball = certificates._floor([(arb(top), 1 - arb(bottom)) for top, bottom in zip(n, d, strict=True)])
+    assert float(ball.mid()) == pytest.approx(expected, abs=1e-14)
+
+
 @pytest.mark.parametrize("d, farthest, base", [(64, 6, 1e4), (16, 12, 1e4), (128, 1, 5e5), (4, 9, 100)])
 def test_grid_floor_is_the_least_floor_of_the_grid(d, farthest, base):
     grid = np.arange(1, farthest + 1)
-    least = bounds.unequal_distance_floor(grid[:, None], grid, d, base).min()
+    least = cell_floor(grid[:, None], grid, d, base).min()
     floor = certificates.grid_floor(d, farthest, base)
     assert least - 1e-12 <= floor <= least + 1e-13
     assert floor <= bounds.asymmetric(grid[:, None], grid, d, base).min() + 1e-12
@@ -244,7 +271,7 @@ def test_correlation_floor_is_the_least_repaired_floor_of_the_grid(d, farthest, 
     grid = np.arange(1, farthest + 1)
     numerators, _ = bounds.unequal_distance_planes(grid[:, None], grid, d, base)
     negative = 1 - dirichlet.tail(numerators)
-    least = (bounds.unequal_distance_floor(grid[:, None], grid, d, base) - negative).min()
+    least = (cell_floor(grid[:, None], grid, d, base) - negative).min()
     floor = certificates.correlation_floor(d, farthest, base)
     assert least - 2e-6 <= floor <= least + 1e-12
     assert negative.max() > 1e-3  # or the repair is not tested
