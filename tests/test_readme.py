@@ -16,6 +16,7 @@ from lib.one_layer import paper_tables, prediction, results, signature_ranks, st
 from lib.one_layer.intervention_runs import Sources
 from lib.one_layer.results import Runs
 from lib.record import claims_file, few_seeds, provenance, report
+from pipeline import chapters, imports
 from pipeline.chapters import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +77,18 @@ def test_targets_and_folders_of_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for name in re.findall(r"^((?:lib|pipeline|results|benchmarks|tests)/\S*)\s{2,}", README, re.MULTILINE):
         assert (ROOT / name).exists(), name
+
+
+def test_the_readme_says_what_makes_each_folder_of_results():
+    """All but those of chapters; the command of each is a target of make or a module of the project."""
+    table = README.split("The others, and what makes each:")[1].split("\n## ")[0]
+    made = dict(re.findall(r"^\| `(\w+)` \|.*\| `([^`]+)` \|$", table, re.MULTILINE))
+    folders = {path.name for path in provenance.RECORDED.iterdir() if path.is_dir()}
+    assert set(made) == folders - set(chapters.chapters())
+    for folder, command in made.items():
+        module = re.match(r"python -m (\S+)", command)
+        assert command.startswith("make ") or imports.module_file(module[1]), folder
+        assert f"results/{folder}/" in command or "--out" not in command, folder
 
 
 # The numbers at a glance --------------------------------------------------------------------------------------------
@@ -200,7 +213,8 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
     student = " to ".join(f"{end:.0f}" for end in exact["t_interval"]["reverse, exact"])
     less, more = gain["interval"]["difference"]
     for words in (f"writes {exact['ours']['reverse, exact']:.0f} % of the names exactly",
-                  f"({low:.0f} to {high:.0f}, three seeds; by Student's t {student})",
+                  f"({low:.0f} to {high:.0f}, five seeds; by Student's t {student})",
+                  f"and {told('smollm-length', 'first-token', 'names')[0]} % where the length and the first token",
                   f"in {gain['ours']['difference']:.0f} points more",
                   f"({less:.0f} to {more:.0f}), which writes {twin:.0f} %"):
         assert words in text, words
