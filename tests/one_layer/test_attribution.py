@@ -2,21 +2,17 @@
 
 import pytest
 import torch
+from small_one_layer import random_model
 
 from lib.one_layer import attribution, task
-from lib.one_layer.model import ModelConfig, Transformer, initialise, storage
+from lib.one_layer.model import storage
 from lib.one_layer.task import paired_causal_queries, paired_queries
 
 torch.set_num_threads(1)
 
 
 def model(**settings):
-    made = initialise(Transformer(ModelConfig(**{"length": 5, "width": 8, **settings})), 0).double().eval()
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape, generator=draw, dtype=weight.dtype))
-    return made
+    return random_model(0.3, **{"length": 5, **settings})
 
 
 CASES = [{}, {"depth": 3}, {"encoding": "learned"}, {"norm": False}, {"mlp": False, "norm": False}, {"causal": True}]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from small_one_layer import random_ensemble
 from torch.nn import functional
 
 from lib.one_layer import objectives, task
@@ -26,9 +27,7 @@ CASES = [
 
 
 def ensemble(seed=0, members=3, **settings):
-    made = Ensemble.from_seeds(ModelConfig(**{"length": 7, "width": 16, **settings}), range(members))
-    made.parameters.add_(0.1 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
-    return made
+    return random_ensemble(0.1, members, seed, **{"length": 7, "width": 16, **settings})
 
 
 def questions(settings, members=3, batch=5, count=9, seed=0):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_one_layer import random_ensemble
 
 from lib.one_layer import evaluation, experiment, metrics, prediction, task
-from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.task import LETTERS, MASK, PLACEHOLDER
 from lib.one_layer.training import TrainingConfig
@@ -17,9 +17,7 @@ torch.set_num_threads(1)
 
 
 def ensemble(members=2, seed=0, **settings):
-    made = Ensemble.from_seeds(ModelConfig(**{"length": 4, "width": 8, **settings}), list(range(members)))
-    made.parameters.add_(0.5 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
-    return made
+    return random_ensemble(0.5, members, seed, **{"length": 4, **settings})
 
 
 def answer(models, tokens, asked):

@@ -2,22 +2,12 @@
 
 import numpy as np
 import pytest
+from made_up_interventions import growing, result
 
 from lib.one_layer import intervention_checks as must
 from lib.one_layer.intervention_results import layered
 from lib.one_layer.intervention_runs import Sources
-from lib.one_layer.results import STANDARD, Runs
-
-
-def result(metrics=None, curves=None, **parameters):
-    return {"parameters": {**STANDARD, "steps": 1000, **parameters}, "seeds": [0, 1], "metrics": metrics or {},
-            "curves": {"steps": [0, 100, 1000], **(curves or {})}}
-
-
-def growing(*ends, steps=(0, 100, 1000), **parameters):
-    """A run whose seeds answer nothing at first, and this at every later point."""
-    return result(curves={"steps": list(steps), "reverse_accuracy": [[0] + [end] * (len(steps) - 1) for end in ends]},
-                  **{"steps": steps[-1], **parameters})
+from lib.one_layer.results import Runs
 
 
 def test_measured_values_have_a_mean_and_an_interval_by_name_or_alone():

@@ -2,15 +2,11 @@
 
 import numpy as np
 import pytest
+from made_up_interventions import growing, result
 
 from lib.one_layer import intervention_results as read
 from lib.one_layer.intervention_runs import Sources
-from lib.one_layer.results import STANDARD, Runs
-
-
-def result(metrics=None, curves=None, **parameters):
-    return {"parameters": {**STANDARD, "steps": 1000, **parameters}, "seeds": [0, 1], "metrics": metrics or {},
-            "curves": {"steps": [0, 100, 1000], **(curves or {})}}
+from lib.one_layer.results import Runs
 
 
 def test_measures_and_their_means():
@@ -25,12 +21,6 @@ def test_seeds_without_errors_do_not_count_in_the_placeholders_share():
     assert read.mean_placeholder_share(run) == 98 and read.mean_placeholder_share(run, 0) == 3
     (shares,) = read.placeholder_shares([run]).items()
     assert shares[0] == "rope at 10, step 1000" and shares[1].mean() == 98
-
-
-def growing(*ends, steps=(0, 100, 1000), **parameters):
-    """A run whose seeds answer nothing at first, and this at every later point."""
-    return result(curves={"steps": list(steps), "reverse_accuracy": [[0] + [end] * (len(steps) - 1) for end in ends]},
-                  **{"steps": steps[-1], **parameters})
 
 
 def test_shares_of_a_gain_by_encoding_and_control():

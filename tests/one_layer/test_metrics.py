@@ -3,20 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from small_one_layer import random_ensemble
 
 from lib.language_models import signatures
 from lib.one_layer import metrics, patching, task
-from lib.one_layer.ensemble import Ensemble
-from lib.one_layer.model import ModelConfig
 from lib.one_layer.task import Queries
 
 torch.set_num_threads(1)
 
 
 def ensemble(members=2, seed=0, **settings):
-    made = Ensemble.from_seeds(ModelConfig(**{"length": 4, "width": 8, **settings}), list(range(members)))
-    made.parameters.add_(0.3 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(seed)))
-    return made
+    return random_ensemble(0.3, members, seed, **{"length": 4, **settings})
 
 
 def test_grading_counts_answers():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_one_layer import random_model
 
 from lib.encodings import ENCODINGS, rope_frequencies
 from lib.language_models import signatures
@@ -15,12 +16,7 @@ torch.set_num_threads(1)
 
 
 def model(seed=0, **settings):
-    made = initialise(Transformer(ModelConfig(**{"length": 6, "width": 8, **settings})), seed).double().eval()
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in made.parameters():  # no weight stays at a special value
-            weight.add_(0.3 * torch.randn(weight.shape, generator=draw, dtype=weight.dtype))
-    return made
+    return random_model(0.3, seed, **{"length": 6, **settings})
 
 
 def tokens(count, length, seed=0, mask=1):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies
+from small_one_layer import random_model
 
 from lib.encodings import ENCODINGS
 from lib.one_layer import patching, task
-from lib.one_layer.model import ModelConfig, Transformer, initialise
 from lib.one_layer.patching import record_activations
 from lib.one_layer.task import LETTERS, paired_queries
 
@@ -16,12 +16,7 @@ FORWARD, REVERSE = paired_queries(5)
 
 
 def model(seed=0, **settings):
-    made = initialise(Transformer(ModelConfig(**{"length": 5, "width": 8, **settings})), seed).double().eval()
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.add_(0.7 * torch.randn(weight.shape, generator=draw, dtype=weight.dtype))
-    return made
+    return random_model(0.7, seed, **{"length": 5, **settings})
 
 
 def put(made, source, *points):
