@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from lib.record import claims_file
+from lib.record import claims_file, yaml_files
 from pipeline import imports
-from pipeline.settings import Refused, choose, fit, mapping, read_yaml, value, words, yaml_problem
+from pipeline.settings import Refused, choose, fit, mapping, read_yaml, value, words
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ("quick", "full")
@@ -69,7 +69,7 @@ def notebook(chapter: str) -> Any:
     try:
         book = jupytext.read(source(chapter))
     except Exception as error:  # jupytext raises of many kinds, YAML's among them
-        problem = yaml_problem(error) if isinstance(error, yaml.YAMLError) else f": {error}"
+        problem = yaml_files.yaml_problem(error) if isinstance(error, yaml.YAMLError) else f": {error}"
         raise Refused(f"{source(chapter)}: cannot be read{problem}") from None
     if not any(cell.cell_type == "code" and cell.source.strip() for cell in book.cells):
         raise Refused(f"{source(chapter)}: holds no code cell, so there is nothing to execute")

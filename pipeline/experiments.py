@@ -10,8 +10,8 @@ from typing import Any
 from pipeline import chapters, imports
 from pipeline.settings import Refused, choose, mapping, read_yaml
 
-#: fields of an entry; `five` only gives a name to settings that runs share
-FIELDS = ("module", "parameters", "five", "runs", "full", "varied", "reads")
+#: fields of an entry; `shared` only names settings that runs have in common
+FIELDS = ("module", "parameters", "shared", "runs", "full", "varied", "reads")
 VARIED = ("of", "at", "settings")
 
 
@@ -42,16 +42,28 @@ def _check(where: str, chapter: str, entry: Mapping[str, Any]) -> None:
     for name in entry.get("parameters", ()):
         choose(f"{where}: parameters: ", "parameter", name, chapters.defaults(chapter))
     for prefix, varied in mapping(f"{where}: varied", entry.get("varied")).items():
-        for field in mapping(f"{where}: varied: {prefix}", varied):
-            choose(f"{where}: varied: {prefix}: ", "field", field, VARIED)
-        for field in VARIED:
-            if not isinstance(varied.get(field), dict):
-                raise Refused(f"{where}: varied: {prefix}: field {field!r} is missing or no mapping")
+        _check_varied(f"{where}: varied: {prefix}", mapping(f"{where}: varied: {prefix}", varied))
     for part in ("runs", "full"):
         for name, fixed in mapping(f"{where}: {part}", entry.get(part)).items():
             module = mapping(f"{where}: {part}: {name}", fixed).get("module", entry.get("module"))
             if not isinstance(module, str) or imports.module_file(module) is None:
                 raise Refused(f"{where}: {part}: {name}: there is no module {module!r} to run")
+
+
+def _check_varied(where: str, varied: Mapping[str, Any]) -> None:
+    for field in varied:
+        choose(f"{where}: ", "field", field, VARIED)
+    for field in VARIED:
+        if not isinstance(varied.get(field), dict):
+            raise Refused(f"{where}: field {field!r} is missing or no mapping")
+    for length, fixed in varied["at"].items():
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise Refused(f"{where}: at: expected lengths of at least 1, such as 10, not {length!r}")
+        mapping(f"{where}: at: {length}", fixed)
+    for name, values in varied["settings"].items():
+        if not isinstance(values, list) or not values:
+            raise Refused(f"{where}: settings: {name}: expected a list of one or more values, such as "
+                          f"[32, 128], not {values!r}")
 
 
 def experiments(chapter: str, profile_name: str) -> dict[str, dict[str, Any]]:

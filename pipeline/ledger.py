@@ -7,7 +7,6 @@ With --compare OLD.json NEW.json: list every status, outcome and number in which
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ SHOWN = 12  # differences listed one by one
 
 def compute(notebooks: Sequence[Path], records: Path) -> dict[str, Any]:
     """Rows and counts; each check carries the provenance of the chapter and the seconds of the cell it ran in."""
-    run_of = {book.stem: _read(records / f"{book.stem}.json") for book in notebooks}
+    run_of = {book.stem: provenance.read_json(records / f"{book.stem}.json") for book in notebooks}
     checks = [{**check, **origin(run_of[book.stem], check["cell"])}
               for book in notebooks for check in claims.checks_of(book)]
     known = claims_file.read_claims(claims_file.CLAIMS, [*chapters.chapters()])
@@ -66,8 +65,19 @@ def against_record(found: dict[str, Any], recorded: dict[str, Any] | None) -> li
             *more]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_ledger(path: Path) -> dict[str, Any]:
+    """A ledger that `compute` made.
+
+    :raises FileNotFoundError: for a missing file
+    :raises ValueError: for anything that is no ledger, and a recorded one that was edited; names the file
+    """
+    found = provenance.read_json(path)
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, list) or "counts" not in found or not all(
+            isinstance(row, dict) and {"id", "status", "checks"} <= row.keys() for row in rows):
+        raise ValueError(f"{path}: holds no ledger, which has counts and rows, each with id, status and checks, as "
+                         f"{RECORDED.relative_to(chapters.ROOT)} does")
+    return found
 
 
 def main() -> None:
@@ -79,12 +89,21 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     asked = parser.parse_args()
     options.print_anywhere()
+    if not (asked.compare or asked.summary or asked.notebooks):
+        parser.error("what to do is not said: OUTPUT.json and one NOTEBOOK.ipynb or more, --summary LEDGER.json, or "
+                     "--compare OLD.json NEW.json")
+    with options.one_line("python -m pipeline.ledger"):
+        work(asked)
+
+
+def work(asked: argparse.Namespace) -> None:
+    """Compare two ledgers, say how the claims of one stand, or compute one."""
     if asked.compare:
-        differing = ledger.differences(*(_read(path)["rows"] for path in asked.compare))
+        differing = ledger.differences(*(read_ledger(path)["rows"] for path in asked.compare))
         print("\n".join(differing) or "The two ledgers agree in every status, outcome and number.")
         sys.exit(bool(differing))
     if asked.summary:
-        print(summary(_read(asked.summary), _read(RECORDED) if RECORDED.exists() else None))
+        print(summary(read_ledger(asked.summary), read_ledger(RECORDED) if RECORDED.exists() else None))
         return
     try:
         provenance.write_json(asked.output, compute(asked.notebooks, asked.records), sort_keys=False)

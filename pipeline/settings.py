@@ -11,29 +11,13 @@ from typing import Any
 
 import yaml
 
+from lib.record import yaml_files
+
 LARGEST = 2**31 - 1
 
 
 class Refused(ValueError):
     """A chapter, parameter, value, profile or file that does not exist or does not fit."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping; plain YAML keeps the last and says nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and not getattr(node, "flattened", False):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        node.flattened = True  # type: ignore[attr-defined]  # merged keys may stand twice: the nearer one wins
-        super().flatten_mapping(node)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -42,18 +26,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     :raises Refused: with file and line, if it is missing, not YAML, not a mapping, or holds a key twice
     """
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise Refused(f"{path}{yaml_problem(error)}") from None
-    return mapping(f"{path}", found)
-
-
-def yaml_problem(error: yaml.YAMLError) -> str:
-    """Where and what, in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"{f', line {mark.line + 1}' if mark else ''}: {problem or ' '.join(str(error).split())}"
+        return mapping(f"{path}", yaml_files.read_yaml(path))
+    except yaml_files.NotYaml as error:
+        raise Refused(str(error)) from None
 
 
 def mapping(where: str, found: Any) -> dict[str, Any]:
@@ -91,7 +66,7 @@ def value(word: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        problem = yaml_problem(error).rpartition(": ")[2] if isinstance(error, yaml.YAMLError) else error
+        problem = yaml_files.yaml_problem(error).rpartition(": ")[2] if isinstance(error, yaml.YAMLError) else error
         raise Refused(f"setting {word}={text}: no value can be read from {text!r} ({problem})") from None
 
 

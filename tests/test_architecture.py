@@ -8,6 +8,7 @@ import collections
 import functools
 import itertools
 import pathlib
+import re
 import statistics
 
 import pytest
@@ -140,6 +141,19 @@ def test_docstrings_say_what_they_describe():
     vague = [f"{module}: {getattr(node, 'name', 'module')}" for module, node in documented
              if (ast.get_docstring(node) or "").lower().startswith("the same")]
     assert not vague, "\n".join(vague)
+
+
+@pytest.mark.parametrize("home", [name for name in MAY_IMPORT if (ROOT / "lib" / name).is_dir()])
+def test_the_map_of_a_package_names_each_of_its_modules(home):
+    """In the docstring of its ``__init__``, and no module that is not there."""
+    named = set(re.findall(r"``(\w+)``", ast.get_docstring(modules()[f"lib.{home}"])))
+    there = {path.stem for path in (ROOT / "lib" / home).glob("*.py")} - {"__init__"}
+    assert named == there
+
+
+def test_the_map_of_lib_names_each_package():
+    named = re.findall(r"^    (\w+)  ", ast.get_docstring(modules()["lib"]), re.MULTILINE)
+    assert sorted(named) == sorted(MAY_IMPORT)
 
 
 def test_public_functions_are_documented():

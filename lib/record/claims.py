@@ -144,9 +144,10 @@ def compare(
     claims.yml unless given here; other parameters as for `verify`.
 
     :raises ControlPassed: if the negative control also lies within the tolerance
-    :raises ValueError: for a value that is not finite, and for another number of values than of seeds
+    :raises ValueError: for a value that is not finite, and for another number of values than of seeds; names the check
+        and the cell
     """
-    found = _Texts.of(claim, check, words, texts)
+    found, where = _Texts.of(claim, check, words, texts), f"{claim}: check {check!r}"
     if missing := _missing(needs):
         return skip(claim, missing, check)
     paper, tolerance = (found.entry.get(name) if value is None else value
@@ -155,8 +156,8 @@ def compare(
         raise LedgerError(f"{claim}: check {check!r} compares, so it needs `paper` and `tolerance`, here or in "
                           f"{claims_file.CLAIMS.name}")
     seeds, measured = _value(seeds), measure(**_value(given))
-    ours, spread = _summary(measured, seeds)
-    control_ours, _ = _summary(measure(**_value(broken)), seeds)
+    ours, spread = _summary(measured, seeds, where)
+    control_ours, _ = _summary(measure(**_value(broken)), seeds, f"{where}, its control")
     if _within(control_ours, paper, tolerance):
         raise ControlPassed(f"{claim}: the check also passes when its hypothesis is broken ({found.control})")
     by_cell = isinstance(measured, Mapping)
@@ -300,18 +301,23 @@ def _by_student(test: Callable[..., Any], given: Lazy, claim: str) -> bool | Non
     return holds if asked else None
 
 
-def _summary(values: Any, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+def _summary(values: Any, seeds: Sequence[int], where: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean and sample standard deviation over seeds, cell by cell where values have names.
+
+    :param where: claim, check and cell, for the message of what is refused
+    """
     if isinstance(values, Mapping):
-        cells = [_summary(cell, seeds[: len(cell)] if seeds else ()) for cell in values.values()]
+        cells = [_summary(cell, seeds[: len(cell)] if seeds else (), f"{where}, {name}")
+                 for name, cell in values.items()]
         spreads = [spread for _, spread in cells if spread is not None]
         return np.array([mean for mean, _ in cells]), np.array(spreads) if len(spreads) == len(cells) else None
     array = np.asarray(values, dtype=float)
     if not np.isfinite(array).all():
-        raise ValueError(f"a measured value is not finite: {array}")
+        raise ValueError(f"{where}: a measured value is not finite: {array}")
     if not seeds:
         return array, None
     if len(array) != len(seeds):
-        raise ValueError(f"{len(array)} measured values for {len(seeds)} seeds")
+        raise ValueError(f"{where}: {len(array)} measured values for {len(seeds)} seeds")
     spread = np.asarray(array.std(0, ddof=1)) if len(seeds) > 1 else None
     return np.asarray(array.mean(0)), spread
 

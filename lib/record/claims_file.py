@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lib.record import yaml_files
 from lib.record.provenance import ROOT
 
 CLAIMS = ROOT / "book" / "claims.yml"
@@ -50,23 +49,6 @@ class LedgerError(ValueError):
     """claims.yml and the executed checks do not fit together."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without repeated keys: the last of two would win without a word."""
-
-
-def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for where, value in node.value:
-        key = loader.construct_object(where)
-        if key in found:
-            raise LedgerError(f"line {where.start_mark.line + 1}: {key!r} stands twice in one entry")
-        found[key] = loader.construct_object(value, deep=True)
-    return found
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def known_claims() -> dict[str, dict[str, Any]]:
     """The claims of this book; read once for each state of the file."""
     return _read(CLAIMS, CLAIMS.stat().st_mtime_ns)
@@ -85,9 +67,10 @@ def read_claims(path: Path, chapters: Iterable[str] | None = None) -> dict[str, 
         an unknown or circular dependency; the message names file, claim and field
     """
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, LedgerError) as error:
-        raise LedgerError(f"{path}: not a list of claims ({' '.join(str(error).split())})") from None
+        entries = yaml_files.read_yaml(path)
+    except yaml_files.NotYaml as error:
+        problem = str(error).removeprefix(str(path)).strip(" ,:")
+        raise LedgerError(f"{path}: not a list of claims ({problem})") from None
     if not isinstance(entries, list):
         raise LedgerError(f"{path}: a list of claims is expected, each with {', '.join(sorted(_REQUIRED))}")
     claims: dict[str, dict[str, Any]] = {}
@@ -109,16 +92,16 @@ def read_claims(path: Path, chapters: Iterable[str] | None = None) -> dict[str, 
 
 
 def _check_entry(where: str, entry: Any, chapters: Iterable[str] | None) -> None:
-    _check_fields(where, entry, _REQUIRED | _OPTIONAL, _REQUIRED)
+    check_fields(where, entry, _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_word(where, "evidence", entry["evidence"], EVIDENCE)
     _check_word(where, "source", entry["source"], tuple(SOURCES))
     if chapters is not None and not (entry.get("open") or entry.get("needs")):
         _check_word(where, "chapter", entry["chapter"], tuple(chapters))
     if "prediction" in entry:
-        _check_fields(f"{where}: prediction", entry["prediction"], _PREDICTION, _PREDICTION)
+        check_fields(f"{where}: prediction", entry["prediction"], _PREDICTION, _PREDICTION)
     for check, texts in entry.get("checks", {}).items():
         here = f"{where}: check {check}"
-        _check_fields(here, texts, _CHECK, ("says", "control"))
+        check_fields(here, texts, _CHECK, ("says", "control"))
         for field, words in (("kind", EVIDENCE), ("breaks", BREAKS), ("covers", COVERS)):
             if field in texts:
                 _check_word(here, field, texts[field], words)
@@ -126,7 +109,13 @@ def _check_entry(where: str, entry: Any, chapters: Iterable[str] | None) -> None
             raise LedgerError(f"{here}: a solver decides the sizes that `scope` names, and never covers the claim")
 
 
-def _check_fields(where: str, entry: Any, known: Mapping[str, Any], required: Iterable[str]) -> None:
+def check_fields(where: str, entry: Any, known: Mapping[str, Any], required: Iterable[str]) -> None:
+    """Refuse an entry of a file that lacks a required field, or has an unknown, an empty or an ill-typed one.
+
+    :param where: file and name of the entry, for the message
+    :param known: field -> the type of its value, or several
+    :raises LedgerError: for the first of them, by its place and field
+    """
     if not isinstance(entry, dict):
         raise LedgerError(f"{where}: expected fields, such as {', '.join(required)}, not {entry!r}")
     for field in sorted(set(required) - set(entry)):

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lib.record import claims_file, provenance, verdicts
+from lib.record import claims_file, provenance, verdicts, yaml_files
 
 RECORDED_TEST = Path("mutants") / "theory.json"  # below the folder of results
 SECOND_PASS = RECORDED_TEST.with_name("survivors.json")  # the survivors of that run again, after tests were added
@@ -22,6 +20,8 @@ EXPLANATIONS = claims_file.CLAIMS.with_name("survivors.yml")
 #: how a mutant can end: a test failed, the tests took too long, or all of them passed
 FATES = ("killed", "timeout", "survived")
 Counts = Mapping[str, Mapping[str, int]]
+_REASON: dict[str, type] = {"module": str, "why": str, "mutants": list}
+_MUTANT = ("function", "line before", "line after")
 
 
 def recorded_test() -> provenance.Result:
@@ -33,9 +33,24 @@ def recorded_test() -> provenance.Result:
 
 
 def reasons(path: Path = EXPLANATIONS) -> dict[tuple[str, ...], str]:
-    """(module, function, line before, line after) -> why no test sees the mutation, as the file says."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    """(module, function, line before, line after) -> why no test sees the mutation, as the file says.
+
+    :raises ValueError: for a malformed file; names it, the entry and the field
+    """
+    entries = yaml_files.read_yaml(path) or []
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: a list is expected, each entry with {', '.join(_REASON)}, not {entries!r}")
+    for number, entry in enumerate(entries, 1):
+        claims_file.check_fields(f"{path}: entry {number}", entry, _REASON, _REASON)
+        for mutant in entry["mutants"]:
+            if not isinstance(mutant, list) or len(mutant) != len(_MUTANT) or not all(map(_is_text, mutant)):
+                raise ValueError(f"{path}: entry {number} ({entry['module']}): mutants: expected a list of "
+                                 f"{', '.join(_MUTANT)}, not {mutant!r}")
     return {(entry["module"], *mutant): entry["why"] for entry in entries for mutant in entry["mutants"]}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def explained(left: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -50,12 +65,15 @@ def both_passes() -> tuple[Counts, list[dict[str, Any]]]:
     Tests that are added cannot spare a mutant that was killed, so what the first pass killed stays killed.
 
     :raises FileNotFoundError: if there is no recorded run
+    :raises ValueError: for a file of the second pass that has modules which the first does not have
     """
     first, path = recorded_test(), provenance.RECORDED / SECOND_PASS
     counts: dict[str, dict[str, int]] = {name: dict(each) for name, each in first["curves"]["modules"].items()}
     if not path.exists():
         return counts, explained(first["curves"]["survivors"])
     second = provenance.load(path)
+    if unknown := sorted({*second["curves"]["modules"]} - {*counts}):
+        raise ValueError(f"{path}: module {unknown[0]!r} is not in {RECORDED_TEST}, which has {', '.join(counts)}")
     for name, each in second["curves"]["modules"].items():
         again = sum(each[fate] for fate in FATES)
         if not again:

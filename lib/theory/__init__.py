@@ -19,6 +19,10 @@ Beyond the paper: ``late_training`` (what forward-only training converges to; st
 ``assumptions`` (each hypothesis broken alone), ``other_encodings``, ``autoregressive`` models.
 
 Tools: ``symbolic`` decides identities and signs, ``solver`` inequalities for all real numbers (those of the book stand
-in ``decided``), ``validation`` refuses bad arguments. The ``figures`` modules draw: of setup, storage and routing in
-``figures``, of each other subject in the module that its name ends in.
+in ``decided``), ``validation`` refuses bad arguments.
+
+Figures: ``figures`` of setup, storage and routing; of one subject each ``figures_assumptions``, ``figures_bounds``,
+``figures_dynamics``, ``figures_gradients``, ``figures_late_training``, ``figures_other_models`` and
+``figures_text_prompts``; to play with, ``figures_midpoint`` and ``figures_routing``; ``figures_mechanism``: the front
+page's.
 """

@@ -93,10 +93,12 @@ def test_compare_over_seeds_reports_mean_and_spread():
     found = compare(lambda c: [1 + c, 2 + c, 3 + c], 9, [0, 1, 2])
     assert (found.ours, found.spread) == (2.0, 1.0)
     assert "2 % ± 1 % (paper: 2 %); 3 seeds; tolerance 0.1" in str(found)
-    with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
+    with pytest.raises(ValueError, match="a: check 'number': 3 measured values for 2 seeds"):
         compare(lambda c: [1, 2, 3], 9, [0, 1])
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="a: check 'number': a measured value is not finite: nan"):
         claims.compare("a", "number", lambda c: c, given={"c": float("nan")}, broken={"c": 9})
+    with pytest.raises(ValueError, match="a: check 'number', its control: a measured value is not finite"):
+        claims.compare("a", "number", lambda c: c, given={"c": 9}, broken={"c": float("inf")})
 
 
 def test_one_number_that_misses_fails_the_check():
@@ -116,7 +118,7 @@ def test_compare_over_cells_of_different_seeds():
     assert (found.holds, found.ours, found.spread) == (True, {"x": 2.0, "y": 5.0}, {"x": 1.0, "y": math.sqrt(2)})
     assert found.paper == {"x": 2.0, "y": 5.0}
     assert found.seeds == ((0, 1, 2), (0, 1)) and "; 3, 2 seeds" in str(found)
-    with pytest.raises(ValueError, match="3 measured values for 2 seeds"):
+    with pytest.raises(ValueError, match="a: check 'number', x: 3 measured values for 2 seeds"):
         compare([0, 1])
 
 

@@ -63,7 +63,7 @@ def test_a_sound_file_is_read(read):
     ([{**ENTRY, "checks": {"one": None}}], "a: check one: expected fields, such as says, control, not None"),
     (["a"], "entry 1: expected fields"),
     ({"a": 1}, "a list of claims is expected"),
-    ("- id: a\n  id: b", "not a list of claims .line 2: 'id' stands twice in one entry"),
+    ("- id: a\n  id: b", "not a list of claims .line 2: key 'id' stands twice"),
     ("- id: [", "not a list of claims"),
     ("", "a list of claims is expected"),
 ])
