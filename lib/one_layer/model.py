@@ -317,11 +317,13 @@ def initialise(model: Transformer, seed: int, unembedding: float = HEAD_SCALE) -
     return model
 
 
-def storage(model: Transformer) -> Tensor:
+def storage(
+    model: Transformer,
+) -> Float[Tensor, "clean tokens"] | Float[Tensor, "queries keys clean tokens"]:
     """W of Sec. 3, the contribution of each input token to each logit; for one head, MLP and norms off.
 
-    :return: (clean, tokens) where position is added to nothing; else (queries, keys, clean, tokens): under an
-      absolute encoding mask position i and key position j both matter
+    :return: a matrix where position is added to nothing; else one for each pair: under an absolute encoding mask
+      position i and key position j both matter
     :raises ValueError: where the logits are not of that form
     """
     settings = model.settings

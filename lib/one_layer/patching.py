@@ -129,7 +129,9 @@ def attention_quantiles(model: Transformer, asked: Queries) -> list[float]:
 # What a run records ---------------------------------------------------------------------------------------------
 
 
-def patched_logits(model: Transformer, forward: Queries, reverse: Queries, seed: int = 0) -> dict[str, Tensor]:
+def patched_logits(
+    model: Transformer, forward: Queries, reverse: Queries, seed: int = 0
+) -> dict[str, Float[Tensor, "queries clean"]]:
     """Logits of the reverse queries under every patch and every control, by name.
 
     ``X_forward`` takes X from the paired forward query; ``X_other`` from another fact's forward query; ``X_reverse``

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_one_layer import random_ensemble
 
 from lib.one_layer import objectives, task
-from lib.one_layer.ensemble import Ensemble
-from lib.one_layer.model import ModelConfig
 
 torch.set_num_threads(1)
 
@@ -157,9 +156,7 @@ def test_quantiles_shift_together_and_uniformly():
 
 
 def model():
-    made = Ensemble.from_seeds(ModelConfig(length=3, width=8), [0])
-    made.parameters.add_(0.3 * torch.randn(made.parameters.shape, generator=torch.Generator().manual_seed(0)))
-    return made.member(0)
+    return random_ensemble(0.3, 1, length=3).member(0)
 
 
 def by_hand(spelled, weight):
