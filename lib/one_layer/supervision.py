@@ -106,15 +106,9 @@ def questions_table(runs: Mapping[str, RecordedRun | None]) -> str:
     return report.markdown(["a step asks", "at the end (%)", "forward just at 90 % (%)"], rows)
 
 
-def part_of_gain(base: np.ndarray, whole: np.ndarray, part: np.ndarray) -> float:
-    """The part's gain over the base as a share of the whole's; nan where the whole gains nothing."""
-    gained = whole.mean() - base.mean()
-    return float((part.mean() - base.mean()) / gained) if gained > 0 else float("nan")
-
-
 def share(runs: Mapping[str, RecordedRun | None], part: str, whole: str = ALL_DROPPED) -> float:
-    """`part_of_gain` of one of the runs, over our recipe and another run, that without any blocking question."""
-    return part_of_gain(*(reverse(_there(runs[name])) for name in (RECIPE, whole, part)))
+    """A run's share of the gain of another run, that without any blocking question, over our recipe."""
+    return report.gained_share(*(reverse(_there(runs[name])) for name in (RECIPE, whole, part)))
 
 
 def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str, of: str = ALL_DROPPED) -> dict[str, Any]:
@@ -125,9 +119,9 @@ def shares_told(runs: Mapping[str, RecordedRun | None], *parts: str, of: str = A
     for name in parts:
         mine = reverse(_there(runs[name]))
         ours |= {f"{name}: gain": report.effect(base, mine).difference,
-                 f"{name}: share of the gain": part_of_gain(base, whole, mine)}
+                 f"{name}: share of the gain": report.gained_share(base, whole, mine)}
         interval |= {f"{name}: gain": report.difference_interval(base, mine),
-                     f"{name}: share of the gain": report.resampled_interval(part_of_gain, base, whole, mine)}
+                     f"{name}: share of the gain": report.resampled_interval(report.gained_share, base, whole, mine)}
     return {"ours": ours, "interval": interval}
 
 
@@ -136,13 +130,13 @@ def share_when_learned(
 ) -> tuple[float, tuple[float, float]]:
     """As `share`, of `just_learned` in place of the end; with its 95 % interval over seeds."""
     values = [just_learned(_there(runs[name])) for name in (RECIPE, whole, part)]
-    return part_of_gain(*values), report.resampled_interval(part_of_gain, *values)
+    return report.gained_share(*values), report.resampled_interval(report.gained_share, *values)
 
 
 def upper_share(runs: Mapping[str, RecordedRun | None], part: str) -> float:
     """Upper end of the 95 % interval of a share of the gain."""
     cells = [reverse(_there(runs[name])) for name in (RECIPE, ALL_DROPPED, part)]
-    return report.resampled_interval(part_of_gain, *cells)[1]
+    return report.resampled_interval(report.gained_share, *cells)[1]
 
 
 def rank_correlation_with_weight(runs: Mapping[float, RecordedRun | None], name: str) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.one_layer import figures_supervision, results, supervision
+from lib.record import report
 
 
 def made(reverse, length=10, **changed):
@@ -57,7 +58,7 @@ def test_gains_are_shares_of_what_dropping_all_gains(recorded):
     assert told["ours"][f"{supervision.HIDDEN}: gain"] == pytest.approx(70)
     low, high = told["interval"][f"{supervision.HIDDEN}: share of the gain"]
     assert low < 70 / 80 < high
-    assert np.isnan(supervision.part_of_gain(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
+    assert np.isnan(report.gained_share(np.array([5.0, 5]), np.array([5.0, 5]), np.array([9.0, 9])))
 
 
 def test_what_a_step_asks_is_found_apart_from_the_longer_run_and_shared_by_its_own_gain(recorded):
