@@ -68,8 +68,10 @@ def test_one_cell_of_every_condition_runs(part, tmp_path, monkeypatch):
         found = miniature.run_cell(MiniatureConfig(**{**change, **small}), tmp_path)["metrics"]
         frames = {"wrong_frame", "wrong_frame_reverse"} if "wording" not in change else set()
         assert {name for name in found if "frame" in name} == frames
+        asked = {"left_in_form", "reverse_in_form"} if change.get("form") in miniature_sentences.ASKED_FORMS else set()
+        assert {name for name in found if name.endswith("in_form")} == asked
         shares = [value for name, value in found.items() if not name.startswith("probability")]
-        assert len(shares) == 8 + len(frames) and all(0 <= value <= 100 for value in shares)
+        assert len(shares) == 8 + len(frames) + len(asked) and all(0 <= value <= 100 for value in shares)
 
 
 def test_held_facts_are_never_told(tmp_path, monkeypatch):
