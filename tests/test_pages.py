@@ -61,6 +61,25 @@ def test_a_page_needs_no_network_and_complains_of_nothing(opened, name):
     assert size < LARGEST, f"{size / 1e6:.2f} MB"
 
 
+UNIT_TWICE = re.compile(r"\d( points| ?%)( \([^)]*\))? (points|percent|%)")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_number_has_its_unit_twice(site, name):
+    """A number from a check brings its unit; the text around it must not say it again."""
+    page = (site / f"{name}.html").read_text(encoding="utf-8")
+    text = " ".join(BeautifulSoup(page, "html.parser").find("article").get_text().split())
+    assert not [text[found.start() - 40 : found.end() + 20] for found in UNIT_TWICE.finditer(text)]
+
+
+@pytest.mark.parametrize(("text", "twice"), [
+    ("fallen by 69.03 points points from", True), ("is -13 points (-26 to 1) points in", True),
+    ("98 % (97 to 99) % of", True), ("100 % (100 to 100) percent. So", True), ("85 (83 to 88) percent", False),
+    ("5 points in 3 % of", False)])
+def test_a_unit_that_is_said_twice_is_found(text, twice):
+    assert bool(UNIT_TWICE.search(text)) == twice
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_shows_all_its_mathematics(opened, name):
     page = opened(name)
