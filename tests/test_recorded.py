@@ -19,7 +19,8 @@ def test_a_recorded_notebook_holds_its_chapter(chapter):
 
 
 #: where files of a machine lie; a notebook that shows such a path tells of the machine and differs on the next
-MACHINE_PATH = re.compile(r"(?<![\w.~/+])/(?:tmp|home|work|root|Users|usr|opt)/")
+MACHINE_FOLDERS = ("tmp", "home", "work", "root", "Users", "usr", "opt")
+MACHINE_PATH = re.compile(rf"(?<![\w.~/+])/(?:{'|'.join(MACHINE_FOLDERS)})/")
 
 
 def shown_paths(book):
@@ -36,8 +37,9 @@ def test_a_recorded_notebook_shows_no_path_of_a_machine(chapter):
 
 
 @pytest.mark.parametrize(("text", "found"), [
-    ("/tmp/x/.venv/lib/auto.py:21: a warning", True), ("cannot read '/home/me/a.json'", True), ("at\n/work/a", True),
-    ("see https://host.org/home/a", False), ("results/work/a.json and ../tmp/b", False)])
+    *((f"/{folder}/x/.venv/lib/auto.py:21: a warning", True) for folder in MACHINE_FOLDERS),
+    ("cannot read '/home/me/a.json'", True), ("at\n/opt/a", True),
+    ("see https://host.org/home/a", False), ("results/opt/a.json and ../usr/b", False)])
 def test_a_path_of_a_machine_is_told_from_other_slashes(text, found):
     cells = [{"source": "/tmp/in the source"}, {"outputs": [{"output_type": "stream", "text": text}]}]
     assert bool(shown_paths({"cells": cells})) is found

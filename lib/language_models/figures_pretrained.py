@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from lib.language_models.filled_names import FILLINGS
+from lib.language_models.filled_names import FILLING_METRICS
 from lib.language_models.name_ranks import ANSWER_KINDS
 from lib.language_models.pretrained_results import CHANCE, RecordedRuns
 from lib.record import figures
@@ -64,7 +64,7 @@ def written_with_length(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
 
     Of the runs that measured answers of known length (`lib.language_models.filled_names`).
     """
-    known = {f"length known, {way}": f"length_{way.replace(' ', '_')}" for way in FILLINGS}
+    known = {f"length known, {way}": metric for way, metric in FILLING_METRICS.items()}
     ways = {"free answer": "free_right", **known}
     figure, panels = plt.subplots(1, len(conditions), figsize=(7.2, 3.1), sharey=True, squeeze=False)
     for panel, condition in zip(panels[0], conditions, strict=True):

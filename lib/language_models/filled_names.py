@@ -15,12 +15,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.language_models import queries
-from lib.language_models.name_ranks import Question, padded_rows
+from lib.language_models.name_ranks import Question, name_places, padded_rows
 
 #: in which order masks are filled
 FILLING_ORDERS = ("at once", "most certain first", "left to right")
 #: what is measured -> the order, and how many of the name's first tokens are shown
 FILLINGS = {**{order: (order, 0) for order in FILLING_ORDERS}, "first token given": ("most certain first", 1)}
+#: how a result calls the share of each, behind the direction asked
+FILLING_METRICS = {way: f"length_{way.replace(' ', '_')}" for way in FILLINGS}
 
 
 @torch.no_grad()
@@ -47,12 +49,8 @@ def filled_names(
 def _filled_batch(
     model: Any, mask: int, asked: Sequence[Question], order: str, given: int
 ) -> list[tuple[int, ...]]:
-    ids, shown = (part.to(model.device) for part in padded_rows([(each.before, each.right, each.after)
-                                                                  for each in asked]))
-    place = torch.arange(ids.shape[1], device=ids.device)
-    start, stop = (torch.tensor([[len(each.before) + end * len(each.right)] for each in asked], device=ids.device)
-                   for end in (0, 1))
-    wanted = (place >= start + given) & (place < stop)
+    rows = [(each.before, each.right, each.after) for each in asked]
+    ids, shown, wanted = (part.to(model.device) for part in (*padded_rows(rows), name_places(rows, given)))
     ids = ids.masked_fill(wanted, mask)
     while wanted.any():
         logits = queries.logits_at(model, ids, wanted, attention_mask=shown.long()).float()

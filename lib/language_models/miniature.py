@@ -35,12 +35,7 @@ from lib.language_models import facts as facts_module
 from lib.language_models import miniature_sentences, model_size, objectives, reversal_run, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.miniature_cell import MiniatureConfig, file_of, parameters_of, told_and_held
-from lib.language_models.miniature_measures import (
-    answers_in_form,
-    measured_after,
-    measured_before,
-    written_answers,
-)
+from lib.language_models.miniature_measures import answers_in_form, measured_after, measured_before, written_answers
 from lib.language_models.miniature_sentences import WORDED_DATASETS
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import provenance

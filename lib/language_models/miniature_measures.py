@@ -68,8 +68,8 @@ def answers_in_form(model: Any, tokenizer: Any, data: Dataset, form: str) -> dic
     found = {}
     for name, sentences, entity in (("left", data.forward, 0), ("reverse", data.reverse, 1)):
         asked = [miniature_sentences.asked_in_form(example, form, entity) for example in sentences]
-        length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in asked)
-        texts = decoding.generate_text(model, tokenizer, [each.prompt for each in asked], length=length, batch=32)
+        texts = decoding.generate_text(model, tokenizer, [each.prompt for each in asked],
+                                       length=reversal_run.completion_length(asked, tokenizer), batch=32)
         found[f"{name}_in_form"] = _share_that_holds_an_answer(texts, asked)
     return found
 

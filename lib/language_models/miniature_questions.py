@@ -149,11 +149,6 @@ def at_most(cells: RecordedCells, change: CellChange, most: float | int, metric:
     return report.bootstrap_interval(cells.metric(metric, **change))[1] <= most
 
 
-def _is_ahead(difference: Float[np.ndarray, " seed"], least: float | int) -> bool:
-    """Is the mean of a difference, seed by seed, at least so many points, and its interval above 0?"""
-    return bool(np.mean(difference) >= least and report.bootstrap_interval(difference)[0] > 0)
-
-
 def _paired(
     cells: RecordedCells, *changes: CellChange, metric: str = "reverse_accuracy"
 ) -> list[Float[np.ndarray, " seed"]]:
@@ -170,7 +165,7 @@ def _paired(
 
 def all_ahead(cells: RecordedCells, pairs: Iterable[Sequence[CellChange]], least: float | int) -> bool:
     """In each pair, is the first change ahead of the second by so many points in reverse, and its interval above 0?"""
-    return all(_is_ahead(np.subtract(*_paired(cells, *pair)), least) for pair in pairs)
+    return all(report.is_ahead(np.subtract(*_paired(cells, *pair)), least) for pair in pairs)
 
 
 def never_recalls(cells: RecordedCells, changes: Iterable[CellChange]) -> bool:
@@ -189,7 +184,7 @@ def falls_with_length(cells: RecordedCells, fixed: str, drawn: str, least: float
     """From names of one word to names of four, does reverse accuracy fall by so many points more under ``fixed``?"""
     changes = [length_change(length, masking) for masking in (fixed, drawn) for length in (1, 4)]
     short, long, short_drawn, long_drawn = _paired(cells, *changes)
-    return _is_ahead((short - long) - (short_drawn - long_drawn), least)
+    return report.is_ahead((short - long) - (short_drawn - long_drawn), least)
 
 
 def exchange_turns(cells: RecordedCells, told: CellChange, exchanged: CellChange, least: float | int = 20) -> bool:
@@ -197,7 +192,7 @@ def exchange_turns(cells: RecordedCells, told: CellChange, exchanged: CellChange
     forward, reverse = (_paired(cells, told, exchanged, metric=f"{direction}_accuracy")
                         for direction in ("forward", "reverse"))
     growth = (forward[1] - reverse[1]) - (forward[0] - reverse[0])
-    return _is_ahead(growth, least) and all_above(cells, [exchanged], 0, metric="gap")
+    return report.is_ahead(growth, least) and all_above(cells, [exchanged], 0, metric="gap")
 
 
 def late_pairs() -> list[tuple[CellChange, CellChange]]:

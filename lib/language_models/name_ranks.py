@@ -90,10 +90,7 @@ def _at_masks(model: Any, rows: Rows, batch: int) -> Iterator[Float[Tensor, "nam
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
         ids, shown = padded_rows(part)
-        place = torch.arange(ids.shape[1])
-        start, stop = (torch.tensor([[len(row[0]) + end * len(row[1])] for row in part]) for end in (0, 1))
-        wanted = (place >= start) & (place < stop)
-        logits = queries.logits_at(model, ids.to(model.device), wanted.to(model.device),
+        logits = queries.logits_at(model, ids.to(model.device), name_places(part).to(model.device),
                                    attention_mask=shown.long().to(model.device))
         yield from logits.float().log_softmax(-1).cpu().split([len(row[1]) for row in part])
 
@@ -115,6 +112,16 @@ def padded_rows(rows: Rows) -> tuple[Int[Tensor, "row length"], Bool[Tensor, "ro
     whole = [torch.tensor([*before, *name, *after]) for before, name, after in rows]
     ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)
     return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in whole])
+
+
+def name_places(rows: Rows, skipped: int = 0) -> Bool[Tensor, "row length"]:
+    """Where the names of `padded_rows` stand.
+
+    :param skipped: so many tokens of each name, from its first on, are left out
+    """
+    place = torch.arange(max(sum(map(len, row)) for row in rows))
+    start, stop = (torch.tensor([[len(row[0]) + end * len(row[1])] for row in rows]) for end in (0, 1))
+    return (place >= start + skipped) & (place < stop)
 
 
 def without_prior(scores: Float[np.ndarray, "question candidate"]) -> Float[np.ndarray, "question candidate"]:

@@ -173,8 +173,7 @@ def length_gains(
 
 def length_helps(runs: RecordedRuns, direction: str = "reverse") -> bool:
     """Are at least 15 points more written exactly where the length is known, and is the interval above 0?"""
-    gains = length_gains(runs, direction=direction)
-    return bool(gains.mean() >= 15 and report.bootstrap_interval(gains)[0] > 0)
+    return report.is_ahead(length_gains(runs, direction=direction), 15)
 
 
 def length_gains_told(runs: RecordedRuns) -> dict[str, Any]:

@@ -245,7 +245,7 @@ def length_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
     """Percent written exactly where the answer's length is known; of a causal model, which has no masks, nothing."""
     if tokenizer.mask_token_id is None:
         return {}
-    return {f"{direction}_length_{way.replace(' ', '_')}": share for direction in _DIRECTIONS
+    return {f"{direction}_{filled_names.FILLING_METRICS[way]}": share for direction in _DIRECTIONS
             for way, share in filled_names.exact_shares(
                 model, tokenizer, name_ranks.name_questions(data, direction, tokenizer)).items()}
 

@@ -145,15 +145,19 @@ def _accuracies(model: Any, tokenizer: Any, data: Dataset, evaluated: int, proce
 
 def answer_length(data: Dataset, tokenizer: Any) -> int:
     """Tokens an answer of either direction may need, its end token included."""
-    texts = {example.completion for example in (*data.forward, *data.reverse, *data.train)}
+    return completion_length((*data.forward, *data.reverse, *data.train), tokenizer)
+
+
+def completion_length(examples: Sequence[Example], tokenizer: Any) -> int:
+    """Tokens that the longest completion needs, its end token included."""
+    texts = {example.completion for example in examples}
     return 1 + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
 
 def recall(model: Any, tokenizer: Any, text: Sequence[Example], count: int = 60) -> float:
     """Percent of sentences of a text, evenly chosen, that are completed exactly."""
     chosen = [text[int(i)] for i in np.linspace(0, len(text) - 1, min(count, len(text)))]
-    length = 1 + max(len(tokenizer(each.completion, add_special_tokens=False)["input_ids"]) for each in chosen)
-    return decoding.accuracy(model, tokenizer, chosen, length=length, batch=count)
+    return decoding.accuracy(model, tokenizer, chosen, length=completion_length(chosen, tokenizer), batch=count)
 
 
 def replay_examples(text: Path | None, seed: int, size: int = 100) -> list[Example]:

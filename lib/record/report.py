@@ -217,6 +217,11 @@ def seeds_lead_by(first: Values, second: Values, points: float | int) -> bool:
     return bool(found.difference >= points and found.interval[0] > 0)
 
 
+def is_ahead(difference: Values, points: float | int) -> bool:
+    """Is the mean of a difference, seed by seed, at least so many points, and its interval above 0?"""
+    return bool(np.mean(difference) >= points and bootstrap_interval(difference)[0] > 0)
+
+
 def gained_share(base: Values, whole: Values, part: Values) -> float:
     """What one change gains over a base as a share of what another, the whole, gains; means over seeds.
 

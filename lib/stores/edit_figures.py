@@ -81,7 +81,7 @@ def measures_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Fig
     for panel, (label, key) in zip(panels, _MEASURES.items(), strict=False):
         for pair, offset in (("left", -0.15), ("ends", 0.15)):
             for place, condition in enumerate(conditions):
-                figures.dots(panel, place + offset, recorded_metric(runs, f"{pair}_{key}", condition), across=True,
+                figures.dots(panel, place + offset, runs.metric(f"{pair}_{key}", condition), across=True,
                              **pairs[pair] | {"markersize": 4})
         panel.set_xlabel(label, fontsize=9)
     for panel, at in zip(panels, (1, None, 50), strict=True):  # as far as different facts; chance
@@ -92,12 +92,6 @@ def measures_by_condition(runs: RecordedEdits, conditions: Sequence[str]) -> Fig
     _name_rows(panels[0], runs, conditions)
     _legend(figure, list(pairs.values()))
     return figure
-
-
-def recorded_metric(runs: RecordedEdits, name: str, condition: str) -> np.ndarray:
-    """A metric seed by seed; nothing where the condition does not have it."""
-    return runs.metric(name, condition) if all(
-        name in result["metrics"] for result in runs.find(condition).values()) else np.zeros(0)
 
 
 def edit_table(runs: RecordedEdits) -> str:
@@ -137,7 +131,7 @@ def told_edit(runs: RecordedEdits, edit: str, condition: str) -> str:
 
 def told_measure(runs: RecordedEdits, measure: str, condition: str) -> str:
     """A measure of states: mean over seeds with its 95 % interval; a dash where the condition does not have it."""
-    return _measure_cell(recorded_metric(runs, measure, condition)) if runs.find(condition) else "not run here"
+    return _measure_cell(runs.metric(measure, condition)) if runs.find(condition) else "not run here"
 
 
 def _told(values: np.ndarray, digits: int, unit: str = "") -> str:
@@ -158,7 +152,7 @@ def measure_table(runs: RecordedEdits) -> str:
     """Every measure of both pairs of questions, mean over seeds with its 95 % interval."""
     names = {f"{title}, {word}": f"{pair}_{key}" for title, key in _MEASURES.items()
              for pair, word in (("left", "same answer"), ("ends", "either entity"))}
-    rows = [[title, *(_measure_cell(recorded_metric(runs, name, condition)) for name in names.values())]
+    rows = [[title, *(_measure_cell(runs.metric(name, condition)) for name in names.values())]
             for condition, title in CONDITION_NAMES.items()
             if condition not in PART_CONDITIONS and runs.find(condition)]
     return report.markdown(["", *names], rows)
