@@ -47,6 +47,7 @@ ESCAPE = re.compile(r"\\([0-9a-f]{4})(?![0-9a-f])")  # a character as a styleshe
 PRIVATE = re.compile("[\ue000-\uf8ff]")  # where the icon font keeps its characters
 #: letters that browsers put for a formula's plain ones
 ITALIC = "".join(map(chr, [*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C), 0x210E]))
+ROOT = "\N{SQUARE ROOT}"  # what browsers draw a root with, which <msqrt> does not name
 STYLES = ("styles/pydata-sphinx-theme.css", "sphinx-design.min.css", "mystnb.*.css")
 LEFT_OVER = ("scripts/fontawesome.js*", "sphinx-thebe.*", "design-tabs.js", "**/*.map",
              "vendor/fontawesome/webfonts/*")
@@ -205,7 +206,7 @@ def fonts(pages: Iterable[str], static: Path) -> None:
     shown = {character for page in pages for formula in re.findall(r"<math\b.*?</math>", page, re.DOTALL)
              for character in html.unescape(re.sub(r"<[^>]*>", "", formula))}
     source = package("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
-    write_subset(source, "".join(sorted(shown)) + ITALIC, static / MATHEMATICS)
+    write_subset(source, "".join(sorted(shown)) + ITALIC + ROOT, static / MATHEMATICS)
     sheets = [path.read_text(encoding="utf-8") for path in static.rglob("*.css")]
     points = {point for sheet in sheets for point in PRIVATE.findall(ESCAPE.sub(lambda e: chr(int(e[1], 16)), sheet))}
     webfonts = Path("vendor", "fontawesome", "webfonts")

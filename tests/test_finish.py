@@ -111,6 +111,7 @@ def test_fonts_keep_the_characters_that_are_shown(site):
     static = site / "_static"
     formulas = TTFont(static / finish.MATHEMATICS)
     assert ord("<") in formulas.getBestCmap() and ord("∮") not in formulas.getBestCmap() and "MATH" in formulas
+    assert 0x221A in formulas.getBestCmap()  # a browser draws <msqrt> with it, though no page names it
     icons = TTFont(static / "vendor" / "fontawesome" / "webfonts" / f"{finish.ICONS}.woff2")
     assert 0xF0C9 in icons.getBestCmap() and 0xF002 not in icons.getBestCmap()
 

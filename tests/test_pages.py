@@ -92,6 +92,15 @@ def test_a_page_shows_all_its_mathematics(opened, name):
         assert page.evaluate("[...document.fonts].some(f => /STIX/.test(f.family) && f.status == 'loaded')")
 
 
+@pytest.mark.parametrize("name", ["setup", "premises", "autoregressive"])
+def test_a_formula_that_is_wider_than_a_phone_begins_at_its_beginning(opened, name):
+    page = opened(name, width=380)
+    wide = page.evaluate("""[...document.querySelectorAll("article div.math")].filter(box => box.checkVisibility()
+        && box.scrollWidth > box.clientWidth).map(box => box.querySelector("math").getBoundingClientRect().left
+        - box.getBoundingClientRect().left)""")
+    assert wide and min(wide) >= 0
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
