@@ -47,7 +47,8 @@ from lib.language_models.architectures import ARCHITECTURES
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.random_checkpoints import PUBLISHED, Size, config_fields, shaped
 from lib.record import provenance
-from lib.record.options import at_least, command, device_named, option, writable
+from lib.record.accepted import at_least, device_named, writable
+from lib.record.options import command, option
 
 #: LLaDA's shape in several sizes, the largest first; 3b and 1b keep its vocabulary
 SHAPES = {

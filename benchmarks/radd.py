@@ -38,8 +38,9 @@ from lib.one_layer.experiment import POINTS, measured_steps
 from lib.one_layer.task import DIRECTIONS, Queries
 from lib.one_layer.training import ADAM_EPSILON, BETAS
 from lib.record import provenance
+from lib.record.accepted import at_least, check_seeds, within
 from lib.record.experiment import recording
-from lib.record.options import at_least, check_seeds, command, option, within
+from lib.record.options import command, option
 
 SOURCE = "https://github.com/ML-GSAI/RADD"
 LOSS = "t_DCE"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.record import claims, claims_file, ledger, options, provenance
+from lib.record import claims, claims_file, endings, ledger, provenance
 from pipeline import chapters
 
 RECORDED = provenance.RECORDED / "ledger.json"
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     asked = parser.parse_args()
-    options.print_anywhere()
+    endings.print_anywhere()
     if not (asked.compare or asked.summary or asked.notebooks):
         parser.error("what to do is not said: OUTPUT.json and one NOTEBOOK.ipynb or more, --summary LEDGER.json, or "
                      "--compare OLD.json NEW.json")
-    with options.one_line("python -m pipeline.ledger"):
+    with endings.one_line("python -m pipeline.ledger"):
         work(asked)
 
 

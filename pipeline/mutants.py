@@ -28,7 +28,7 @@ from typing import Any
 
 import tqdm
 
-from lib.record import options, provenance, survivors
+from lib.record import accepted, options, provenance, survivors
 from pipeline import imports, mutant_runs
 
 THEORY = imports.ROOT / "lib" / "theory"
@@ -198,7 +198,7 @@ class Options:
     out: Path | None = None  # JSON file to record the outcomes in
 
     def __post_init__(self) -> None:
-        options.at_least(self, sample=1, seed=0)
+        accepted.at_least(self, sample=1, seed=0)
         for module in self.only:
             if module not in modules():
                 raise ValueError(f"only: there is no module {module!r} to mutate; there are {', '.join(modules())}")

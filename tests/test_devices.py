@@ -15,7 +15,7 @@ from lib.language_models.finetuning import FineTuningConfig
 from lib.one_layer import experiment
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig
-from lib.record.options import device_named
+from lib.record.accepted import device_named
 
 SMALL = {"length": 6, "width": 16}
 CASES = [{"encoding": name} for name in ("rope", "alibi", "alibi_directional", "learned", "sinusoidal", "t5", "none")]

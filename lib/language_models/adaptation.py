@@ -32,8 +32,9 @@ from lib.language_models.facts import FACT_SOURCES, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.training_loop import print_progress
 from lib.record import provenance
+from lib.record.accepted import at_least, device_named, json_file, one_of, within
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, device_named, json_file, one_of, option, parse, within
+from lib.record.options import command, option, parse
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "adaptation"

@@ -31,7 +31,7 @@ from lib.language_models.checkpoint_files import (
     tensors_of,
 )
 from lib.language_models.model_size import PRECISIONS, check_memory
-from lib.record.options import device_named
+from lib.record.accepted import device_named
 from lib.record.provenance import replacing
 
 _TOKENIZER = ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")

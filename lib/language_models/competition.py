@@ -25,8 +25,10 @@ from lib.language_models.pretrained_results import RecordedRuns
 from lib.language_models.pretraining import pretrain
 from lib.language_models.training_loop import print_progress
 from lib.record import provenance, report
+from lib.record.accepted import at_least, json_file
+from lib.record.evidence import told_means
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, option
+from lib.record.options import command, option
 from lib.record.provenance import Result
 
 _EXPERIMENT = "competition"
@@ -160,8 +162,7 @@ def told_competitor(found: Mapping[str, Setting]) -> dict[str, Any]:
              for place, run in enumerate(each.runs or [None])}
     return {"needs": needs, "seeds": lambda: [[seed for run in each.runs for seed in run["seeds"]]
                                               for each in found.values()],
-            "ours": lambda: {name: float(each.mean()) for name, each in values.items()},
-            "interval": lambda: {name: report.bootstrap_interval(each) for name, each in values.items()}}
+            **told_means(values)}
 
 
 def recorded_layer(folder: Path) -> Result | None:

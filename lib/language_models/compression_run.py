@@ -16,8 +16,9 @@ from typing import Any
 
 from lib.language_models import compressed_weights, families, objectives, pretrained, pretrained_run, reversal_run
 from lib.language_models.facts import FACT_SOURCES
+from lib.record.accepted import at_least, json_file, one_of
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, one_of, option
+from lib.record.options import command, option
 
 _EXPERIMENT = "compression"
 

@@ -34,7 +34,7 @@ from lib.language_models import checkpoint_files, checkpoints, objectives
 from lib.language_models.facts import Example
 from lib.language_models.objectives import EVERY_MASKING, TokenisedExample
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
-from lib.record import options, provenance
+from lib.record import accepted, options, provenance
 from lib.record.training_state import Checkpoint
 
 MOST_EXAMPLES = 2**20  # of a step
@@ -61,10 +61,10 @@ class FineTuningConfig:
     seed: int = 0  # of adapters, order, masks and dropout
 
     def __post_init__(self) -> None:
-        options.one_of(self, masking=EVERY_MASKING)
-        options.at_least(self, seed=0, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
-        options.check_seeds([self.seed])  # not too large
-        options.within(self, replay="[0, 1)", dropout="[0, 1)", cooling="[0, 1]", learning_rate="(0, inf)",
+        accepted.one_of(self, masking=EVERY_MASKING)
+        accepted.at_least(self, seed=0, rank=0, epochs=1, batch=1, accumulation=1, scaling=1, warmup=0)
+        accepted.check_seeds([self.seed])  # not too large
+        accepted.within(self, replay="[0, 1)", dropout="[0, 1)", cooling="[0, 1]", learning_rate="(0, inf)",
                        clip="(0, inf)", weight_decay="[0, inf)")
         total = self.batch * self.accumulation
         if total > MOST_EXAMPLES:

@@ -39,8 +39,9 @@ from lib.language_models.miniature_measures import answers_in_form, measured_aft
 from lib.language_models.miniature_sentences import WORDED_DATASETS
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import provenance
+from lib.record.accepted import at_least, json_file, one_of, writable
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, json_file, one_of, option, writable
+from lib.record.options import command, option
 from lib.record.training_state import Checkpoint
 
 _WORK = provenance.ROOT / "_build" / "miniature"

@@ -12,7 +12,8 @@ from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.miniature_sentences import FORMS, WORDED_DATASETS, WORDINGS
 from lib.language_models.pretraining import PRETRAINING_OBJECTIVES, PretrainingConfig
-from lib.record.options import at_least, one_of, option
+from lib.record.accepted import at_least, one_of
+from lib.record.options import option
 
 TUNINGS = ("full", "lora")
 #: which dataset's facts are told in pretraining; the other order of the same facts needs no other text

@@ -14,6 +14,7 @@ from lib.language_models.miniature import CONDITIONS, STARTS
 from lib.language_models.miniature_cell import MiniatureConfig, parameters_of
 from lib.language_models.table_7 import MASKED, MODELS
 from lib.record import provenance, report
+from lib.record.evidence import told_means
 from lib.record.provenance import Result
 
 CellChange = Mapping[str, Any]  # what is changed of the standard cell
@@ -93,10 +94,9 @@ class RecordedCells:
         """
         found = {name: (self.metric(metric, **change), tuple(self.find(**change)))
                  for name, (metric, change) in values.items() if self.find(**change)}
-        interval = {name: report.bootstrap_interval(each) for name, (each, _) in found.items() if len(each) > 1}
         return {"needs": self.needed(*(change for _, change in values.values()), *more),
-                "ours": {name: float(each.mean()) for name, (each, _) in found.items()}, "interval": interval,
-                "seeds": [seeds for _, seeds in found.values()]}
+                "seeds": [seeds for _, seeds in found.values()],
+                **told_means({name: each for name, (each, _) in found.items()})}
 
 
 def cell_title(change: CellChange) -> str:

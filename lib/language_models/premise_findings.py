@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from lib.language_models.score_premises import ScorePremises
 from lib.record import report
+from lib.theory.premises import RUNGS
 
 #: measure of a premise -> what it is, and its value where Assumption 4.2 and a normal query hold
 PREMISE_MEASURES = {
@@ -62,6 +63,19 @@ def own_bound_is_closer(found: ScorePremises, *, shift: int = 0, share: float = 
     :param shift: see `error_of`; the bound of another head is the control
     """
     return error_of(found, shift=shift) < share * error_of(found, "guarantee")
+
+
+def gained_by(found: ScorePremises, name: str, distance: int) -> Float[np.ndarray, " head"]:
+    """What giving up one premise more adds to the correlation: a rung of the ladder less the one before, one a head.
+
+    :param name: one of `premises.RUNGS` but the first
+    :raises ValueError: for a distance that was not measured, naming those that were
+    """
+    if distance not in found.distances:
+        raise ValueError(f"distance {distance}: measured were {', '.join(map(str, found.distances))}")
+    before = RUNGS[RUNGS.index(name) - 1]
+    place = found.distances.index(distance)
+    return np.asarray((found.rung(name) - found.rung(before))[:, :, place].ravel())
 
 
 def over_heads(values: Float[np.ndarray, "layer head"]) -> tuple[float, float, float]:

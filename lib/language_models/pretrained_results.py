@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lib.language_models.families import HELD, SETS
 from lib.language_models.unseen_relations import UNSEEN_HELD, UNSEEN_SETS
 from lib.record import provenance, report
+from lib.record.evidence import told_effects, told_means
 from lib.record.provenance import Result
 from lib.record.report import seeds_lead_by
 
@@ -96,11 +97,11 @@ class RecordedRuns:
         :param cells: label -> metric and condition
         """
         found = [(condition, self.measured(metric, condition)) for metric, condition in cells.values()]
-        needs = {f"{condition}, seed {seed}": runs.get(seed) for condition, runs in found for seed in runs or (0,)}
-        values = {label: self.metric(*cell) for label, cell in cells.items()}
+        needs: dict[str, Result | None] = {f"{condition}, seed {seed}": run for condition, runs in found
+                                           for seed, run in runs.items()}
+        needs |= {f"{condition}, two seeds": None for condition, runs in found if not runs}
         return {"needs": needs, "seeds": lambda: [list(runs) for _, runs in found],
-                "ours": lambda: {label: float(each.mean()) for label, each in values.items()},
-                "interval": lambda: {label: report.bootstrap_interval(each) for label, each in values.items()}}
+                **told_means({label: self.metric(*cell) for label, cell in cells.items()})}
 
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> dict[str, Any]:
         """What `lib.record.claims.verify` is told of the difference of two metrics, first less second.
@@ -108,8 +109,7 @@ class RecordedRuns:
         :param first: metric and condition
         """
         told = self.evidence({"first": first, "second": second})
-        pair = {"difference": (self.metric(*second), self.metric(*first))}
-        return told | {name: (lambda name=name: report.told_effects(pair)[name]) for name in ("ours", "interval")}
+        return told | told_effects({"difference": (self.metric(*second), self.metric(*first))})
 
 
 # What the checks ask -----------------------------------------------------------------------------------------
@@ -179,8 +179,7 @@ def length_helps(runs: RecordedRuns, direction: str = "reverse") -> bool:
 def length_gains_told(runs: RecordedRuns) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `length_gains`."""
     told = runs.evidence({"length known": ("reverse_length_most_certain_first", "masked")})
-    return told | {"ours": lambda: {"gain": float(length_gains(runs).mean())},
-                   "interval": lambda: {"gain": report.bootstrap_interval(length_gains(runs))}}
+    return told | told_means(lambda: {"gain": length_gains(runs)})
 
 
 def first_token_suffices(runs: RecordedRuns, when: str = "") -> bool:
@@ -213,8 +212,7 @@ def patch_closes(runs: RecordedRuns, patch: str = "weights_matched") -> bool:
 
 def patch_shares_told(runs: RecordedRuns) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `patch_share`."""
-    found = {f"closed by {whose} fact's weights": lambda patch=patch: patch_share(runs, patch)
-             for whose, patch in (("the same", "weights_matched"), ("another", "weights_mismatched"))}
     told = runs.evidence({"gap, nats": ("patching_gap_logit_difference", "masked")})
-    return told | {"ours": lambda: {words: float(each().mean()) for words, each in found.items()},
-                   "interval": lambda: {words: report.bootstrap_interval(each()) for words, each in found.items()}}
+    return told | told_means(lambda: {
+        f"closed by {whose} fact's weights": patch_share(runs, patch)
+        for whose, patch in (("the same", "weights_matched"), ("another", "weights_mismatched"))})

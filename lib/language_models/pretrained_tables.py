@@ -35,16 +35,19 @@ def conditions_table(runs: RecordedRuns) -> str:
     return report.markdown(["", "seeds", *_COLUMNS], [*rows, chance, *printed])
 
 
-def mean_with_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
+def mean_with_interval(runs: RecordedRuns, metric: str, condition: str, *, share: bool = False) -> str:
     """Mean over seeds with its 95 % interval; "not run here" without two seeds.
 
     A dash stands for what fewer than two of the runs hold: older ones lack some measures.
+
+    :param share: of a measure that is recorded in percent: with two digits, on the scale of 1
     """
     found = runs.metric(metric, condition)
     if not len(found):
         return "–" if runs.find(condition) else "not run here"
-    low, high = report.bootstrap_interval(found)
-    return f"{found.mean():.0f} ({low:.0f} to {high:.0f})"
+    shown = (lambda value: f"{value / 100:.2f}") if share else (lambda value: f"{value:.0f}")
+    low, high = map(shown, report.bootstrap_interval(found))
+    return f"{shown(found.mean())} ({low} to {high})"
 
 
 def student_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
@@ -56,11 +59,15 @@ def student_interval(runs: RecordedRuns, metric: str, condition: str) -> str:
     return f"{low:.0f} to {high:.0f}"
 
 
-def patch_with_interval(runs: RecordedRuns) -> str:
-    """Percent of the gap that the forward query's attention weights close, of the masked model, with its interval."""
+def patch_with_interval(runs: RecordedRuns, patch: str = "weights_matched") -> str:
+    """Percent of the gap that a patch of all layers closes in the masked model, with its interval.
+
+    :param patch: by default the forward query's attention weights; ``weights_mismatched`` are those of another fact,
+        ``output_matched`` is what attention returns
+    """
     if not runs.find("masked"):
         return "not run here"
-    shares = 100 * patch_share(runs)
+    shares = 100 * patch_share(runs, patch)
     low, high = report.bootstrap_interval(shares)
     return f"{shares.mean():.0f} ({low:.0f} to {high:.0f})"
 

@@ -35,7 +35,7 @@ from lib.language_models.facts import Example
 from lib.language_models.objectives import TokenisedExample
 from lib.language_models.random_checkpoints import Size, config_fields
 from lib.language_models.training_loop import Pass, TrainingRun, train
-from lib.record import options
+from lib.record import accepted
 from lib.record.training_state import Checkpoint
 
 PRETRAINING_OBJECTIVES = ("questions", "diffusion")
@@ -66,13 +66,13 @@ class PretrainingConfig:
     name_length: int = 2  # words of a name
 
     def __post_init__(self) -> None:
-        options.one_of(self, objective=PRETRAINING_OBJECTIVES, wording=miniature_sentences.WORDINGS,
+        accepted.one_of(self, objective=PRETRAINING_OBJECTIVES, wording=miniature_sentences.WORDINGS,
                        form=miniature_sentences.FORMS)
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"no architecture {self.architecture!r}; one of {', '.join(ARCHITECTURES)}")
         if self.orders not in synthetic_facts.ORDERS:
             raise ValueError(f"orders must be one of {', '.join(synthetic_facts.ORDERS)}, not {self.orders!r}")
-        options.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1, seed=0)
+        accepted.at_least(self, facts=1, stock=1, layers=1, steps=1, causal_steps=0, batch=1, warmup=1, seed=0)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate}")
         if self.causal_steps and ARCHITECTURES[self.architecture].causal:

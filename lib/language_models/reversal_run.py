@@ -39,8 +39,9 @@ from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.queries import EncodedQuery
 from lib.language_models.training_loop import Processes, diverged, print_progress
+from lib.record.accepted import at_least, device_named, json_file
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, device_named, json_file, option, parse
+from lib.record.options import command, option, parse
 from lib.record.training_state import Checkpoint
 
 _EXPERIMENT = "language_models"  # the folder of its results

@@ -24,8 +24,9 @@ from lib.language_models.fact_sources import facts_of
 from lib.language_models.facts import DATASETS, FACT_SOURCES, Dataset
 from lib.language_models.model_size import size_of
 from lib.language_models.random_checkpoints import load_by_name
+from lib.record.accepted import at_least, device_named, json_file
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, command, device_named, json_file, option
+from lib.record.options import command, option
 
 _EXPERIMENT = "language_model_signatures"
 

@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 from lib.language_models.facts import DATASETS
 from lib.record import provenance
-from lib.record.options import INTEGER_LIMIT, command, option
+from lib.record.accepted import INTEGER_LIMIT
+from lib.record.options import command, option
 
 #: the models the paper fine-tunes, by the name of their architecture, in the order of Table 7
 MODELS = {

@@ -24,8 +24,9 @@ from lib.language_models.facts import Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.pretraining import PretrainingConfig, pretrain
 from lib.record import claims_file
+from lib.record.accepted import at_least, check_seeds, json_file
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, check_seeds, command, json_file, option
+from lib.record.options import command, option
 
 #: where the adapters are, and where they are not: the maps of a layer
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -60,8 +60,9 @@ from lib.one_layer.training import (
     select_members,
     train_ensemble,
 )
+from lib.record.accepted import check_seeds, device_named
 from lib.record.experiment import recording
-from lib.record.options import check_seeds, command, device_named, option
+from lib.record.options import command, option
 from lib.record.provenance import Result
 
 FIRST_MEASURED = 30  # the first measured step after the start

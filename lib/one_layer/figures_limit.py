@@ -56,15 +56,14 @@ def rise_and_fall() -> Figure:
 
 
 def side_by_length() -> Figure:
-    """AUC of a probe of the query's direction, from three parts of the computation, by length."""
+    """AUC of a probe of the query's direction, from two parts of the attention distribution, by length."""
     runs = recorded({length: read.case(True, length=length) for length in (10, 20, 30, 40)})
     if not runs:
         return nothing_recorded()
     figure, panel = plt.subplots(figsize=(5.4, 2.8))
     parts = {"evidence": ("attention weight on the evidence", LINES["rope"]),
-             "rest": ("rest of the attention distribution", LINES["control"]),
-             "residual": ("residual stream", LINES["autoregressive"])}
-    for shift, (part, (label, line)) in zip((-0.2, 0.0, 0.2), parts.items(), strict=True):
+             "rest": ("rest of the attention distribution", LINES["control"])}
+    for shift, (part, (label, line)) in zip((-0.1, 0.1), parts.items(), strict=True):
         for place, run in enumerate(runs.values()):
             dots(panel, place + shift, read.side_probe(run, part), **line)
         panel.plot([], [], label=label, **{**line, "linestyle": "none"})

@@ -3,7 +3,7 @@
 With attention held fixed the logits of a model without MLP and norms are W phi, where phi is what attention reads: the
 weight on each token, where values hold positions the weight on each position, and where the stream holds the mask's own
 position that as well. The training loss is then convex in W, and where it takes W decides every answer
-(`lib.theory.late_training`). Three rules follow, none of which has a parameter or is shown a reverse query:
+(`lib.theory.separators`). Three rules follow, none of which has a parameter or is shown a reverse query:
 
 * *limit*: W minimises the whole training loss, over a sample of its questions with the answers that they had;
 * *expected*: the same with the chances of every answer in place of a sampled one (`answer_chances`). It is computed
@@ -35,7 +35,7 @@ from lib.one_layer.metrics import Measured
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.task import LETTERS, MASK, Queries
 from lib.one_layer.training import TrainingConfig
-from lib.theory import late_training
+from lib.theory import separators
 
 QUESTIONS = 8_000  # of training that are sampled, about
 EXPECTED_PENALTY = 1e-7  # of *expected*
@@ -194,12 +194,12 @@ def predicted_leads(
         if not some.any():
             continue
         answers = asked.weight[some, None] * functional.one_hot(asked.target[some], task.CLEAN)
-        storage = late_training.loss_minimiser(features[some], answers, penalty=PENALTY)
+        storage = separators.loss_minimiser(features[some], answers, penalty=PENALTY)
         found[rule] = lead(shown @ storage.T, queries.target)
     found["window"] = window_leads(model, asked, queries)
     for number, (sample, answers) in enumerate(samples):
         features = attention_features(model, sample.tokens, sample.position)
-        storage = late_training.loss_minimiser(features, answers, penalty=EXPECTED_PENALTY)
+        storage = separators.loss_minimiser(features, answers, penalty=EXPECTED_PENALTY)
         found[f"expected {number}"] = lead(shown @ storage.T, queries.target)
     return found
 
@@ -229,8 +229,8 @@ def window_leads(model: Transformer, asked: Questions, queries: Queries) -> Floa
             continue
         pair = lambda mass: torch.stack([mass, 1 - mass], 1)
         weighed = functional.one_hot(answers, 2) * some.weight[mine, None]
-        line = late_training.loss_minimiser(pair(weight[mine]), weighed)
-        found[here] = late_training.logit_margins(line, pair(own[here]), 0, 1)
+        line = separators.loss_minimiser(pair(weight[mine]), weighed)
+        found[here] = separators.logit_margins(line, pair(own[here]), 0, 1)
     return found
 
 

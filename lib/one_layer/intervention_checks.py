@@ -7,7 +7,7 @@ same run under another setting, or another run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -47,35 +47,18 @@ from lib.one_layer.results import (
     with_recorded,
     within_recorded_range,
 )
-from lib.record.report import Values, bootstrap_interval, difference_interval, effect, spread, told_effects
+from lib.record.evidence import NamedValues, told_effects, told_means
+from lib.record.report import Values, bootstrap_interval, difference_interval, effect, spread
 
-Measure = Callable[[], Values | Mapping[str, Values]]  # values over seeds, or several by name
+Measure = Callable[[], Values | NamedValues]
 
 # What a check is told ---------------------------------------------------------------------------------------------
-
-
-def measured(values: Measure) -> dict[str, Callable[[], Any]]:
-    """What `claims.verify` is told of values over seeds, or of several by name: the mean and its bootstrap interval.
-
-    Both are functions of no arguments, since the runs that ``values`` reads may be missing.
-    """
-    def each(of: Callable[[Values], Any]) -> Any:
-        found = values()
-        return {name: of(own) for name, own in found.items()} if isinstance(found, Mapping) else of(found)
-
-    return {"ours": lambda: each(lambda own: float(np.mean(own))),
-            "interval": lambda: each(lambda own: bootstrap_interval(own) if len(own) > 1 else None)}
-
-
-def effects(pairs: Callable[[], Mapping[str, tuple[Values, Values]]]) -> dict[str, Callable[[], Any]]:
-    """What `claims.verify` is told of pairs of runs, first and second values by name: see `report.told_effects`."""
-    return {"ours": lambda: told_effects(pairs())["ours"], "interval": lambda: told_effects(pairs())["interval"]}
 
 
 def by_weight(case: WithReverseErrors, control: RecordedRun) -> dict[str, Any]:
     """What `claims.verify` is told of `own_weight_decides`: these runs, and one in which more than the weight tells."""
     return {"needs": case.runs and [*case.runs, control], "given": {"runs": case.runs}, "broken": {"runs": [control]},
-            "scope": case.scope, **measured(lambda: agreements(case.runs))}
+            "scope": case.scope, **told_means(lambda: agreements(case.runs))}
 
 
 def varied(
@@ -84,13 +67,13 @@ def varied(
     """What `claims.verify` is told of a test of the first of these runs under settings: given one, broken the other.
 
     :param before: words of the scope before the size of the run
-    :param values: what is measured, see `measured`
+    :param values: what is measured, see `lib.record.evidence.told_means`
     :param settings: keyword of the test -> its value, and the control's
     """
     run = next(iter(runs.values()))
     given, broken = ({name: pair[place] for name, pair in settings.items()} for place in (0, 1))
     return {"given": {"run": run} | given, "broken": {"run": run} | broken, **pattern_evidence(runs, before),
-            **(measured(values) if values else {})}
+            **(told_means(values) if values else {})}
 
 
 def contrast(runs: NamedRuns, before: str = "", values: Measure | None = None) -> dict[str, Any]:
@@ -112,7 +95,7 @@ def dropped_against(runs: NamedRuns, before: str, values: Measure | None = None)
     scope = lambda: f"{before}; near step {last_step(right, other)}; the control's mean: {answers()[1].mean():.1f}"
     own = {} if values else {"spread": lambda: spread(answers()[0])}
     return {"needs": runs, "given": {"run": right, "beside": other}, "broken": {"run": other, "beside": right},
-            "seeds": lambda: right["seeds"], "scope": scope, **measured(values or (lambda: answers()[0])), **own}
+            "seeds": lambda: right["seeds"], "scope": scope, **told_means(values or (lambda: answers()[0])), **own}
 
 
 def effect_over(triple: Triple | None, before: str) -> dict[str, Any]:
@@ -127,7 +110,7 @@ def effect_over(triple: Triple | None, before: str) -> dict[str, Any]:
     return {"needs": {"our recipe": plain, "blocking loss dropped": changed, "other part dropped": other},
             "given": {"run": changed, "beside": other}, "broken": {"run": other, "beside": plain},
             "seeds": lambda: changed["seeds"], "scope": lambda: f"{before}; near step {last_step(changed, other)}",
-            **effects(lambda: {"dropped, less the control": both()})}
+            **told_effects(lambda: {"dropped, less the control": both()})}
 
 
 # What must hold of reverse accuracy -------------------------------------------------------------------------------

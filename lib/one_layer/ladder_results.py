@@ -13,7 +13,8 @@ from jaxtyping import Float
 from lib.one_layer.ladder_run import LadderRunOptions, rung_parameters
 from lib.one_layer.ladder_sentences import LadderTask
 from lib.one_layer.task import DIRECTIONS
-from lib.record import provenance, report
+from lib.record import provenance
+from lib.record.evidence import told_effects, told_means
 from lib.record.provenance import Result
 from lib.record.report import Values, seeds_lead_by
 
@@ -89,11 +90,9 @@ class RecordedRungs:
 
         :param cells: label -> metric and condition
         """
-        values = lambda: {label: self.metric(*cell) for label, cell in cells.items()}
         seeds = lambda: [self._seeds(condition) for _, condition in cells.values()]
         return {"needs": {condition: self.find(condition) for _, condition in cells.values()}, "seeds": seeds,
-                "ours": lambda: {label: float(each.mean()) for label, each in values().items()},
-                "interval": lambda: {label: report.bootstrap_interval(each) for label, each in values().items()}}
+                **told_means(lambda: {label: self.metric(*cell) for label, cell in cells.items()})}
 
     def miniature_metric(self, name: str) -> Float[np.ndarray, " seed"]:
         """One metric of the miniature told in one order with names of one word, seed by seed."""
@@ -114,10 +113,8 @@ class RecordedRungs:
     def differences(self, pairs: Mapping[str, tuple[tuple[str, str], tuple[str, str]]]) -> dict[str, Any]:
         """What `lib.record.claims.verify` is told of differences, first metric and condition less second."""
         told = self.evidence({f"{label}{end}": cell for label, pair in pairs.items() for end, cell in enumerate(pair)})
-        effects = lambda part: report.told_effects({
-            label: (self.metric(*second), self.metric(*first)) for label, (first, second) in pairs.items()})[part]
-        return {"needs": told["needs"], "seeds": told["seeds"], "ours": lambda: effects("ours"),
-                "interval": lambda: effects("interval")}
+        return told | told_effects(lambda: {
+            label: (self.metric(*second), self.metric(*first)) for label, (first, second) in pairs.items()})
 
 
 def condition_parameters(condition: str) -> dict[str, Any]:
@@ -144,9 +141,8 @@ def leads_by(runs: RecordedRungs, first: tuple[str, str], second: tuple[str, str
 
 def told_difference(first: Values, second: Values) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of the difference of two measures, first less second."""
-    told = lambda part: lambda: report.told_effects({"difference": (second, first)})[part]
-    return {"ours": told("ours"), "interval": told("interval"),
-            "seeds": [tuple(range(len(values))) for values in (first, second)]}
+    return told_effects({"difference": (second, first)}) | {
+        "seeds": [tuple(range(len(values))) for values in (first, second)]}
 
 
 def answers_symmetrically(

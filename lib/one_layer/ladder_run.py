@@ -46,8 +46,9 @@ from lib.one_layer.metrics import Measured
 from lib.one_layer.model import ModelConfig, Transformer
 from lib.one_layer.objectives import MaskedBatch, Rng
 from lib.one_layer.training import SHARED, Trainer, TrainingConfig, train_ensemble
+from lib.record.accepted import at_least, check_seeds, one_of
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, check_seeds, command, one_of, option
+from lib.record.options import command, option
 
 _EXPERIMENT = "ladder"
 #: what training asks for

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Int
 
 from lib.one_layer import task
 from lib.one_layer.objectives import Rng
-from lib.record.options import at_least, one_of, option
+from lib.record.accepted import at_least, one_of
+from lib.record.options import option
 
 TELLING_ORDERS = ("forward", "one", "both")
 FACT_COUNT, FORWARD_FACTS = 24, 6  # facts of a world, and those of them that are told forward whatever the orders

@@ -22,6 +22,7 @@ from lib.record import report
 Cases = Mapping[str, RecordedRun]
 #: what can be predicted with, beside the rules of `lib.one_layer.frozen_attention`
 BASELINES = ("zero", "mean")
+SAME_CASE = "same case"  # the mean of the case's other seeds, which sees their reverse answers; in no threshold
 COMPARED_RULES = ("limit", "expected", "separator", "window", "additive")
 ENCODING_WORDS = {"rope": "RoPE", "learned": "learned", "alibi_directional": "direction-aware ALiBi", "t5": "T5",
              "none": "none", "alibi": "symmetric ALiBi"}
@@ -79,6 +80,8 @@ def errors(found: Cases, rule: str, frozen: bool = True, other: bool = False) ->
     measured = {name: answered(run, points[name]) for name, run in found.items()}
     if rule == "zero":
         return {name: np.abs(values) for name, values in measured.items()}
+    if rule == SAME_CASE:
+        return {name: np.abs(values - _means_of_the_rest(values)) for name, values in measured.items()}
     if rule == "mean":
         return {name: np.abs(values - [_mean_of_others(found, measured, seed) for seed in found[name]["seeds"]])
                 for name, values in measured.items()}
@@ -86,6 +89,11 @@ def errors(found: Cases, rule: str, frozen: bool = True, other: bool = False) ->
     shift = len(names) // 2 if other else 0
     return {name: np.abs(values - _predicted(found[names[(place + shift) % len(names)]], rule, frozen, len(values)))
             for place, (name, values) in enumerate(measured.items())}
+
+
+def _means_of_the_rest(values: Float[np.ndarray, " seeds"]) -> Float[np.ndarray, " seeds"]:
+    """Of each seed the mean of all others; nan where there is none."""
+    return (values.sum() - values) / (len(values) - 1) if len(values) > 1 else np.full(len(values), np.nan)
 
 
 def _mean_of_others(found: Cases, measured: Mapping[str, np.ndarray], seed: int) -> float:
@@ -112,7 +120,7 @@ def error_interval(by_case: Mapping[str, Float[np.ndarray, " seeds"]]) -> tuple[
 
 def told_errors(found: Cases, rules: Sequence[str], frozen: bool = True) -> dict[str, Any]:
     """Mean errors of rules and baselines with their intervals, as `claims.verify` takes them."""
-    each = {rule: errors(found, rule, frozen) for rule in (*rules, *BASELINES)}
+    each = {rule: errors(found, rule, frozen) for rule in (*rules, *BASELINES, SAME_CASE)}
     return {"ours": {rule: mean_error(by_case) for rule, by_case in each.items()},
             "interval": {rule: error_interval(by_case) for rule, by_case in each.items()}}
 
@@ -137,6 +145,11 @@ def outcome_agreement(found: Cases, name: str, frozen: bool = True) -> dict[str,
     """Share of reverse queries whose outcome is as predicted, percent, for every model; models without one left out."""
     values = {key: final(run, name, -1 if frozen else learned_point(run)) for key, run in found.items()}
     return {key: each[~np.isnan(each)] for key, each in values.items() if not np.isnan(each).all()}
+
+
+def constant_agreement(found: Cases) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """Share of reverse queries, percent, that have the outcome which most queries of their model have at the end."""
+    return {name: np.maximum(answered(run), 100 - answered(run)) for name, run in found.items()}
 
 
 # Interventions ----------------------------------------------------------------------------------------------------
@@ -190,12 +203,12 @@ def limit_error_table() -> str:
         if not found:
             continue
         cells = []
-        for rule in (*COMPARED_RULES, *BASELINES):
+        for rule in (*COMPARED_RULES, *BASELINES, SAME_CASE):
             each = errors(found, rule, frozen)
             low, high = error_interval(each)
             cells.append(f"{mean_error(each):.0f} ({low:.0f}–{high:.0f})")
         rows.append([words, str(sum(len(run["seeds"]) for run in found.values())), *cells])
-    return report.markdown(["models", "number", *COMPARED_RULES, *BASELINES], rows)
+    return report.markdown(["models", "number", *COMPARED_RULES, *BASELINES, SAME_CASE], rows)
 
 
 def case_table(mlp: bool) -> str:

@@ -188,7 +188,7 @@ class PaperComparison:
         return all(report.bootstrap_interval(each)[0] > limit for each in self.at_all(name).values())
 
     def both_ways(self, name: str) -> dict[str, tuple[Float[np.ndarray, " seeds"], ...]]:
-        """Reverse and forward accuracy of one model, by length, as `report.told_effects` takes them."""
+        """Reverse and forward accuracy of one model, by length, as `lib.record.evidence.told_effects` takes them."""
         return {f"L = {size}": tuple(self.final((size, name), f"{way}_accuracy") for way in reversed(DIRECTIONS))
                 for size in self.sizes(name)}
 

@@ -27,7 +27,8 @@ from lib.one_layer.ensemble import Ensemble
 from lib.one_layer.interventions import INTERVENTIONS
 from lib.one_layer.model import HEAD_SCALE, ModelConfig
 from lib.one_layer.objectives import MASKING_SAMPLERS, OBJECTIVES
-from lib.record.options import at_least, check_seeds, option, within
+from lib.record.accepted import at_least, check_seeds, within
+from lib.record.options import option
 from lib.record.training_state import Checkpoint
 
 BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # AdamW's

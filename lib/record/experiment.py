@@ -15,7 +15,7 @@
 
 Before the block runs, everything that would spoil the result at its end has been looked at: the file and its folder,
 what lies there already, parameters that JSON cannot hold. When it ends, the checkpoint is removed. When it fails or is
-interrupted, the checkpoint stays, and the error says so (`lib.record.options.one_line` prints it).
+interrupted, the checkpoint stays, and the error says so (`lib.record.endings.one_line` prints it).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.record import claims_file, options, provenance
+from lib.record import accepted, claims_file, provenance
 from lib.record.training_state import Checkpoint
 
 
@@ -99,7 +99,7 @@ def recording(
     places = ("--out", first.parent), ("--work", path.parent), *(folders or {}).items()
     made: list[Path] = []  # the innermost first
     for name, folder in places:
-        made = [*options.writable(name, folder), *made]
+        made = [*accepted.writable(name, folder), *made]
     runs = [{**parameters, "out": out.name} for out, parameters in results.items()]
     told = {**(results[first] if len(runs) == 1 else {"runs": runs}), "seeds": list(seeds)}
     run = provenance.Run(device, together=len(results), processes=processes)
@@ -123,7 +123,7 @@ def finished(
     :param name: of the option that ``out`` comes from
     :raises ValueError: for what can be no result's file, and for a file that is anything else
     """
-    options.json_file(name, out)
+    accepted.json_file(name, out)
     provenance.check_finite(parameters, out)
     if not out.exists():
         return None

@@ -1,4 +1,4 @@
-"""Command lines from dataclasses, and what commands accept: counts, ranges, devices and paths.
+"""Command lines from dataclasses.
 
 A frozen dataclass says what a command can be told. Each field becomes an option of its name, with the field's type and
 default, and the comment beside the field as its help; a field that is itself a dataclass gives its own fields:
@@ -26,28 +26,21 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import difflib
 import functools
 import inspect
 import io
-import os
-import re
-import shlex
-import signal
 import sys
 import tokenize
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-if TYPE_CHECKING:
-    import torch
+from lib.record.accepted import INTEGER_LIMIT, nearest
+from lib.record.endings import end, one_line, print_anywhere
 
 Options = TypeVar("Options")
-INTEGER_LIMIT = 2**63  # integers, seeds among them, lie below it: what numpy and torch can hold
-_ROOT = Path(__file__).resolve().parents[2]
 _WORDS: dict[Any, tuple[str, str]] = {  # how a type is shown and called
     int: ("INTEGER", "an integer"), float: ("NUMBER", "a number"), Path: ("PATH", "a path"), str: ("TEXT", "a text")}
 
@@ -95,85 +88,6 @@ def command(kind: type[Options], work: Callable[[Options], object]) -> Callable[
             work(parse(kind, argv))
 
     return main
-
-
-def print_anywhere() -> None:
-    """Print a question mark for what the terminal's encoding does not have, such as the symbols of statuses."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-@contextlib.contextmanager
-def one_line(program: str, words: Sequence[str] = ()) -> Iterator[None]:
-    """End the command with one line on stderr for what is no defect of the program, and its notes.
-
-    Status 2: something asked for is refused (`ValueError`). 1: a file or the computation failed. 130, 143: interrupted
-    or told to end; the line holds the command that goes on. What another library raises keeps its traceback.
-    """
-    previous = _on_termination()
-    try:
-        yield
-    except (KeyboardInterrupt, _Terminated) as error:
-        again = shlex.join([*program.split(), *words])
-        _end(program, f"interrupted{_notes(error)}: {again}", 143 if isinstance(error, _Terminated) else 130)
-    except ValueError as error:
-        if not _raised_here(error):
-            raise
-        _end(program, f"{error}{_notes(error)}", 2)
-    except (ArithmeticError, MemoryError, RuntimeError) as error:
-        if not _expected(error):
-            raise
-        _end(program, f"{str(error).splitlines()[0] if str(error) else 'out of memory'}{_notes(error)}", 1)
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        _end(program, f"{told}{_notes(error)}", 1)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
-
-
-class _Terminated(BaseException):
-    """SIGTERM, so that drafts are removed and the message is given."""
-
-
-def _on_termination() -> Any:
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    try:
-        return signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread
-        return None
-
-
-def _notes(error: BaseException) -> str:
-    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-
-
-def _end(program: str, message: str, status: int) -> NoReturn:
-    line = "; ".join(message.splitlines())
-    line = re.sub(r"(\S{80})\S{220,}", r"\1...", line)  # a word of any length may have been given
-    print(f"{program}: {line}", file=sys.stderr, flush=True)
-    sys.exit(status)
-
-
-def _expected(error: Exception) -> bool:
-    """Whether a computation failed for lack of memory, or as the project's own code says it can."""
-    if isinstance(error, RuntimeError):  # torch's
-        return "out of memory" in str(error) or "allocate memory" in str(error)
-    return isinstance(error, MemoryError) or (type(error) in (ArithmeticError, FloatingPointError)
-                                              and _raised_here(error))
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether the project's own code raised an error, and not a library beneath it."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None:
-        return True
-    file = Path(last.tb_frame.f_code.co_filename).resolve()
-    return file.is_relative_to(_ROOT) and "site-packages" not in file.parts
 
 
 # Its fields ------------------------------------------------------------------------------------------------------
@@ -288,12 +202,12 @@ def _named(message: str, leaves: Mapping[str, _Leaf]) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _end(self.prog, message.removeprefix("argument "), 2)
+        end(self.prog, message.removeprefix("argument "), 2)
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         word = next((word for word in words if word.startswith("-")), words[0]).split("=")[0]
         known = [name for action in self._actions for name in action.option_strings if name not in ("-h", "--help")]
-        self.error(f"there is no option {word}{_nearest(word, known) or '; --help lists those that there are'}"
+        self.error(f"there is no option {word}{nearest(word, known) or '; --help lists those that there are'}"
                    if word.startswith("-") else f"{word!r} belongs to no option; --help lists them")
 
 
@@ -361,108 +275,5 @@ def _value(leaf: _Leaf, kind: Callable[[str], Any], word: str) -> Any:
 
 def _chosen(choices: tuple[str, ...], word: str) -> str:
     if word not in choices:
-        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(choices)}{_nearest(word, choices)}")
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(choices)}{nearest(word, choices)}")
     return word
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-# What is accepted ------------------------------------------------------------------------------------------------
-
-
-def at_least(options: object, prefix: str = "", /, **least: int) -> None:
-    """Refuse a count that is too small: of fields of ``options``, whose names follow ``prefix`` in the message.
-
-    :raises ValueError: for the first of them
-    """
-    for name, smallest in least.items():
-        if getattr(options, name) < smallest:
-            raise ValueError(f"{prefix}{name} must be at least {smallest}, not {getattr(options, name)}")
-
-
-def within(options: object, **ranges: str) -> None:
-    """Refuse a number outside its interval, such as ``ema="[0, 1)"`` or ``clip="(0, inf)"``; NaN lies in none.
-
-    :raises ValueError: for the first field of ``options`` that does
-    """
-    for name, interval in ranges.items():
-        value = getattr(options, name)
-        low, high = (float(end) for end in interval[1:-1].split(","))
-        above = low <= value if interval[0] == "[" else low < value
-        below = value <= high if interval[-1] == "]" else value < high
-        if not (above and below):
-            raise ValueError(f"{name} must lie in {interval}, not {value!r}")
-
-
-def one_of(options: object, **choices: Collection[str]) -> None:
-    """Refuse a word that is none of those that are known.
-
-    :raises ValueError: for the first field of ``options`` with such a word
-    """
-    for name, known in choices.items():
-        value = getattr(options, name)
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}{_nearest(str(value), [*known])}")
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that are none, repeat, are negative or too large.
-
-    :raises ValueError: with the seeds
-    """
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= INTEGER_LIMIT:
-        raise ValueError(f"seeds must be different integers from 0 to 2^63 - 1, not {list(seeds)!r}")
-
-
-def device_named(name: str) -> torch.device:
-    """The device that an option names; entered, it is where new tensors go.
-
-    :raises ValueError: for a name that is none, or a device that is not there
-    """
-    import torch  # here, so that the theory does not wait for it
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found: torch.device | None = torch.device(name)
-    except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name!r} is none of auto, cpu, cuda, cuda:1, ...")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu works")
-    return found
-
-
-def json_file(option: str, path: Path) -> Path:
-    """The path of a result that is still to be made: a JSON file, and no link to one, which would be replaced.
-
-    :raises ValueError: for another suffix, a folder or a symbolic link
-    """
-    if path.suffix != ".json":
-        raise ValueError(f"{option} {path}: a result is a JSON file, so name one that ends in .json")
-    if path.is_dir():
-        raise ValueError(f"{option} {path} is a folder; name the JSON file to write")
-    if path.is_symlink():
-        raise ValueError(f"{option} {path} is a link to {path.readlink()}; name the file itself")
-    return path
-
-
-def writable(option: str, folder: Path) -> list[Path]:
-    """Make a folder, and try to write in it, before hours of work depend on it.
-
-    :return: the folders that were not there before, the innermost first
-    :raises ValueError: if that does not work
-    """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    draft = folder / f".writable.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise ValueError(f"{option}: {folder} cannot be written to ({error.strerror})") from None
-    return made

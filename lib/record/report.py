@@ -178,12 +178,6 @@ def intervals(cells: Mapping[str, Values]) -> dict[str, Interval] | None:
     return {name: bootstrap_interval(values) for name, values in cells.items()}
 
 
-def summary(cells: Mapping[str, Values]) -> dict[str, Any]:
-    """Means over seeds, their spread and their intervals by name, as `claims.verify` takes them."""
-    return {"ours": {name: float(np.mean(values)) for name, values in cells.items()},
-            "spread": {name: spread(values) for name, values in cells.items()}, "interval": intervals(cells)}
-
-
 class EffectSize(NamedTuple):
     """How far apart the seeds of two runs lie."""
 
@@ -230,15 +224,6 @@ def gained_share(base: Values, whole: Values, part: Values) -> float:
     """
     start, most, some = (float(np.mean(values)) for values in (base, whole, part))
     return (some - start) / (most - start) if most > start else float("nan")
-
-
-def told_effects(pairs: Mapping[str, tuple[Values, Values]]) -> dict[str, dict[str, Any]]:
-    """What `claims.verify` is told of effects by name, first and second values each: the difference of means with its
-    interval, and Hedges' g, which has none."""
-    found = {name: effect(*pair) for name, pair in pairs.items()}
-    return {"ours": {key: value for name, each in found.items() for key, value in (
-                (name, each.difference), (f"{name}, Hedges' g", each.standardised)) if np.isfinite(value)},
-            "interval": {name: each.interval for name, each in found.items()}}
 
 
 def signed(found: EffectSize, digits: int = 0) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.record import figures, report
 from lib.record.figures import LINES
-from lib.stores.edit_results import CONDITION_NAMES, PART_CONDITIONS, TWO_STORES, RecordedEdits, stores_found
+from lib.stores.edit_results import CONDITION_NAMES, PART_CONDITIONS, RecordedEdits, stores_expected, stores_found
 
 #: edit -> what is drawn of it
 _EDITS: dict[str, dict[str, Any]] = {
@@ -141,7 +141,7 @@ def _told(values: np.ndarray, digits: int, unit: str = "") -> str:
 
 def verdict_table(runs: RecordedEdits) -> str:
     """One store or two, a row a condition: what theory expects, what follows in each direction, and what was found."""
-    rows = [[title, len(runs.find(condition)) or "", "two" if condition in TWO_STORES else "one",
+    rows = [[title, len(runs.find(condition)) or "", stores_expected(condition),
              *(told_edit(runs, edit, condition) for edit in ("forward", "reverse")),
              f"**{stores_found(runs, condition)}**"] for condition, title in CONDITION_NAMES.items()]
     return report.markdown(["", "seeds", "expected", "edited forward, reverse follows",

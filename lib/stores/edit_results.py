@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from lib.language_models.pretrained_results import RecordedRuns
 from lib.record import provenance, report
+from lib.record.evidence import told_effects
 from lib.record.provenance import Result
 from lib.record.report import seeds_lead_by
 from lib.stores.subjects import SUBJECTS
@@ -30,6 +31,7 @@ CONDITION_NAMES = {
 }
 ONE_LAYER_CONDITIONS = tuple(CONDITION_NAMES)[:7]
 TWO_STORES = ("causal_both", "llama_told", "qwen2_told")  # what each direction reads is another evidence's
+SPLIT_IN_PART = ("learned", "learned_both")  # positions enter the values, and so what is stored
 PART_CONDITIONS = tuple(name for name in CONDITION_NAMES if "_edit_" in name)  # a part of the weights alone is edited
 LANGUAGE_CONDITIONS = tuple(name for name in CONDITION_NAMES if name not in ONE_LAYER_CONDITIONS + PART_CONDITIONS)
 
@@ -99,6 +101,11 @@ def stays_apart(runs: RecordedEdits, condition: str, edits: Sequence[str] = ("fo
     """Are both at most so high, whichever of the questions is edited?"""
     return all(bool(runs.metric(f"{edit}_transfer", condition).mean() <= ratio
                     and runs.metric(f"{edit}_follows", condition).mean() <= percent) for edit in edits)
+
+
+def stores_expected(condition: str) -> str:
+    """What the paper's storage says of a condition, in the words of `stores_found`."""
+    return "two" if condition in TWO_STORES else "in part" if condition in SPLIT_IN_PART else "one"
 
 
 def stores_found(runs: RecordedEdits, condition: str) -> str:
@@ -173,6 +180,4 @@ def distances_differ(runs: RecordedEdits, conditions: Sequence[str], far: str = 
 def transfer_difference(runs: RecordedEdits, first: str, second: str) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of the difference of two conditions' mean transfer ratios."""
     told = runs.evidence({"first": ("forward_transfer", first), "second": ("forward_transfer", second)})
-    found: Mapping[str, Any] = {"ratio": lambda: (mean_transfer(runs, second), mean_transfer(runs, first))}
-    effects = lambda name: report.told_effects({key: pair() for key, pair in found.items()})[name]
-    return told | {"ours": lambda: effects("ours"), "interval": lambda: effects("interval")}
+    return told | told_effects(lambda: {"ratio": (mean_transfer(runs, second), mean_transfer(runs, first))})

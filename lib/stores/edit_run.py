@@ -22,8 +22,9 @@ from typing import Any
 import torch
 
 from lib.record import provenance
+from lib.record.accepted import at_least, check_seeds, json_file, one_of
 from lib.record.experiment import finished, recording
-from lib.record.options import at_least, check_seeds, command, json_file, one_of, option
+from lib.record.options import command, option
 from lib.record.training_state import Checkpoint
 from lib.stores import states, transfer
 from lib.stores.editing import EditConfig, allow_edits

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.record import options
+from lib.record import accepted
 
 
 class FactQuestion(NamedTuple):
@@ -84,8 +84,8 @@ class EditConfig:
     keeping: float = 10.0  # weight of their divergence in the loss
 
     def __post_init__(self) -> None:
-        options.at_least(self, most=1, kept=0)
-        options.within(self, margin="(0, inf)", stride="(0, 1)", keeping="[0, inf)")
+        accepted.at_least(self, most=1, kept=0)
+        accepted.within(self, margin="(0, inf)", stride="(0, 1)", keeping="[0, inf)")
 
 
 class EditPath(NamedTuple):

@@ -14,9 +14,10 @@ In the order of the paper:
   ``random_unembedding``
 * ``flows`` (App. C.3): gradient flow with learned attention, Props C.2 and C.3; steps of proofs in ``flow_proofs``
 
-Beyond the paper: ``late_training`` (what forward-only training converges to; steps of proofs in
-``late_training_proofs``), ``tightness`` of Thm 4.3, ``premises`` (how far given keys are from Assumption 4.2),
-``assumptions`` (each hypothesis broken alone), ``other_encodings``, ``autoregressive`` models.
+Beyond the paper: ``separators`` (where training ends for any prompts), ``late_training`` (for forward-only training,
+in closed form; steps of proofs in ``late_training_proofs``), ``tightness`` of Thm 4.3, ``premises`` (how far given keys
+are from Assumption 4.2), ``assumptions`` (each hypothesis broken alone), ``other_encodings`` and ``autoregressive``
+models.
 
 Tools: ``symbolic`` decides identities and signs, ``solver`` inequalities for all real numbers (those of the book stand
 in ``decided``), ``validation`` refuses bad arguments.

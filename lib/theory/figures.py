@@ -74,7 +74,7 @@ def storage_step(step: ExampleStep) -> Figure:
     picture = left.imshow(step.change, cmap="PuOr_r", vmin=-limit, vmax=limit)
     for v, b in (step.change > 0).nonzero().tolist():
         left.text(b, v, "+", ha="center", va="center", fontsize=13)
-    left.set(xlabel="visible token b", ylabel="predicted token v", title="change of $W_{v,b}$ (+ marks a rise)")
+    left.set(xlabel="token b in the prompt", ylabel="predicted token v", title="change of $W_{v,b}$ (+ marks a rise)")
     left.set_xticks(range(columns), names)
     left.set_yticks(range(rows), names[:-1])
     left.grid(False)

@@ -92,7 +92,8 @@ def stretched_unembedding(
     for (overlap, values), line in zip(alignments.items(), ("control", "rope", "forward"), strict=True):
         axes.plot(stretches, values, label=f"shared wrong mass {overlap:g}", markevery=4, **LINES[line])
     axes.axvline(3, **_DASHED)
-    _finish(axes, xlabel=r"stretch $\Lambda/\lambda$ of $UU^\top$", ylabel="alignment of the signals")
+    _finish(axes, xlabel=r"stretch $\Lambda/\lambda$ of $UU^\top$",
+            ylabel="signals' inner product,\ndivided by their norms")
     return figure
 
 

@@ -22,11 +22,10 @@ from lib.theory.late_training import (
     Task,
     fact_features,
     flow_speed,
-    logit_margins,
     reverse_limit_with_placeholder,
-    separator,
     solve_flow,
 )
+from lib.theory.separators import logit_margins, separator
 from lib.theory.storage import descend, prediction
 from lib.theory.validation import Number
 

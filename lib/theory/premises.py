@@ -118,11 +118,13 @@ def gap_parts(rungs: Float[np.ndarray, "members rungs distances"]) -> Float[np.n
 
 def dependence_lowers_most(
     query: Float[np.ndarray, "members dim"], covariance: Float[np.ndarray, "members dim dim"],
-    distances: Sequence[Number],
+    distances: Sequence[Number], by: Number = 0.2,
 ) -> bool:
-    """Whether in every member the dependence of planes takes more off the correlation than any other part."""
+    """Whether in every member the dependence of planes takes at least ``by`` more off the correlation than any other
+    part."""
     parts = gap_parts(ladder(query, covariance, distances))
-    return bool((parts.argmin(1) == RUNGS.index("dependence") - 1).all())
+    place = RUNGS.index("dependence") - 1
+    return bool((parts[:, place] <= np.delete(parts, place, axis=1).min(1) - float(by)).all())
 
 
 def variance_ratio(

@@ -56,6 +56,10 @@ def test_a_heads_own_bound_is_closer_and_anothers_is_not():
     assert premise_findings.own_bound_is_closer(found)
     assert not premise_findings.own_bound_is_closer(found, shift=1)
     assert premise_findings.error_of(found, "dependence") == 0
+    gained = sum(premise_findings.gained_by(found, name, 4) for name in ("traces", "alignment", "tilt", "dependence"))
+    np.testing.assert_allclose(gained, (found.measured - found.bound)[:, :, 2].ravel(), atol=1e-12)
+    with pytest.raises(ValueError, match="distance 3: measured were 1, 2, 4"):
+        premise_findings.gained_by(found, "traces", 3)
     with pytest.raises(ValueError):
         premise_findings.error_of(found, "nothing")
 

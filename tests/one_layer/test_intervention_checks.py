@@ -10,13 +10,6 @@ from lib.one_layer.intervention_runs import Sources
 from lib.one_layer.results import Runs
 
 
-def test_measured_values_have_a_mean_and_an_interval_by_name_or_alone():
-    told = must.measured(lambda: {"a": [10, 30], "one seed": [5]})
-    assert told["ours"]() == {"a": 20, "one seed": 5}
-    assert told["interval"]() == {"a": (10, 30), "one seed": None}
-    assert must.measured(lambda: np.array([10, 30]))["ours"]() == 20
-
-
 def test_a_contrast_is_between_the_first_run_and_the_last_and_waits_for_both():
     shown, other, control = result(), result(depth=2), None
     told = must.contrast({"a": shown, "b": other, "c": control}, "here", lambda: {"a": [1, 3]})

@@ -42,6 +42,8 @@ def test_errors_are_held_against_zero_and_the_mean_of_other_seeds(recorded):
     assert read.mean_error(read.errors(plain, "zero")) == pytest.approx(302 / 6)
     first = read.errors(plain, "mean")["no MLP, RoPE, L = 10"][0]
     assert first == pytest.approx(abs(40 - (60 + 100 + 2) / 3))  # without any model of its own seed
+    assert read.errors(plain, "same case")["no MLP, RoPE, L = 10"] == pytest.approx([20, 20])
+    assert np.isnan(read.errors({"alone": made([40.0], [44.0])}, "same case")["alone"]).all()
     assert read.beats_baselines(plain, "limit", most=10.0) and not read.beats_baselines(plain, "limit", other=True)
     assert not read.beats_baselines(read.limit_cases(True), "limit")
     low, high = read.error_interval(read.errors(plain, "limit"))
@@ -51,6 +53,11 @@ def test_errors_are_held_against_zero_and_the_mean_of_other_seeds(recorded):
 def test_errors_are_read_where_attention_stops_as_well(recorded):
     plain = read.limit_cases(False)
     assert read.mean_error(read.errors(plain, "zero", frozen=False)) == pytest.approx(302 / 6 + 10)
+
+
+def test_one_outcome_for_a_model_agrees_with_most_of_its_queries(recorded):
+    found = read.constant_agreement(read.limit_cases(False))
+    assert found["no MLP, RoPE, L = 10"].tolist() == [60, 60] and found["no MLP, learned, L = 10"].tolist() == [100, 98]
 
 
 def test_changes_are_those_of_the_means(recorded):
@@ -66,4 +73,4 @@ def test_falls_tables_and_figures_take_what_is_there(recorded):
     assert len(figures_limit.predicted_and_answered().axes) == 3 and figures_limit.rise_and_fall().axes
     figure = figures_limit.side_by_length()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "attention weight on the evidence", "rest of the attention distribution", "residual stream"]
+        "attention weight on the evidence", "rest of the attention distribution"]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
-import torch
 
-from lib.record import options
+from lib.record import accepted, options
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Model:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        options.at_least(self, width=1)
+        accepted.at_least(self, width=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Training:
     steps: int = 1500
 
     def __post_init__(self) -> None:
-        options.within(self, learning_rate="(0, inf)")
+        accepted.within(self, learning_rate="(0, inf)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ class Run:
     out: Path = options.option(names=("--output",))  # the JSON file to write
 
     def __post_init__(self) -> None:
-        options.check_seeds(self.seeds)
+        accepted.check_seeds(self.seeds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,149 +133,14 @@ def test_what_is_refused_is_named_in_one_line(words, told, capsys):
     assert told in refused(capsys, *words)
 
 
-def test_seeds_are_checked_where_they_do_not_come_from_a_command():
-    options.check_seeds([0, 2**63 - 1])
-    for seeds in ([], [1, 1], [-1], [2**63]):
-        with pytest.raises(ValueError, match="seeds must be different integers"):
-            options.check_seeds(seeds)
-
-
-@pytest.mark.parametrize("value, interval, accepted", [
-    (0.0, "[0, 1)", True), (1.0, "[0, 1)", False), (1.0, "[0, 1]", True), (0.0, "(0, 1]", False), (0.5, "(0, 1)", True),
-    (float("nan"), "[0, inf]", False), (float("inf"), "(0, inf)", False), (float("inf"), "(0, inf]", True),
-    (-1e-9, "[0, inf)", False),
-])
-def test_an_interval_includes_the_ends_of_its_brackets(value, interval, accepted):
-    given = types.SimpleNamespace(share=value)
-    if accepted:
-        options.within(given, share=interval)
-    else:
-        with pytest.raises(ValueError, match="share must lie in"):
-            options.within(given, share=interval)
-
-
-def test_a_word_that_is_not_known_is_refused_with_the_nearest():
-    options.one_of(types.SimpleNamespace(masking="any"), masking=("any", "response"))
-    with pytest.raises(ValueError, match="masking must be one of any, response, not 'respons'; did you mean response"):
-        options.one_of(types.SimpleNamespace(masking="respons"), masking=("any", "response"))
-
-
-# Failures of the work --------------------------------------------------------------------------------------------
-
-
-def failing(error):
-    def work(given):
-        raise error
-
-    return options.command(Run, work)
-
-
-@pytest.mark.parametrize("error, status, told", [
-    (ValueError("two\nlines"), 2, "two; lines"),
-    (ArithmeticError("the loss is not finite"), 1, "the loss is not finite"),
-    (OSError(28, "No space left on device", "a.json"), 1, "a.json: No space left on device"),
-    (OSError("without a file"), 1, "without a file"),
-    (MemoryError("too little memory for 8B"), 1, "too little memory for 8B"),
-    (MemoryError(), 1, "out of memory"),
-    (RuntimeError("CUDA out of memory. Tried\nto allocate"), 1, "CUDA out of memory. Tried"),
-    (KeyboardInterrupt(), 130, f"interrupted: python -m {__name__} --out 'a b.json'"),
-])
-def test_a_failure_ends_with_one_line(error, status, told, capsys):
-    with pytest.raises(SystemExit) as ended:
-        failing(error)(["--out", "a b.json"])
-    assert ended.value.code == status
-    assert capsys.readouterr().err == f"python -m {__name__}: {told}\n"
-
-
-def test_options_that_no_memory_can_hold_are_refused_in_one_line(capsys, monkeypatch):
-    def too_large(self):
-        np.empty(2**50)
-
-    monkeypatch.setattr(Model, "__post_init__", too_large)
-    with pytest.raises(SystemExit) as ended:
-        options.command(Model, print)(["--width", "9"])
-    assert ended.value.code == 1 and "Unable to allocate 8.00 PiB" in capsys.readouterr().err
-
-
-def test_notes_stand_in_the_line(capsys):
-    error = KeyboardInterrupt()
-    error.add_note("a.checkpoint is kept")
-    with pytest.raises(SystemExit):
-        failing(error)(["--out", "a.json"])
-    assert "interrupted; a.checkpoint is kept: python -m" in capsys.readouterr().err
-
-
-def test_a_defect_keeps_its_traceback():
-    with pytest.raises(TypeError):
-        failing(TypeError("a defect"))(["--out", "a.json"])
-    with pytest.raises(RuntimeError, match="sizes of tensors"):
-        failing(RuntimeError("sizes of tensors must match"))(["--out", "a.json"])
-    with pytest.raises(ZeroDivisionError):
-        options.command(Run, lambda given: 1 / 0)(["--out", "a.json"])
-    with pytest.raises(ValueError, match="broadcast"):
-        options.command(Run, lambda given: np.broadcast_shapes((2,), (3,)))(["--out", "a.json"])
-
-
-def test_a_run_that_is_told_to_end_cleans_up(capsys):
-    before, cleaned = signal.getsignal(signal.SIGTERM), []
-
-    def work(given):
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pause()
-        finally:
-            cleaned.append(True)
-
-    with pytest.raises(SystemExit) as ended:
-        options.command(Run, work)(["--out", "a.json"])
-    assert ended.value.code == 143 and cleaned and "interrupted: python -m" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 def test_a_module_that_is_run_names_itself(tmp_path):
     (tmp_path / "tool.py").write_text(
         '"""A tool."""\nimport dataclasses\nfrom lib.record import options\n\n\n@dataclasses.dataclass\n'
         "class Options:\n    count: int = 1  # of things\n\n\n"
         "if __name__ == '__main__':\n    options.command(Options, print)()\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{options._ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     run = lambda *words: subprocess.run([sys.executable, "-m", "tool", *words], capture_output=True, text=True,
                                         env=environment)
     assert "Options(count=3)" in run("--count", "3").stdout
     assert run("--count", "x").stderr == "python -m tool: --count: 'x' is not an integer, such as 1\n"
     assert "of things; default 1" in run("--help").stdout
-
-
-def test_symbols_are_printed_where_the_encoding_has_none():
-    code = "import dataclasses\nfrom lib.record import options\n@dataclasses.dataclass\nclass Options: pass\n" \
-           "options.command(Options, lambda given: print('\\u2713 done'))([])"
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=options._ROOT, env=environment)
-    assert ended.stdout == b"? done\n" and ended.stderr == b""
-
-
-# Files and devices -----------------------------------------------------------------------------------------------
-
-
-def test_a_result_is_a_json_file_and_no_folder_or_link(tmp_path):
-    assert options.json_file("--out", tmp_path / "a.json") == tmp_path / "a.json"
-    (tmp_path / "folder.json").mkdir()
-    (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
-    for name, told in (("a.txt", "ends in .json"), ("folder.json", "is a folder"), ("link.json", "is a link to")):
-        with pytest.raises(ValueError, match=f"--out .*{name}.*{told}"):
-            options.json_file("--out", tmp_path / name)
-
-
-def test_a_folder_is_tried_before_it_is_needed(tmp_path):
-    assert options.writable("--out", tmp_path) == []
-    assert options.writable("--out", tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
-    assert [*tmp_path.iterdir()] == [tmp_path / "a"] and [*(tmp_path / "a" / "b").iterdir()] == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"--work: .*file cannot be written to \("):
-        options.writable("--work", tmp_path / "file")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps:0", "", "meta", "cuda:99"])
-def test_a_device_that_is_none_is_refused(name):
-    with pytest.raises(ValueError, match="--device"):
-        options.device_named(name)
-    assert options.device_named("cpu") == torch.device("cpu")

@@ -17,14 +17,6 @@ def test_cells_and_tables():
     assert report.spread([1.0]) is None and report.spread([1.0, 3.0]) == pytest.approx(2**0.5)
 
 
-def test_a_summary_has_means_spreads_and_intervals_by_name():
-    found = report.summary({"a": [1.0, 3.0], "b": [2.0, 2.0]})
-    assert found["ours"] == {"a": 2, "b": 2} and found["spread"] == {"a": pytest.approx(2**0.5), "b": 0}
-    assert found["interval"] == {"a": (1, 3), "b": (2, 2)}
-    single = report.summary({"a": [1.0, 3.0], "b": [2.0]})
-    assert single["interval"] is None and single["spread"]["b"] is None
-
-
 def test_many_measures_of_the_same_seeds_have_the_intervals_that_each_has_alone():
     columns = np.random.default_rng(0).normal(size=(3, 7))
     assert report.bootstrap_intervals(list(columns)) == [
@@ -114,11 +106,8 @@ def test_a_gain_is_a_share_of_the_wholes_or_nothing():
     assert np.isnan(report.gained_share(base, base, whole)) and np.isnan(report.gained_share(whole, base, base))
 
 
-def test_effects_are_told_with_their_interval():
+def test_an_effect_has_its_interval_and_is_signed():
     low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
     found = report.effect(low, high)
     assert found.interval == report.difference_interval(low, high) and found.interval[0] < 10 < found.interval[1]
     assert report.signed(found) == "+10 (8 to 12)"
-    told = report.told_effects({"apart": (low, high), "without spread": ([0.0, 0.0], [1.0, 1.0])})
-    assert told["ours"] == {"apart": 10, "apart, Hedges' g": found.standardised, "without spread": 1}
-    assert told["interval"] == {"apart": found.interval, "without spread": (1, 1)}

@@ -207,6 +207,7 @@ def test_between_planes_of_equal_weight_dependence_takes_most():
     queries = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(5, 4)
     coupled = routing.coupled_covariance(queries)
     assert premises.dependence_lowers_most(queries, coupled, [1, 2])
+    assert not premises.dependence_lowers_most(queries, coupled, [1, 2], by=2.1)
     assert not premises.dependence_lowers_most(queries, premises.independent_planes(coupled), [1, 2])
 
 
