@@ -116,11 +116,11 @@ def test_a_cell_recorded_before_a_metric_was_there_is_missing():
     asked = {"gap": ("gap", change), "gap by words": ("words_gap", change)}
     told = questions.registered_evidence(cells, asked)
     assert [name for name, result in told["needs"].items() if result is None] == ["dataset p2d, with gap by words"]
-    assert list(told["ours"]) == ["gap"] and len(told["needs"]) == 6
+    assert list(told["ours"]()) == ["gap"] and len(told["needs"]) == 6
     cells = cells_of((change, {"forward_accuracy": 35.0, "reverse_accuracy": 47.0, "forward_words": 60.0,
                                "reverse_words": 50.0}))
     told = questions.registered_evidence(cells, asked)
-    assert all(told["needs"].values()) and told["ours"] == {"gap": -12.0, "gap by words": 10.0}
+    assert all(told["needs"].values()) and told["ours"]() == {"gap": -12.0, "gap by words": 10.0}
 
 
 def test_cells_of_a_question_are_counted_seed_by_seed():

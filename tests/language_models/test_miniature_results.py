@@ -50,8 +50,8 @@ def test_evidence_holds_results_means_intervals_and_seeds():
                            {"tuning": "lora"})
     assert len(shown["needs"]) == 7
     assert [name for name, run in shown["needs"].items() if run is None] == ["masking response", "tuning lora"]
-    assert shown["ours"] == {"a": 52.0} and shown["seeds"] == [(0, 1, 2, 3, 4)]
-    low, high = shown["interval"]["a"]
+    assert shown["ours"]() == {"a": 52.0} and shown["seeds"] == [(0, 1, 2, 3, 4)]
+    low, high = shown["interval"]()["a"]
     assert 50 <= low < 52 < high <= 54
 
 
