@@ -45,6 +45,18 @@ def test_a_path_of_a_machine_is_told_from_other_slashes(text, found):
     assert bool(shown_paths({"cells": cells})) is found
 
 
+SHOWN = re.compile(r"\{glue:\w*\}(?:`([^`:]+)| (\S+))")  # in a text, or as a block
+
+
+@pytest.mark.parametrize("chapter", chapters.chapters())
+def test_every_glued_value_is_shown(chapter):
+    recorded = json.loads((chapters.ROOT / "book" / f"{chapter}.ipynb").read_text())["cells"]
+    glued = {output["metadata"]["scrapbook"]["name"] for cell in recorded for output in cell.get("outputs", [])
+             if "scrapbook" in output.get("metadata", {})}
+    page = "\n".join(cell.source for cell in chapters.notebook(chapter).cells if cell.cell_type == "markdown")
+    assert glued == {inline or block for inline, block in SHOWN.findall(page)}
+
+
 ONE_LAYER = ["one_layer", "beyond", "supervision", "predicted_limit", "recipes"]
 
 
