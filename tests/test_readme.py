@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from lib import encodings
 from lib.language_models import random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES
+from lib.language_models.pretrained_results import CONVERTED, RecordedRuns
 from lib.one_layer import intervention_results as read
 from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
 from lib.one_layer.intervention_runs import Sources
@@ -241,6 +242,14 @@ def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance
              for part in told("smollm-relations", check, "difference")]
     assert ("ranks {} points more described persons {}, {} points more descriptions {} and {} points more capitals {} "
             "first").format(*found) in glance["Table 7 in a real model (SmolLM2-135M)"]
+
+
+def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
+    runs = RecordedRuns(provenance.RECORDED)
+    third, plain = (runs.metric("reverse_accuracy", f"masked, {CONVERTED[name]}") for name in ("third", "plain"))
+    assert (f"({third.mean():.0f} % written, two seeds); with any token asked for in it, in place of whole names, "
+            f"{plain.mean():.0f} %.") in glance["Table 7 in a real model (SmolLM2-135M)"]
+    assert len(third) == len(plain) == 2
 
 
 def test_what_is_asked_for_at_a_glance_is_what_is_recorded(glance):
