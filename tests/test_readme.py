@@ -305,6 +305,9 @@ def test_stores_at_a_glance_are_what_is_recorded(glance):
             "miniature (57 % from reverse to forward), {} % in SmolLM2 (two seeds), and {} % in a causal layer").format(
                 *follows) in glance["One store or two"]
     assert told("store-miniature", "llada-forward-follows", "reverse, follows, %")[0] == "57"
+    twice = [told("store-told-twice", check, "forward, follows, %")[0] for check in (
+        "llama-apart", "qwen-apart", "llada-together")]
+    assert twice[:2] == ["0", "0"] and f"(LLaDA-like {twice[2]} %)" in glance["One store or two"]
     moved = [abs(check["ours"]["right, ratio"]) for claim in ("store-one-column", "store-mlp", "store-miniature",
              "store-smollm-short") for check in ledger_rows()[claim]["checks"] if "right, ratio" in check["ours"]]
     assert f"(at most {max(moved):.2f} of the edit)".replace("0.", ".") in glance["One store or two"]
