@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from lib import encodings
 from lib.language_models import random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES
+from lib.language_models.pretrained_results import CONVERTED, RecordedRuns
 from lib.one_layer import intervention_results as read
 from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
 from lib.one_layer.intervention_runs import Sources
@@ -243,6 +244,14 @@ def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance
             "first").format(*found) in glance["Table 7 in a real model (SmolLM2-135M)"]
 
 
+def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
+    runs = RecordedRuns(provenance.RECORDED)
+    third, plain = (runs.metric("reverse_accuracy", f"masked, {CONVERTED[name]}") for name in ("third", "plain"))
+    assert (f"({third.mean():.0f} % written, two seeds); with any token asked for in it, in place of whole names, "
+            f"{plain.mean():.0f} %.") in glance["Table 7 in a real model (SmolLM2-135M)"]
+    assert len(third) == len(plain) == 2
+
+
 def test_what_is_asked_for_at_a_glance_is_what_is_recorded(glance):
     text = glance["Masked, or only asked? (miniature)"]
     permuted, copied = (told("mini-asked-autoregressive", "asked-throughout", form) for form in ("permuted", "masked"))
@@ -296,6 +305,9 @@ def test_stores_at_a_glance_are_what_is_recorded(glance):
             "miniature (57 % from reverse to forward), {} % in SmolLM2 (two seeds), and {} % in a causal layer").format(
                 *follows) in glance["One store or two"]
     assert told("store-miniature", "llada-forward-follows", "reverse, follows, %")[0] == "57"
+    twice = [told("store-told-twice", check, "forward, follows, %")[0] for check in (
+        "llama-apart", "qwen-apart", "llada-together")]
+    assert twice[:2] == ["0", "0"] and f"(LLaDA-like {twice[2]} %)" in glance["One store or two"]
     moved = [abs(check["ours"]["right, ratio"]) for claim in ("store-one-column", "store-mlp", "store-miniature",
              "store-smollm-short") for check in ledger_rows()[claim]["checks"] if "right, ratio" in check["ours"]]
     assert f"(at most {max(moved):.2f} of the edit)".replace("0.", ".") in glance["One store or two"]
