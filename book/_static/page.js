@@ -3,7 +3,7 @@
 (() => {
   const boxes = "div.math, .ledger-scroll, .cell_output, .pst-scrollable-table-container, div.highlight pre";
   const reachable = () => document.querySelectorAll(boxes).forEach((box) => {
-    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   });
   addEventListener("load", reachable);
