@@ -25,7 +25,7 @@ def told_means(values: Values | NamedValues | Callable[[], Values | NamedValues]
     :param values: of one measure, or of several by name
     """
     def each(of: Callable[[Values], Any]) -> Any:
-        found = values() if callable(values) else values
+        found = _read(values)
         return {name: of(own) for name, own in found.items()} if isinstance(found, Mapping) else of(found)
 
     return {"ours": lambda: each(lambda own: float(np.mean(own))),
@@ -34,16 +34,15 @@ def told_means(values: Values | NamedValues | Callable[[], Values | NamedValues]
 
 def told_summary(values: NamedValues | Callable[[], NamedValues]) -> Told:
     """Means over seeds, their standard deviations, and their intervals where every measure has two seeds or more."""
-    read: Callable[[], NamedValues] = lambda: values() if callable(values) else values
-    return {"ours": lambda: {name: float(np.mean(own)) for name, own in read().items()},
-            "spread": lambda: {name: report.spread(own) for name, own in read().items()},
-            "interval": lambda: report.intervals(read())}
+    return {"ours": lambda: {name: float(np.mean(own)) for name, own in _read(values).items()},
+            "spread": lambda: {name: report.spread(own) for name, own in _read(values).items()},
+            "interval": lambda: report.intervals(_read(values))}
 
 
 def told_effects(pairs: NamedPairs | Callable[[], NamedPairs]) -> Told:
     """Differences of means, second values less first, with their intervals; and Hedges' g, which has none."""
     def found() -> dict[str, report.EffectSize]:
-        return {name: report.effect(*pair) for name, pair in (pairs() if callable(pairs) else pairs).items()}
+        return {name: report.effect(*pair) for name, pair in _read(pairs).items()}
 
     def ours() -> dict[str, float]:
         shown = {name: {name: each.difference, f"{name}, Hedges' g": each.standardised}
@@ -51,3 +50,7 @@ def told_effects(pairs: NamedPairs | Callable[[], NamedPairs]) -> Told:
         return {key: value for each in shown.values() for key, value in each.items() if np.isfinite(value)}
 
     return {"ours": ours, "interval": lambda: {name: each.interval for name, each in found().items()}}
+
+
+def _read(lazy: Any) -> Any:
+    return lazy() if callable(lazy) else lazy
