@@ -36,6 +36,7 @@ from lib.language_models import (
     pretrained,
     queries,
     reversal_run,
+    wrong_answers,
 )
 from lib.language_models.facts import FACT_SOURCES, Dataset, Example
 from lib.language_models.finetuning import FineTuningConfig
@@ -235,7 +236,9 @@ def answer_metrics(
         asked = getattr(data, direction)
         without = name_ranks.answers_without(model, tokenizer, asked, data, length=length)
         found |= {f"{direction}_contained": name_ranks.contained_share(free, asked),
-                  f"{direction}_token_accuracy": name_ranks.token_accuracy(free, asked, tokenizer)}
+                  f"{direction}_token_accuracy": name_ranks.token_accuracy(free, asked, tokenizer),
+                  **{f"{direction}_wrong_{name}": share
+                     for name, share in wrong_answers.piece_shares(free, asked, tokenizer).items()}}
         for word, texts in (("free", free), ("forbidden", without)):
             found |= {f"{direction}_{word}_{kind.replace(' ', '_')}": share
                       for kind, share in name_ranks.answer_kind_shares(texts, asked, data).items()}

@@ -29,6 +29,7 @@ from lib.language_models.facts import Example
 from lib.language_models.filled_names import FILLINGS
 from lib.language_models.training_loop import TrainingRun
 from lib.language_models.unseen_relations import UNSEEN_DATASETS
+from lib.language_models.wrong_answers import PIECE_SHARES
 
 torch.set_num_threads(1)
 FEW = ["--data", "generated", "--invented", "2", "--probed", "2", "--epochs", "2", "--batch", "4", "--rank", "2",
@@ -92,7 +93,11 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     scored = [f"{side}_{name}" for side in ("forward", "reverse") for name in ("contained", "token_accuracy")]
     length = [f"{side}_length_{way.replace(' ', '_')}" for side in ("forward", "reverse") for way in FILLINGS]
     both = {*RANKS, *answers, *scored, *SIGNATURES, "kept_accuracy", *(length if masked else [])}
-    assert metrics.keys() == both | {f"before_{name}" for name in both} | {
+    wrong = {f"{asked}_wrong_{name}" for asked in ("forward", "reverse", "before_forward", "before_reverse")
+             if metrics[f"{asked}_free_right"][0] + metrics[f"{asked}_free_nothing"][0] < 100 - 1e-6
+             for name in PIECE_SHARES}
+    assert len(wrong) >= 3 * len(PIECE_SHARES)
+    assert metrics.keys() == both | {f"before_{name}" for name in both} | wrong | {
         *patching, "forward_accuracy", "reverse_accuracy"}
     for name, (value,) in metrics.items():
         assert math.isfinite(value), name
