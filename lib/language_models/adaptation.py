@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from lib.language_models import families, finetuning, model_size, pretrained, wr
 from lib.language_models.attention_opening import AttentionOpening
 from lib.language_models.facts import FACT_SOURCES, Example
 from lib.language_models.finetuning import FineTuningConfig
-from lib.language_models.training_loop import print_progress
+from lib.language_models.training_loop import loss_progress
 from lib.record import provenance
 from lib.record.accepted import at_least, device_named, json_file, one_of, within
 from lib.record.experiment import finished, recording
@@ -106,12 +107,13 @@ def adapt(options: AdaptationOptions) -> None:
         steps = finetuning.step_count(len(text[0]), config)
         attention = AttentionOpening(adapted, round(options.opening * steps))
         losses = finetuning.finetune(adapted, tokenizer, text[0], config, replay=text[1], every=options.every,
-                                     checkpoint=recorded.checkpoint, keep=True, on_step=_progress(steps),
+                                     checkpoint=recorded.checkpoint, keep=True, on_step=loss_progress(steps),
                                      before=attention.before)
         attention.close()
         finetuning.save_trained(adapted, tokenizer, options.folder, torch.bfloat16)
-        recorded.save({"final_loss": [_mean(losses[-50:])]}, {"loss": losses}, size=model_size.size_of(model),
-                      sentences=len(text[0]), told=_digest(text[0]), prose_text=_digest(text[1]))
+        recorded.save({"final_loss": [statistics.fmean(losses[-50:])]}, {"loss": losses},
+                      size=model_size.size_of(model), sentences=len(text[0]), told=_digest(text[0]),
+                      prose_text=_digest(text[1]))
 
 
 def weights_of(kind: str, device: str = "cpu", conversion: str = "standard") -> Path:
@@ -164,20 +166,6 @@ def adaptation_parameters(options: AdaptationOptions) -> dict[str, Any]:
 def _digest(examples: Sequence[Example]) -> str:
     text = json.dumps([example.prompt + example.completion for example in examples])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _progress(total: int) -> Any:
-    losses: list[float] = []
-
-    def show(step: int, loss: float) -> None:
-        losses.append(loss)
-        if (step + 1) % 20 == 0:
-            print_progress(f"step {step + 1} of {total}, loss {_mean(losses[-20:]):.3f}")
-    return show
 
 
 main = command(AdaptationOptions, adapt)

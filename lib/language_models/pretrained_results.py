@@ -192,6 +192,50 @@ def too_long_to_write(runs: RecordedRuns, condition: str, direction: str = "reve
     return bool(runs.metric(f"{direction}_length_most_certain_first", condition).mean() < 50)
 
 
+FROM_KEPT = f"masked, {CONVERTED['adapter']}"
+
+
+def piece_gaps(
+    runs: RecordedRuns, more: str, less: str, condition: str = FROM_KEPT, *, when: str = ""
+) -> Float[np.ndarray, " seed"]:
+    """Points by which more pieces of wrong reverse answers stand in one place than in another, one a seed.
+
+    :param more: one of `lib.language_models.wrong_answers.PIECE_SHARES`
+    :param less: another
+    :param when: ``before_`` for the models before fine-tuning
+    """
+    name = f"{when}reverse_wrong_{{}}".format
+    metrics = [run["metrics"] for run in runs.measured(name(more), condition).values()]
+    return np.array([each[name(more)][0] - each[name(less)][0] for each in metrics], dtype=float)
+
+
+def pieces_of_both(runs: RecordedRuns, *, when: str = "") -> bool:
+    """Are at least 30 points more of the pieces of one of the fact's two names than of another fact's?"""
+    return report.is_ahead(piece_gaps(runs, "of_both", "of_others", when=when), 30)
+
+
+def pieces_of_right(runs: RecordedRuns, *, when: str = "") -> bool:
+    """Are more of the pieces of the right name than of the one that is shown?"""
+    return report.is_ahead(piece_gaps(runs, "of_right", "of_shown", when=when), 0)
+
+
+def piece_gap_told(runs: RecordedRuns, more: str, less: str) -> dict[str, Any]:
+    """What `lib.record.claims.verify` is told of `piece_gaps`."""
+    told = runs.evidence({name: (f"reverse_wrong_{name}", FROM_KEPT) for name in (more, less)})
+    return told | told_means(lambda: {"difference": piece_gaps(runs, more, less)})
+
+
+def ranked_first(runs: RecordedRuns, condition: str = FROM_KEPT, *, when: str = "") -> bool:
+    """Is the right name first of all, its prior taken out, in at least 80 percent of the reverse questions?"""
+    return bool(runs.metric(f"{when}reverse_first_without_prior", condition).mean() >= 80)
+
+
+def writes_nearly_as_much(runs: RecordedRuns, condition: str = FROM_KEPT, other: str = "masked") -> bool:
+    """Are at most 20 points fewer of the reverse answers written exactly than in another condition, mean over seeds?"""
+    lost = runs.metric("reverse_accuracy", other).mean() - runs.metric("reverse_accuracy", condition).mean()
+    return bool(lost <= 20)
+
+
 def cosine_gap(runs: RecordedRuns, condition: str = "masked", *, turn: bool = False) -> bool:
     """Does the gradient cosine of one fact exceed that of two by more than a tenth after fine-tuning, in every seed?"""
     matched, mismatched = (runs.metric(f"cosine_{word}", condition) for word in ("matched", "mismatched"))

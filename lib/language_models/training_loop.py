@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -197,6 +198,20 @@ def train(
 def print_progress(line: str) -> None:
     """Show a line of progress on stderr at once."""
     print(line, file=sys.stderr, flush=True)
+
+
+def loss_progress(total: int, every: int = 20) -> Callable[[int, float], None]:
+    """What `train` may call after each step: shows the mean loss of so many steps, and how many are left.
+
+    :param total: steps of the run
+    """
+    losses: list[float] = []
+
+    def show(step: int, loss: float) -> None:
+        losses.append(loss)
+        if (step + 1) % every == 0:
+            print_progress(f"step {step + 1} of {total}, loss {statistics.fmean(losses[-every:]):.3f}")
+    return show
 
 
 def diverged(step: int, found: str) -> ArithmeticError:

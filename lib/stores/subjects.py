@@ -22,6 +22,7 @@ from lib.language_models.facts import Dataset
 from lib.language_models.miniature import MiniatureConfig
 from lib.language_models.pretrained_run import RUN_TRAINING
 from lib.language_models.pretraining import pretrain
+from lib.language_models.training_loop import loss_progress
 from lib.one_layer import metrics
 from lib.one_layer.model import ModelConfig
 from lib.one_layer.training import Trainer, TrainingConfig, train_ensemble
@@ -102,7 +103,8 @@ class PretrainedSubject:
         data, config = known.asked(self.dataset, seed), dataclasses.replace(RUN_TRAINING, seed=seed)
         adapted = finetuning.add_adapters(model, config)
         finetuning.finetune(adapted, tokenizer, data.train, config, replay=known.examples(), keep=True,
-                            checkpoint=Checkpoint(work / f"{name}_{seed}.safetensors", {}))
+                            checkpoint=Checkpoint(work / f"{name}_{seed}.safetensors", {}),
+                            on_step=loss_progress(finetuning.step_count(len(data.train), config)))
         return adapted.merge_and_unload(), fact_questions(data, tokenizer)
 
 

@@ -9,6 +9,7 @@ from lib.language_models import figures_pretrained, name_ranks, pretrained_table
 from lib.language_models import pretrained_results as results
 from lib.language_models.filled_names import FILLINGS
 from lib.language_models.pretrained_results import RUN_CONDITIONS
+from lib.language_models.wrong_answers import PIECE_SHARES
 from lib.record import claims
 from pipeline import experiments
 
@@ -182,6 +183,34 @@ def test_answers_of_known_length_are_compared_in_the_runs_that_measured_them():
     assert isinstance(claims.verify("smollm-length", "length-helps", results.length_helps, given={"runs": one},
                                     broken={"runs": one, "direction": "forward"}, **results.length_gains_told(one)),
                       claims.Skip)
+
+
+def kept_runs(**changed):
+    """Three seeds fine-tuned from the kept model, beside five of the whole conversion."""
+    values = {"reverse_first_without_prior": 90.0, "before_reverse_first_without_prior": 5.0, "reverse_accuracy": 45.0}
+    for when, shares in (("", (50.0, 25.0, 75.0, 10.0)), ("before_", (4.0, 4.0, 8.0, 8.0))):
+        values |= {f"{when}reverse_wrong_{name}": share for name, share in zip(PIECE_SHARES, shares, strict=False)}
+    return runs_of(*(made(results.FROM_KEPT, seed, MASKED | values | changed) for seed in range(3)),
+                   *(made("masked", seed, MASKED | {"reverse_accuracy": 60.0}) for seed in range(5)))
+
+
+def test_pieces_of_wrong_answers_are_compared_seed_by_seed():
+    runs = kept_runs()
+    np.testing.assert_allclose(results.piece_gaps(runs, "of_both", "of_others"), [65, 65, 65])
+    told = results.piece_gap_told(runs, "of_right", "of_shown")
+    assert told["ours"]() == {"difference": pytest.approx(25)} and told["seeds"]() == [[0, 1, 2], [0, 1, 2]]
+    for check in (results.pieces_of_both, results.pieces_of_right):
+        assert check(runs) and not check(runs, when="before_")
+    assert not results.pieces_of_both(kept_runs(reverse_wrong_of_others=50.0))
+    assert not results.pieces_of_right(kept_runs(reverse_wrong_of_shown=55.0))
+
+
+def test_the_kept_model_is_held_against_the_one_it_was_made_from():
+    runs = kept_runs()
+    assert results.ranked_first(runs) and not results.ranked_first(runs, when="before_")
+    assert not results.ranked_first(kept_runs(reverse_first_without_prior=70.0))
+    assert results.writes_nearly_as_much(runs)
+    assert not results.writes_nearly_as_much(kept_runs(reverse_accuracy=35.0))
 
 
 def test_what_is_written_with_the_length_known_is_drawn_where_it_was_measured():

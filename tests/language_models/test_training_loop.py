@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lib.language_models import checkpoints, finetuning, random_checkpoints, synthetic_facts
 from lib.language_models.finetuning import FineTuningConfig
-from lib.language_models.training_loop import Processes
+from lib.language_models.training_loop import Processes, loss_progress
 
 torch.set_num_threads(1)
 CELL = ["--data", "generated", "--facts", "2", "--epochs", "6", "--batch", "2", "--accumulation", "3", "--warmup", "0",
@@ -55,3 +55,10 @@ def test_one_process_alone_shares_with_nobody():
     three = Processes()
     three.count, three.rank = 3, 1
     assert three.share(list(range(8))) == [1, 4, 7] and not three.first
+
+
+def test_progress_shows_the_loss_of_the_last_steps_and_how_many_there_are(capsys):
+    show = loss_progress(6, every=2)
+    for step, loss in enumerate((4.0, 2.0, 1.0, 0.5, 0.25)):
+        show(step, loss)
+    assert capsys.readouterr().err == "step 2 of 6, loss 3.000\nstep 4 of 6, loss 0.750\n"
