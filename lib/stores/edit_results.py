@@ -28,6 +28,7 @@ CONDITION_NAMES = {
     "smollm2_short_steps": "SmolLM2, held out",
     "mlp_edit_layers": "with MLP, no embedding edited", "mlp_edit_mlp": "with MLP, MLP alone edited",
     "llada_edit_layers": "LLaDA-like, no embedding edited", "llada_edit_mlp": "LLaDA-like, MLPs alone edited",
+    "smollm2_edit_layers": "SmolLM2, no embedding edited", "smollm2_edit_mlp": "SmolLM2, MLPs alone edited",
 }
 ONE_LAYER_CONDITIONS = tuple(CONDITION_NAMES)[:7]
 TWO_STORES = ("causal_both", "llama_told", "qwen2_told")  # what each direction reads is another evidence's

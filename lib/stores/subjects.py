@@ -94,7 +94,7 @@ class PretrainedSubject:
     edits: str = "all"
 
     def prepare(self, seed: int, work: Path, name: str) -> Subject:
-        """Fine-tune the adapted model on the facts of a seed; go on from what is done already.
+        """Fine-tune the adapted model on the facts of a seed; go on from what is done already, under any ``name``.
 
         :raises ArithmeticError: if a run diverges
         """
@@ -103,7 +103,7 @@ class PretrainedSubject:
         data, config = known.asked(self.dataset, seed), dataclasses.replace(RUN_TRAINING, seed=seed)
         adapted = finetuning.add_adapters(model, config)
         finetuning.finetune(adapted, tokenizer, data.train, config, replay=known.examples(), keep=True,
-                            checkpoint=Checkpoint(work / f"{name}_{seed}.safetensors", {}),
+                            checkpoint=Checkpoint(work / f"smollm2_{self.dataset}_{seed}.safetensors", {}),
                             on_step=loss_progress(finetuning.step_count(len(data.train), config)))
         return adapted.merge_and_unload(), fact_questions(data, tokenizer)
 
@@ -141,4 +141,6 @@ SUBJECTS: dict[str, OneLayerSubject | MiniatureSubject | PretrainedSubject] = {
     "mlp_edit_mlp": OneLayerSubject(ModelConfig(), TrainingConfig(**_FORWARD_ONLY, **_MLP), edits="mlp"),
     "llada_edit_layers": MiniatureSubject(MiniatureConfig("llada"), edits="layers"),
     "llada_edit_mlp": MiniatureSubject(MiniatureConfig("llada"), edits="mlp"),
+    "smollm2_edit_layers": PretrainedSubject(edits="layers"),
+    "smollm2_edit_mlp": PretrainedSubject(edits="mlp"),
 }

@@ -81,5 +81,5 @@ def test_a_pretrained_model_is_fine_tuned_on_its_seeds_facts(tmp_path, monkeypat
     names = [fact.reverse.scores(model).shape for fact in facts]
     assert names == [(4,)] * 4
     monkeypatch.setattr(TrainingRun, "step", never)
-    again, _ = PretrainedSubject().prepare(1, tmp_path, "smollm2")
+    again, _ = PretrainedSubject(edits="mlp").prepare(1, tmp_path, "smollm2_edit_mlp")
     assert torch.equal(weights(model), weights(again))
