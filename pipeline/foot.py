@@ -11,6 +11,7 @@ import jupytext
 import nbformat
 
 from lib.record import claims_file
+from lib.record.provenance import computed_on
 from pipeline import chapters
 
 #: where the scripts stand among the pages
@@ -59,7 +60,7 @@ def origin(run: Mapping[str, Any]) -> str:
     values = ", ".join(f"{name} = {value}" for name, value in run["parameters"].items()) or "none"
     packages = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return (f":::{{admonition}} Where these numbers come from\n:class: dropdown provenance\n"
-            f"Executed {run['started']} from commit `{run['commit']}` on {run['device']} in {run['seconds']:.0f} s, "
+            f"Executed {run['started']} from commit `{run['commit']}` on {computed_on(run)} in {run['seconds']:.0f} s, "
             f"profile {run['profile']}. Parameters: {values}. Versions: {packages}.\n:::")
 
 

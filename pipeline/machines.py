@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lib.record.provenance import computed_on
+
 NAME = "versions"  # of the page
 Origin = Mapping[str, Any]
 
@@ -54,8 +56,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def devices(every: Sequence[Origin]) -> str:
     """Runs and hours on each device."""
-    named = sorted({run["device"] for run in every})
-    on = {device: [run for run in every if run["device"] == device] for device in named}
+    named = sorted({computed_on(run) for run in every})
+    on = {device: [run for run in every if computed_on(run) == device] for device in named}
     return table(["device", "runs and chapters", "hours"],
                  [(device, len(found), f"{sum(map(seconds, found)) / 3600:.1f}") for device, found in on.items()])
 
@@ -85,4 +87,4 @@ def chapters_table(made: Sequence[Origin]) -> str:
     """For each chapter: when it was executed, from which commit, on what, how long."""
     return table(["chapter", "executed", "commit", "device", "seconds", "profile"], [
         (f"[](../book/{run['chapter']}.ipynb)", run["started"][:16].replace("T", " "), f"`{run['commit']}`",
-         run["device"], f"{run['seconds']:.0f}", run["profile"]) for run in made])
+         computed_on(run), f"{run['seconds']:.0f}", run["profile"]) for run in made])

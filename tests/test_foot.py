@@ -21,6 +21,7 @@ def test_the_foot_names_the_run_and_the_command_that_repeats_it():
     for words in ("2026-11-30T04:17:50", "`abc1234`", "CPU x86_64", "6 s", "length = 7", "torch 2.13.0",
                   "make chapter NAME=storage PROFILE=quick SET=length=7", "length=7"):
         assert words in text, words
+    assert "on CPU x86_64, AVX2 in 6 s" in foot.origin({**RUN, "processor": "AVX2"})
 
 
 def test_a_chapter_without_parameters_has_a_foot_too():

@@ -69,6 +69,11 @@ def device(where: Any = "cpu") -> str:
     return torch.cuda.get_device_name(found) if found.type == "cuda" else f"CPU {platform.machine()}"
 
 
+def computed_on(origin: Mapping[str, Any]) -> str:
+    """Device of a run, and its processor's instructions where the provenance names them (older ones do not)."""
+    return ", ".join(origin[name] for name in ("device", "processor") if name in origin)
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of the named packages that are installed."""
     found = {"python": platform.python_version()}

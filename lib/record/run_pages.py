@@ -47,7 +47,8 @@ def chapter_html(record: Mapping[str, Any], readers: Iterable[Mapping[str, str]]
     :param record: what `pipeline.execute` keeps of it
     :param readers: claims that the chapter checks: id and title each
     """
-    made = {name: record[name] for name in ("commit", "device", "profile", "seconds", "started", "versions")}
+    told = ("commit", "device", "processor", "profile", "seconds", "started", "versions")
+    made = {name: record[name] for name in told if name in record}
     return _PAGES.get_template("run.html").render(
         name=f"chapters/{record['chapter']}", file=f"{record['chapter']}.json", seeds=[], readers=list(readers),
         parameters=_words(flat(record["parameters"])), metrics=[], curves=[], unseen=[], width=WIDTH, height=HEIGHT,
