@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from lib import encodings
 from lib.language_models import random_checkpoints
 from lib.language_models.architectures import ARCHITECTURES
-from lib.language_models.pretrained_results import CONVERTED, RecordedRuns
+from lib.language_models.pretrained_results import CONVERTED, FROM_KEPT, RecordedRuns
 from lib.one_layer import intervention_results as read
 from lib.one_layer import paper_tables, prediction, results, signature_ranks, stopping
 from lib.one_layer.intervention_runs import Sources
@@ -215,10 +215,11 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
     less, more = gain["interval"]["difference"]
     for words in (f"writes {exact['ours']['reverse, exact']:.0f} % of the names exactly",
                   f"({low:.0f} to {high:.0f}, five seeds; by Student's t {student})",
-                  f"and {told('smollm-length', 'first-token', 'names')[0]} % where the length and the first token",
                   f"in {gain['ours']['difference']:.0f} points more",
                   f"({less:.0f} to {more:.0f}; three seeds), which writes {twin:.0f} %"):
         assert words in text, words
+    shown = told("smollm-length", "first-token", "names")[0]
+    assert f"the first token of a name, it writes {shown} %" in glance["What it lacks to write the rest"]
     assert [len(seeds) for seeds in gain["seeds"]] == [5, 3] and len(exact["seeds"]) == 5
 
 
@@ -241,19 +242,32 @@ def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance
     found = [part for check in ("p2d-above", "d2p-above", "trex-above")
              for part in told("smollm-relations", check, "difference")]
     assert ("ranks {} points more described persons {}, {} points more descriptions {} and {} points more capitals {} "
-            "first").format(*found) in glance["Table 7 in a real model (SmolLM2-135M)"]
+            "first").format(*found) in glance["Relations told in neither order"]
 
 
 def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
     runs = RecordedRuns(provenance.RECORDED)
     third, plain = (runs.metric("reverse_accuracy", f"masked, {CONVERTED[name]}") for name in ("third", "plain"))
     assert (f"({third.mean():.0f} % written, two seeds); with any token asked for in it, in place of whole names, "
-            f"{plain.mean():.0f} %.") in glance["Table 7 in a real model (SmolLM2-135M)"]
+            f"{plain.mean():.0f} %.") in glance["What the real model has to be asked for"]
     assert len(third) == len(plain) == 2
 
 
+def test_wrong_names_and_the_kept_model_at_a_glance_are_what_is_recorded(glance):
+    runs = RecordedRuns(provenance.RECORDED)
+    of = lambda name: f"{runs.metric(name, FROM_KEPT).mean():.0f} %"
+    pieces = [of(f"reverse_wrong_{name}") for name in ("of_both", "of_others", "of_shown")]
+    assert ("{} of their pieces stand in the right or the shown name, {} in those of another fact; {} in the shown "
+            "one").format(*pieces) in glance["What it lacks to write the rest"]
+    seeds = {2: "two", 3: "three"}[len(runs.find(FROM_KEPT))]
+    written, first = of("reverse_accuracy"), of("reverse_first_without_prior")
+    assert (f"writes {written} of the names in reverse and ranks {first} first ({seeds} seeds)"
+            in glance["A masked model to start from"])
+
+
 def test_what_is_asked_for_at_a_glance_is_what_is_recorded(glance):
-    text = glance["Masked, or only asked? (miniature)"]
+    text = " ".join(glance[row] for row in ("Masked, or only asked? (miniature)", "Order or relation word? (miniature)",
+                                            "Which question of fine-tuning matters (miniature)"))
     permuted, copied = (told("mini-asked-autoregressive", "asked-throughout", form) for form in ("permuted", "masked"))
     source, wrong = told("mini-sweep", "source-and-target", "source"), told("mini-frame", "wrong-frame", "wrong frame")
     plain, holed = (told("mini-own-form", "holes-in-reverse", f"reverse, {how}") for how in ("plain", "with a hole"))
@@ -307,10 +321,10 @@ def test_stores_at_a_glance_are_what_is_recorded(glance):
     assert told("store-miniature", "llada-forward-follows", "reverse, follows, %")[0] == "57"
     twice = [told("store-told-twice", check, "forward, follows, %")[0] for check in (
         "llama-apart", "qwen-apart", "llada-together")]
-    assert twice[:2] == ["0", "0"] and f"(LLaDA-like {twice[2]} %)" in glance["One store or two"]
+    assert twice[:2] == ["0", "0"] and f"(LLaDA-like {twice[2]} %)" in glance["One store or two: controls"]
     moved = [abs(check["ours"]["right, ratio"]) for claim in ("store-one-column", "store-mlp", "store-miniature",
              "store-smollm-short") for check in ledger_rows()[claim]["checks"] if "right, ratio" in check["ours"]]
-    assert f"(at most {max(moved):.2f} of the edit)".replace("0.", ".") in glance["One store or two"]
+    assert f"(at most {max(moved):.2f} of the edit)".replace("0.", ".") in glance["One store or two: controls"]
 
 
 def test_rows_at_a_glance_are_claims(glance):

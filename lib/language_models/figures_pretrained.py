@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lib.language_models.filled_names import FILLING_METRICS
 from lib.language_models.name_ranks import ANSWER_KINDS
-from lib.language_models.pretrained_results import CHANCE, RecordedRuns
+from lib.language_models.pretrained_results import CHANCE, FROM_KEPT, RecordedRuns
 from lib.record import figures
 from lib.record.figures import LINES
 
@@ -19,6 +19,9 @@ from lib.record.figures import LINES
 _COLOURS = dict(zip(ANSWER_KINDS, ("#009E73", "#D55E00", "#CC79A7", "#E69F00", "#BBBBBB", "#56B4E9"), strict=True))
 #: name of a signature in a result -> its words on an axis
 _SIGNATURES = {"correlation": "score correlation", "cosine": "gradient cosine"}
+#: where a piece of a wrong answer may stand -> its words on an axis
+_PLACES = {"of_right": "in the right name", "of_shown": "in the shown name", "of_both": "in either",
+           "of_others": "in another fact's names"}
 _PATCHES = (("matched", "same fact's", "rope"), ("mismatched", "another fact's", "control"))
 
 
@@ -79,6 +82,21 @@ def written_with_length(runs: RecordedRuns, conditions: Sequence[str]) -> Figure
         panel.set_title(condition, fontsize=10)
     figures.legend_below(figure, panels[0, 0], 2, [each for each in conditions if not runs.measured(
         "reverse_length_at_once", each)])
+    return figure
+
+
+def pieces_of_wrong_answers(runs: RecordedRuns, condition: str = FROM_KEPT) -> Figure:
+    """Where the pieces of wrong reverse answers stand, before and after fine-tuning; a row a place, one dot a seed."""
+    figure, axes = plt.subplots(figsize=(7.2, 2.9))
+    measured = bool(runs.measured("reverse_wrong_of_right", condition))
+    for place, name in enumerate(_PLACES if measured else ()):
+        for when, line, offset in (("before_", "control", -0.14), ("", "reverse", 0.14)):
+            label = f"{'before' if when else 'after'} fine-tuning" if place == 0 else None
+            values = runs.metric(f"{when}reverse_wrong_{name}", condition)
+            figures.dots(axes, place + offset, values, across=True, **LINES[line] | {"label": label})
+    _name_rows(axes, list(_PLACES.values()))
+    axes.set_xlabel("pieces of wrong answers, %")
+    figures.legend_below(figure, axes, 2, [] if measured else [condition])
     return figure
 
 

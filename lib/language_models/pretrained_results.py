@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lib.language_models.facts import exact_match
 from lib.language_models.families import HELD, SETS
 from lib.language_models.unseen_relations import UNSEEN_HELD, UNSEEN_SETS
 from lib.record import provenance, report
@@ -223,6 +224,19 @@ def piece_gap_told(runs: RecordedRuns, more: str, less: str) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `piece_gaps`."""
     told = runs.evidence({name: (f"reverse_wrong_{name}", FROM_KEPT) for name in (more, less)})
     return told | told_means(lambda: {"difference": piece_gaps(runs, more, less)})
+
+
+def wrong_example(runs: RecordedRuns, condition: str = FROM_KEPT) -> tuple[str, str, str]:
+    """A reverse question that a run quotes with a wrong answer, what it answered and what is right; the first there is.
+
+    :return: dashes where there is none
+    """
+    for run in runs.find(condition).values():
+        quoted = (run["curves"][f"{part}_reverse"] for part in ("asked", "written", "right"))
+        for asked, written, right in zip(*quoted, strict=True):
+            if not exact_match(written, frozenset([right])):
+                return asked, written, right
+    return "-", "-", "-"
 
 
 def ranked_first(runs: RecordedRuns, condition: str = FROM_KEPT, *, when: str = "") -> bool:

@@ -205,6 +205,25 @@ def test_pieces_of_wrong_answers_are_compared_seed_by_seed():
     assert not results.pieces_of_right(kept_runs(reverse_wrong_of_shown=55.0))
 
 
+def test_the_first_wrong_answer_that_a_run_quotes_is_the_example():
+    run = made(results.FROM_KEPT, 0, MASKED)
+    run["curves"] |= {"asked_reverse": ["A's parent is", "B's parent is"], "written_reverse": ["Ana Lima.", "Bo B."],
+                      "right_reverse": ["Ana Lima", "Bo Sund"]}
+    runs = runs_of(run, made(results.FROM_KEPT, 1, MASKED))
+    assert results.wrong_example(runs) == ("B's parent is", "Bo B.", "Bo Sund")
+    assert results.wrong_example(both()) == ("-", "-", "-")
+
+
+def test_pieces_of_wrong_answers_are_drawn_where_they_were_counted():
+    (axes,) = figures_pretrained.pieces_of_wrong_answers(kept_runs()).axes
+    after = [line for line in axes.get_lines() if line.get_label() == "after fine-tuning"]
+    assert len(axes.get_yticklabels()) == 4 and len(after) == 1
+    assert 50 <= after[0].get_xdata()[0] < 51
+    bare = figures_pretrained.pieces_of_wrong_answers(both())
+    assert left_out(bare) == f"Not run here: {results.FROM_KEPT}." and not bare.axes[0].get_lines()
+    plt.close("all")
+
+
 def test_the_kept_model_is_held_against_the_one_it_was_made_from():
     runs = kept_runs()
     assert results.ranked_first(runs) and not results.ranked_first(runs, when="before_")
