@@ -21,6 +21,7 @@ from pipeline import chapters, imports
 from pipeline.chapters import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -256,10 +257,10 @@ def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
 def test_wrong_names_and_the_kept_model_at_a_glance_are_what_is_recorded(glance):
     runs = RecordedRuns(provenance.RECORDED)
     of = lambda name: f"{runs.metric(name, FROM_KEPT).mean():.0f} %"
-    pieces = [of(f"reverse_wrong_{name}") for name in ("of_both", "of_others", "of_shown")]
-    assert ("{} of their pieces stand in the right or the shown name, {} in those of another fact; {} in the shown "
-            "one").format(*pieces) in glance["What it lacks to write the rest"]
-    seeds = {2: "two", 3: "three"}[len(runs.find(FROM_KEPT))]
+    pieces = [of(f"reverse_wrong_{name}") for name in ("of_right", "of_shown", "of_others")]
+    assert ("Of the pieces of a wrong name {} stand in the right name, {} in the shown one, {} in those of another "
+            "fact").format(*pieces) in glance["What it lacks to write the rest"]
+    seeds = COUNTS[len(runs.find(FROM_KEPT))]
     written, first = of("reverse_accuracy"), of("reverse_first_without_prior")
     assert (f"writes {written} of the names in reverse and ranks {first} first ({seeds} seeds)"
             in glance["A masked model to start from"])
@@ -315,9 +316,10 @@ def test_stores_at_a_glance_are_what_is_recorded(glance):
         ("store-one-column", "reverse-follows"), ("store-mlp", "forward-only"),
         ("store-miniature", "llada-reverse-follows"), ("store-smollm-short", "reverse-follows"),
         ("store-two-columns", "neither-follows"))]
+    (real,) = [check for check in ledger_rows()["store-smollm-short"]["checks"] if check["check"] == "reverse-follows"]
     assert ("for {} % of the facts in one attention layer, {} % in one layer with MLP, {} % in the LLaDA-like "
-            "miniature (57 % from reverse to forward), {} % in SmolLM2 (two seeds), and {} % in a causal layer").format(
-                *follows) in glance["One store or two"]
+            "miniature (57 % from reverse to forward), {} % in SmolLM2 ({} seeds), and {} % in a causal layer").format(
+                *follows[:4], COUNTS[len(real["seeds"])], follows[4]) in glance["One store or two"]
     assert told("store-miniature", "llada-forward-follows", "reverse, follows, %")[0] == "57"
     twice = [told("store-told-twice", check, "forward, follows, %")[0] for check in (
         "llama-apart", "qwen-apart", "llada-together")]
