@@ -34,6 +34,7 @@ RUN_CONDITIONS |= {f"{kind}, {words}": {"kind": kind, "dataset": name}
 CONVERTED = {"third": "a third of the conversion", "plain": "a third, any token asked for",
              "opening": "a third, attention opened slowly", "adapter": "kept in 4 bits"}
 RUN_CONDITIONS |= {f"masked, {words}": {"conversion": name} for name, words in CONVERTED.items()}
+FROM_KEPT = f"masked, {CONVERTED['adapter']}"  # the condition that starts from the model in the repository
 #: of each condition
 RUN_SEEDS = {name: UNSEEN_SETS if {"conversion", "dataset"} & change.keys() and change.get("dataset") != "c2p" else SETS
              for name, change in RUN_CONDITIONS.items()} | {"published": 2}
@@ -167,9 +168,13 @@ def length_gains(
     runs: RecordedRuns, condition: str = "masked", direction: str = "reverse"
 ) -> Float[np.ndarray, " seed"]:
     """Points by which more is written exactly where the length of the answer is known, one a seed."""
-    known = f"{direction}_length_most_certain_first"
-    metrics = [run["metrics"] for run in runs.measured(known, condition).values()]
-    return np.array([each[known][0] - each[f"{direction}_free_right"][0] for each in metrics], dtype=float)
+    return _gaps(runs, f"{direction}_length_most_certain_first", f"{direction}_free_right", condition)
+
+
+def _gaps(runs: RecordedRuns, more: str, less: str, condition: str) -> Float[np.ndarray, " seed"]:
+    """One metric less another, in each run that measured the first."""
+    metrics = [run["metrics"] for run in runs.measured(more, condition).values()]
+    return np.array([each[more][0] - each[less][0] for each in metrics], dtype=float)
 
 
 def length_helps(runs: RecordedRuns, direction: str = "reverse") -> bool:
@@ -193,9 +198,6 @@ def too_long_to_write(runs: RecordedRuns, condition: str, direction: str = "reve
     return bool(runs.metric(f"{direction}_length_most_certain_first", condition).mean() < 50)
 
 
-FROM_KEPT = f"masked, {CONVERTED['adapter']}"
-
-
 def piece_gaps(
     runs: RecordedRuns, more: str, less: str, condition: str = FROM_KEPT, *, when: str = ""
 ) -> Float[np.ndarray, " seed"]:
@@ -205,9 +207,7 @@ def piece_gaps(
     :param less: another
     :param when: ``before_`` for the models before fine-tuning
     """
-    name = f"{when}reverse_wrong_{{}}".format
-    metrics = [run["metrics"] for run in runs.measured(name(more), condition).values()]
-    return np.array([each[name(more)][0] - each[name(less)][0] for each in metrics], dtype=float)
+    return _gaps(runs, f"{when}reverse_wrong_{more}", f"{when}reverse_wrong_{less}", condition)
 
 
 def pieces_of_both(runs: RecordedRuns, *, when: str = "") -> bool:
