@@ -15,8 +15,8 @@ from lib.one_layer.training import Trainer
 torch.set_num_threads(1)
 
 #: files that take minutes, the longest first: begun last they would keep one of two processes alone
-LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages", "test_devices",
-              "test_pretrained", "test_table_7", "test_experiment")
+LONG_FILES = ("test_pages", "test_killed_builds", "test_pipeline", "test_number_pages", "test_surroundings",
+              "test_devices", "test_breakages", "test_pretrained", "test_table_7", "test_experiment")
 
 
 @pytest.hookimpl(trylast=True)
@@ -49,6 +49,14 @@ def interrupted(monkeypatch):
 def content():
     """What a recorded result holds but for its provenance, which differs from run to run."""
     return lambda path: {key: value for key, value in json.loads(path.read_text()).items() if key != "provenance"}
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tmp_path_factory):
+    """A book of two tiny chapters that was never built; a test that builds it takes a copy."""
+    from small_book import Book
+
+    return Book.made(tmp_path_factory.mktemp("a book"))
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,10 @@ import time
 
 import psutil
 import pytest
-from small_book import LEDGER, NAMES, Book
-from test_pipeline import holder
+from small_book import LEDGER, NAMES
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", "3"))  # of a small build, at moments spread over its length
-
-
-@pytest.fixture(scope="module")
-def unbuilt(tmp_path_factory):
-    made = Book.made(tmp_path_factory.mktemp("a book"))
-    for name in ("one", "two"):  # chapters that run in a second: they import no torch
-        made.edit(f"book/{name}.md", "from lib.encodings import rope_frequencies\n", "")
-        made.edit(f"book/{name}.md", "float(rope_frequencies(length)[-1])", "0.01")
-    return made
 
 
 @pytest.fixture
@@ -65,7 +55,7 @@ def drafts(book):
 def test_after_a_part_of_it_was_killed_the_same_command_goes_on(book, victim):
     book.add_cell("one", "import os, time\ntime.sleep(0 if os.path.exists('../on') else 120)")
     first = book.start("chapter", "NAME=one")
-    holder(book)
+    book.holder()
     for _ in range(600):
         running = processes(book)
         if "ipykernel_launcher" in running:

@@ -14,7 +14,7 @@ from lib.record import ledger
 from pipeline import chapters, pdf
 
 PAGES = pdf.entries(chapters.ROOT / "_toc.yml")
-MODES = [(1200, "light"), (380, "dark")]  # each width and each theme
+MODES = [(380, "dark"), (1200, "light")]  # each width and each theme
 LARGEST = 1_000_000  # bytes of a page with all that it loads
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 100_000}  # 1.6 Mbit/s
 
@@ -51,14 +51,39 @@ def opened(browser, site):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_needs_no_network_and_complains_of_nothing(opened, name):
+def test_a_page_needs_no_network_and_shows_its_mathematics_and_figures(opened, name):
+    """One opening for what every page is asked wide and light: most of the time goes into opening pages."""
     page = opened(name)
+    _needs_no_network(page)
+    _shows_its_mathematics(page)
+    _numbers_its_figures(page)
+
+
+def _needs_no_network(page):
     assert not [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))]
     assert page.complaints == []
     assert page.evaluate("[...document.fonts].some(f => /Awesome/.test(f.family) && f.status == 'loaded')")
     files = {Path(unquote(urlsplit(url).path)) for url in page.asked if url.startswith("file:")}
     size = sum(file.stat().st_size for file in files)
     assert size < LARGEST, f"{size / 1e6:.2f} MB"
+
+
+def _shows_its_mathematics(page):
+    raw = page.evaluate(r"""[...document.querySelectorAll("article :not(pre, code, script, style, pre *, code *)")]
+        .flatMap(e => [...e.childNodes]).filter(n => n.nodeType == 3).map(n => n.data)
+        .filter(text => /\\[([]|\$[^$]{1,40}\$/.test(text))""")
+    assert raw == []
+    assert page.evaluate("[...document.querySelectorAll('.math')].every(e => e.querySelector('math'))")
+    if page.evaluate("[...document.querySelectorAll('article math')].some(e => e.checkVisibility())"):
+        assert page.evaluate("[...document.fonts].some(f => /STIX/.test(f.family) && f.status == 'loaded')")
+
+
+def _numbers_its_figures(page):
+    captions = page.locator("main :is(figcaption, .play-caption)").all_inner_texts()
+    names = [f"Figure {number} of this chapter" for number in range(1, len(captions) + 1)]
+    assert [text.split(":")[0] for text in captions] == names
+    assert all(len(text.split(": ", 1)[1]) > 15 for text in captions)
+    assert len(captions) == page.locator("main img").count()
 
 
 UNIT_TWICE = re.compile(r"\d( points| ?%)( \([^)]*\))? (points|percent|%)")
@@ -78,18 +103,6 @@ def test_no_number_has_its_unit_twice(site, name):
     ("5 points in 3 % of", False)])
 def test_a_unit_that_is_said_twice_is_found(text, twice):
     assert bool(UNIT_TWICE.search(text)) == twice
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_shows_all_its_mathematics(opened, name):
-    page = opened(name)
-    raw = page.evaluate(r"""[...document.querySelectorAll("article :not(pre, code, script, style, pre *, code *)")]
-        .flatMap(e => [...e.childNodes]).filter(n => n.nodeType == 3).map(n => n.data)
-        .filter(text => /\\[([]|\$[^$]{1,40}\$/.test(text))""")
-    assert raw == []
-    assert page.evaluate("[...document.querySelectorAll('.math')].every(e => e.querySelector('math'))")
-    if page.evaluate("[...document.querySelectorAll('article math')].some(e => e.checkVisibility())"):
-        assert page.evaluate("[...document.fonts].some(f => /STIX/.test(f.family) && f.status == 'loaded')")
 
 
 @pytest.mark.parametrize("name", ["setup", "premises", "autoregressive"])
@@ -183,32 +196,35 @@ def test_a_chapter_ends_with_its_run_and_what_can_be_taken_along(parsed, site, n
 
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_keeps_anyone_from_reading(opened, axe, name):
-    """axe-core finds nothing critical or serious, all unfolded, wide and light, narrow and dark; nothing overflows."""
-    page = opened(name)
-    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    page.evaluate("document.querySelectorAll('.toggle-hidden').forEach(each => each.classList.remove('toggle-hidden'))")
-    page.evaluate(axe)
-    found = {}
-    for width, theme in MODES:
-        page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=theme)
-        page.wait_for_function("theme => document.documentElement.dataset.theme == theme", arg=theme)
-        page.wait_for_timeout(300)  # colours change gradually
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"scrolls sideways at {width}"
-        violations = page.evaluate("axe.run({resultTypes: ['violations'], preload: false})")["violations"]
-        found |= {(width, theme, each["id"]): [node["html"][:120] for node in each["nodes"]]
-                  for each in violations if each["impact"] in ("critical", "serious")}
-    assert not found
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone_and_its_pictures_speak(opened, name):
-    page = opened(name, width=380, theme="dark")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    """A page fits a phone; axe-core finds nothing critical or serious, all unfolded, in each of `MODES`."""
+    page = opened(name, *MODES[0])
+    _fits(page)
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     pictures = page.evaluate("[...document.querySelectorAll('main img')].map(e => e.alt)")
     mute = [alt for alt in pictures if len(alt) < 15 or re.search(r"\.(png|svg|webp)$|^../_images", alt)]
     assert not mute, f"pictures without words: {mute}"
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.evaluate("document.querySelectorAll('.toggle-hidden').forEach(each => each.classList.remove('toggle-hidden'))")
+    page.evaluate(axe)
+    found = {mode: _hindrances(page, *mode) for mode in MODES}
+    assert not any(found.values()), found
+
+
+def _fits(page):
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, f"scrolls sideways at {width}"
+
+
+def _hindrances(page, width, theme):
+    """What axe-core finds critical or serious at a width and in a theme, by rule."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_function("theme => document.documentElement.dataset.theme == theme", arg=theme)
+    page.wait_for_timeout(300)  # colours change gradually
+    _fits(page)
+    violations = page.evaluate("axe.run({resultTypes: ['violations'], preload: false})")["violations"]
+    return {each["id"]: [node["html"][:120] for node in each["nodes"]]
+            for each in violations if each["impact"] in ("critical", "serious")}
 
 
 def test_figures_stay_legible_on_a_dark_page(opened):
@@ -233,16 +249,6 @@ def test_a_figure_opens_at_full_size_by_hand_and_by_key_and_closes(opened):
         page.keyboard.press("Escape")
         dialog.wait_for(state="detached" if not dialog.count() else "hidden")
         assert link.evaluate("e => e == document.activeElement") and page.url == address
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_figures_are_numbered_and_have_captions(opened, name):
-    page = opened(name)
-    captions = page.locator("main :is(figcaption, .play-caption)").all_inner_texts()
-    names = [f"Figure {number} of this chapter" for number in range(1, len(captions) + 1)]
-    assert [text.split(":")[0] for text in captions] == names
-    assert all(len(text.split(": ", 1)[1]) > 15 for text in captions)
-    assert len(captions) == page.locator("main img").count()
 
 
 def test_a_term_is_explained_by_hovering_by_tapping_and_from_the_keyboard(browser, site):

@@ -31,7 +31,7 @@ from lib.language_models import families, finetuning, model_size, pretrained, wr
 from lib.language_models.attention_opening import AttentionOpening
 from lib.language_models.facts import FACT_SOURCES, Example
 from lib.language_models.finetuning import FineTuningConfig
-from lib.language_models.training_loop import loss_progress
+from lib.language_models.training_loop import loss_progress, print_progress
 from lib.record import provenance
 from lib.record.accepted import at_least, device_named, json_file, one_of, within
 from lib.record.experiment import finished, recording
@@ -152,7 +152,7 @@ def _check_free(folder: Path, checkpoint: Checkpoint) -> None:
 def adaptation_text(options: AdaptationOptions, model: Any, tokenizer: Any) -> tuple[list[Example], list[Example]]:
     """The sentences that are told, and prose of the model before it is changed."""
     told = families.families(options.data, tokenizer, options.invented).examples()
-    prose = written_text.written_prose(model, tokenizer, options.prose)
+    prose = written_text.written_prose(model, tokenizer, options.prose, report=print_progress)
     return told, [Example("", line, frozenset()) for line in prose]
 
 

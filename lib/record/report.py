@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import stdtrit
 
 Values = Sequence[float | int] | np.ndarray  # one a seed
 RESAMPLES = 10_000
@@ -92,7 +92,7 @@ def welch_interval(first: Values, second: Values, level: float = 0.95) -> tuple[
 
 
 def _student(mean: float, variance: float, freedom: float | int, level: float) -> tuple[float, float]:
-    reach = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    reach = stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)  # the quantile of Student's t
     return float(mean - reach), float(mean + reach)
 
 
@@ -193,10 +193,12 @@ def effect(first: Values, second: Values) -> EffectSize:
 
     :raises ValueError: for fewer than two seeds on a side
     """
+    from scipy.stats import mannwhitneyu  # here: it takes a second, and a build has many processes without it
+
     low, high = (np.asarray(values, dtype=float) for values in (first, second))
     if min(len(low), len(high)) < 2:
         raise ValueError(f"effect: needs two seeds a side, not {len(low)} and {len(high)}")
-    superiority = stats.mannwhitneyu(high, low).statistic / (len(low) * len(high))
+    superiority = mannwhitneyu(high, low).statistic / (len(low) * len(high))
     difference = float(high.mean() - low.mean())
     return EffectSize(difference, _hedges_g(low, high), float(superiority), permutation_p(low, high),
                       difference_interval(low, high))

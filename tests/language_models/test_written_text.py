@@ -53,7 +53,9 @@ def test_prose_ends_where_a_text_does_and_goes_on_until_there_are_enough_lines(m
         return rows
 
     monkeypatch.setattr(written_text, "_sampled", written)
-    found = written_text.written_prose(model, tokenizer, 24)
+    said = []
+    found = written_text.written_prose(model, tokenizer, 24, report=said.append)
+    assert said == ["prose: 23 of 24 pieces", "prose: 24 of 24 pieces"]
     first = [" x" + "abcd" * 3, " " + "abcd" * 3 + "ab"]
     assert found[:3] == [first[0], first[1], " y" + "abcd" * 3]
     assert found[3:7] == [" y" + "abcd" * 3, first[1], " cd" + "abcd" * 3, " " + "abcd" * 3 + "ab"]
