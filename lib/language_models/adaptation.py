@@ -44,10 +44,12 @@ WORK = provenance.ROOT / "_build" / "pretrained"
 #: of a run; what `AdaptationOptions` takes where nothing else is said
 ADAPTATION_TRAINING = FineTuningConfig(rank=0, learning_rate=4e-4, epochs=48, batch=32, warmup=50, cooling=0.3,
                                        masking="entity", replay=0.125, autocast=True)
-#: what is changed of the conversion that the command makes untold; three are a third as long, to be compared
+#: what is changed of the conversion that the command makes untold; four are a third as long, to be compared; adapters
+#: learn at the rate that fine-tuning has for them, and leave the embeddings as they are
 CONVERSIONS: dict[str, dict[str, Any]] = {
     "standard": {}, "third": {"epochs": 16}, "plain": {"epochs": 16, "masking": "any"},
-    "opening": {"epochs": 16, "opening": 0.5}}
+    "opening": {"epochs": 16, "opening": 0.5},
+    "low_rank": {"epochs": 16, "rank": 64, "scaling": 128, "learning_rate": 2e-3}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,10 @@ TUNED = tuple(RUN_CONDITIONS)  # those that differ in fine-tuning alone, or in t
 UNSEEN_RELATIONS = {"p2d": "person to description", "d2p": "description to person", "trex": "region to capital"}
 RUN_CONDITIONS |= {f"{kind}, {words}": {"kind": kind, "dataset": name}
                    for name, words in UNSEEN_RELATIONS.items() for kind in ("masked", "autoregressive")}
-#: conversion -> how it is called: three a third as long as the standard one, and that one as it is kept
+#: conversion -> how it is called: four a third as long as the standard one, and that one as it is kept
 CONVERTED = {"third": "a third of the conversion", "plain": "a third, any token asked for",
-             "opening": "a third, attention opened slowly", "adapter": "kept in 4 bits"}
+             "opening": "a third, attention opened slowly", "low_rank": "a third, by adapters of rank 64",
+             "adapter": "kept in 4 bits"}
 RUN_CONDITIONS |= {f"masked, {words}": {"conversion": name} for name, words in CONVERTED.items()}
 FROM_KEPT = f"masked, {CONVERTED['adapter']}"  # the condition that starts from the model in the repository
 #: of each condition

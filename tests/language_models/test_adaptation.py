@@ -180,7 +180,7 @@ def test_weights_of_another_conversion_lie_beside(tmp_path, monkeypatch):
     standard, *others = made
     for asked in others:
         assert asked.training.epochs == 16 < standard.training.epochs and asked.out != standard.out
-    assert len({(asked.training.masking, asked.opening) for asked in others}) == len(others)
+    assert len({(asked.training.masking, asked.opening, asked.training.rank) for asked in others}) == len(others)
 
 
 def test_attention_opens_along_the_first_part_of_the_steps(tmp_path, monkeypatch):

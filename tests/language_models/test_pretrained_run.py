@@ -268,7 +268,7 @@ def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path
     (["--every", "0"], "--every must be at least 1"), (["--device", "gpu"], "--device 'gpu' is none of auto, cpu"),
     (["--seed", "2"], "seed 2: p2c has 2 sets of facts that were never told"),
     (["--dataset", "trex", "--seed", "3"], "seed 3: trex has 3 sets of facts that were never told"),
-    (["--conversion", "half"], "--conversion: 'half' is none of standard, third, plain, opening"),
+    (["--conversion", "half"], "--conversion: 'half' is none of standard, third, plain, opening, low_rank"),
     (["--conversion", "third", "--kind", "published"], "conversion 'third': takes the place of --start"),
     (["--seed", "-1"], "--seed must be at least 0, not -1"), (["--rank", "-1"], "--rank must be at least 0, not -1"),
     (["--data", "wiki"], "--data: 'wiki' is none of published, generated"),
