@@ -290,8 +290,8 @@ def test_the_predicted_limit_at_a_glance_is_what_is_recorded(glance):
     for words in (f"misses reverse accuracy by {limit} points", *(f"by {each}" for each in rest)):
         assert words in text, words
     (deep,) = (each["ours"] for each in ledger_rows()["n-limit-mlp"]["checks"] if each["check"] == "accuracy")
-    assert (f"misses by {deep['expected']:.0f} points and a second rule by {deep['limit']:.0f}; neither is under half of the "
-            f"{deep['zero']:.0f} points") in text and min(deep["expected"], deep["limit"]) > deep["zero"] / 2
+    assert (f"misses by {deep['expected']:.0f} points and a second rule by {deep['limit']:.0f}; neither is under half "
+            f"of the {deep['zero']:.0f} points") in text and min(deep["expected"], deep["limit"]) > deep["zero"] / 2
 
 
 def test_our_recipe_at_a_glance_is_what_the_rows_below_say(glance):

@@ -41,7 +41,7 @@ def keys_vary_across_queries(found: ScorePremises, share: float = 0.7) -> bool:
     return bool((found.alignment < 0).mean() > share)
 
 
-def few_planes_carry_queries(found: ScorePremises, share: float = 0.35) -> bool:
+def few_planes_carry_queries(found: ScorePremises, share: float = 1 / 3) -> bool:
     """Whether in the median head fewer than this share of planes carry the query, against E w_i = 1/m."""
     return bool(np.median(found.planes) < share)
 

@@ -140,14 +140,14 @@ def above_with_interval(values: Values, limit: float) -> bool:
     return bootstrap_interval(values)[0] > limit
 
 
-def directions_alike(run: RecordedRun) -> bool:
-    """Whether every seed answers forward and reverse queries equally often rightly, within 1 point."""
-    return bool(np.abs(metric(run, "forward_accuracy") - metric(run, "reverse_accuracy")).max() < 1)
+def answers_in_reverse(run: RecordedRun) -> bool:
+    """Whether every seed answers 95 percent of the reverse queries."""
+    return bool(metric(run, "reverse_accuracy").min() >= 95)
 
 
 def correlated_and_answering(run: RecordedRun) -> bool:
     """Whether every seed answers 95 percent in reverse, with a score correlation above .9."""
-    return bool(metric(run, "reverse_accuracy").min() >= 95 and metric(run, "score_correlation").min() > 0.9)
+    return answers_in_reverse(run) and bool(metric(run, "score_correlation").min() > 0.9)
 
 
 def correlated_and_wrong(run: RecordedRun) -> bool:

@@ -114,7 +114,7 @@ def test_answers_directions_and_correlations():
         "forward_accuracy": forward, "reverse_accuracy": reverse, "score_correlation": correlation,
         "forward_attention": [0.6, 0.6], "reverse_attention": [0.5, 0.58]})
     right, wrong = run([100, 99], [99.5, 99], [1, 0.995]), run([100, 99], [0, 49], [1, 0.995])
-    assert must.directions_alike(right) and not must.directions_alike(wrong)
+    assert must.answers_in_reverse(right) and not must.answers_in_reverse(wrong)
     assert must.correlated_and_answering(right) and not must.correlated_and_answering(wrong)
     assert must.correlated_and_wrong(wrong) and not must.correlated_and_wrong(right)
     assert not must.correlated_and_wrong(run([100, 90], [0, 49], [1, 1]))
