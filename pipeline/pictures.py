@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-COLOURS = 128  # of a picture
+COLOURS = 256  # of a picture; fewer move the pale bands of two lines into one colour
 
 
 def few_colours(picture: Image.Image) -> Image.Image:

@@ -238,10 +238,11 @@ def accuracies_by_name_length(found: Mapping[str, Mapping[str, Mapping[int, _See
     """
     figure, panels = plt.subplots(1, len(found), figsize=(7.2, 2.9), sharey=True, squeeze=False)
     for panel, (direction, lines) in zip(panels[0], found.items(), strict=True):
-        for (name, lengths), line in zip(lines.items(), ("rope", "control", "alibi", "autoregressive"), strict=True):
-            there = {place: values for place, values in enumerate(lengths.values()) if len(values)}
+        looks = zip(("rope", "control", "alibi", "autoregressive"), (-0.18, -0.06, 0.06, 0.18), strict=True)
+        for (name, lengths), (line, aside) in zip(lines.items(), looks, strict=True):
+            there = {place + aside: values for place, values in enumerate(lengths.values()) if len(values)}
             for place, values in there.items():
-                figures.dots(panel, float(place), values, **LINES[line] | {"label": None})
+                figures.dots(panel, place, values, **LINES[line] | {"label": None})
             panel.plot(list(there), [float(values.mean()) for values in there.values()], **LINES[line], label=name)
         if not any(len(values) for lengths in lines.values() for values in lengths.values()):
             panel.text(0.5, 0.5, "not run here", ha="center", transform=panel.transAxes)
@@ -261,7 +262,7 @@ def losses_by_stage(curves: Mapping[str, Sequence[float]]) -> Figure:
     figure, panels = plt.subplots(1, len(curves), figsize=(7.2, 2.4))
     for axes, (stage, curve) in zip(panels, curves.items(), strict=True):
         axes.plot(np.linspace(0, 1, len(curve)), curve, **LINES["forward"])
-        axes.set(xlabel=f"share of {stage} done", ylabel="loss")
+        axes.set(xlabel=f"share of {stage} done", ylabel="loss (nats)")
     return figure
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from lib.one_layer.evaluation import PROTOCOLS
+from lib.one_layer.limit_predictions import ENCODING_WORDS
 from lib.one_layer.paper_tables import CELLS_2, LENGTHS, TABLE_1, TABLE_2, Key, PaperComparison
 from lib.one_layer.results import RecordedRun
 from lib.one_layer.stopping import NEAREST, Column, Distance
@@ -46,7 +47,7 @@ def attention_window(axes: Any, run: RecordedRun, place: int, way: str) -> None:
     shares = dict(zip(curves["quantile"], curves[f"{way}_shares"][place], strict=True))
     axes.axvspan(shares[0.1], shares[0.9], color=line["color"], alpha=0.15, linewidth=0)
     axes.axvline(shares[0.5], color=line["color"], linestyle=line["linestyle"], linewidth=2.5, alpha=0.45,
-                 label=f"{way}: what the model does")
+                 label=f"{way}: median of the model's own weights")
 
 
 # The paper's tables -----------------------------------------------------------------------------------------------
@@ -277,11 +278,11 @@ def predicted_and_measured(cells: Sequence[Mapping[str, Any]]) -> Figure:
         mine = [each for each in cells if (each["encoding"], each["length"]) == (kind, size)]
         for panel, x, y in ((left, "additive_margin", "reverse_margin"), (right, "additive_share", "reverse")):
             panel.plot([each[x] for each in mine], [each[y] for each in mine], linestyle="none", marker=mark,
-                       color=colour, alpha=0.6, label=f"{kind.replace('_', ' ')}, $L={size}$")
+                       color=colour, alpha=0.6, label=f"{ENCODING_WORDS.get(kind, kind)}, $L={size}$")
     limits = [np.min([left.get_xlim(), left.get_ylim()]), np.max([left.get_xlim(), left.get_ylim()])]
     left.plot(limits, limits, **LINES["bound"])
     right.plot([0, 100], [0, 100], **LINES["bound"])
-    left.set(xlabel="predicted reverse logit difference", ylabel="measured")
+    left.set(xlabel="predicted reverse logit difference (nats)", ylabel="measured (nats)")
     right.set(xlabel="predicted reverse accuracy (%)", ylabel="measured (%)")
     legend_below(figure, left, 3)
     return figure

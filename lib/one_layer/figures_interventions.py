@@ -23,7 +23,7 @@ from lib.one_layer.intervention_results import (
 from lib.one_layer.intervention_runs import BLOCKING, ENCODING_NAMES, NamedRuns, Sources
 from lib.one_layer.intervention_tables import TRAINED, changed_accuracies, common_step
 from lib.one_layer.results import RecordedRun, at_common_step, last_step
-from lib.record.figures import LINES, band, dot_rows, dots, legend_below
+from lib.record.figures import LINES, band, dot_rows, dots, legend_below, note_not_run
 
 Name = TypeVar("Name")
 
@@ -49,6 +49,7 @@ def reverse_accuracy_by_change(found: Sources) -> Figure:
     for panel, (encoding, name) in zip(panels, ENCODING_NAMES.items(), strict=True):
         accuracies = changed_accuracies(partial(found.either, encoding=encoding), common_step(found))
         dot_rows(panel, [(change.label, values, LINES[change.line]) for change, values in accuracies.items()])
+        note_not_run(panel, [place for place, values in enumerate(accuracies.values()) if not len(values)])
         panel.axhline(len(TRAINED) - 0.5, color="black", linewidth=0.5)
         panel.set(title=name, xlim=(-4, 104), xlabel="reverse accuracy (%)")
     return figure
@@ -157,7 +158,7 @@ def accuracy_by_signature(runs: NamedRuns) -> Figure:
     if not found:
         return nothing_recorded()
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.9), sharey=True)
-    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    colours = [*plt.rcParams["axes.prop_cycle"].by_key()["color"], "#000000", "#882255"]
     for panel, signature in zip(panels, SIGNATURES, strict=True):
         for place, (name, run) in enumerate(found.items()):
             panel.plot(metric(run, signature), metric(run, "reverse_accuracy"), linestyle="none", label=name,
@@ -188,7 +189,7 @@ def _gradient_parts(axes: Any, run: RecordedRun) -> None:
                        **{**LINES[style], "markersize": 3})
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="training step (plus 1)", ylabel="inner product with the reverse\ngradient / product of norms")
-    axes.legend(loc="lower left", fontsize=8, ncols=2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, ncols=2)
 
 
 def _predicted_and_realised(axes: Any, run: RecordedRun, steps: Mapping[str, tuple[str, str]]) -> None:
@@ -218,6 +219,7 @@ def layer_signatures(runs: Mapping[int, RecordedRun | None]) -> Figure:
         panel.axhline(0, color="black", linewidth=0.5)
         panel.set_xticks(range(len(places)), [f"{layer}\nof {depth}" for depth, layer in places])
         panel.set(xlabel="layer, of depth", title=name.replace("_", " "))
+    panels[0].set_ylabel("cosine or correlation")
     marks = [plt.Line2D([], [], **LINES[line] | {"linestyle": "none"}) for line in ("reverse", "control")]
     figure.legend(marks, ["the same fact", "mismatched facts"], loc="outside lower center", ncols=2, fontsize=9)
     return figure

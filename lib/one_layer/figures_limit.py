@@ -19,17 +19,17 @@ ENCODING_STYLES = {"rope": LINES["rope"], "learned": LINES["forward"], "alibi_di
 def predicted_and_answered(rule: str = "expected") -> Figure:
     """Measured against predicted reverse accuracy, one mark a model: attention learned, frozen, and with MLP."""
     plain, full = read.limit_cases(False), read.limit_cases(True)
-    kinds = (("no MLP, attention learned", plain, False), ("no MLP, attention frozen", plain, True),
-             ("with MLP", full, True))
-    figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
+    kinds = (("no MLP,\nattention learned", plain, False), ("no MLP,\nattention frozen", plain, True),
+             ("with MLP,\nend of training", full, True))
+    figure, panels = plt.subplots(1, 3, figsize=(7.2, 3.1), sharey=True)
     for panel, (title, cases, frozen) in zip(panels, kinds, strict=True):
         panel.plot([0, 100], [0, 100], **{**LINES["bound"], "linewidth": 1})
         for run in cases.values():
             point = -1 if frozen else read.learned_point(run)
             line = ENCODING_STYLES[run["parameters"]["encoding"]] | {"linestyle": "none", "markersize": 5}
             panel.plot(final(run, f"{rule}_reverse", point), read.answered(run, point), **line)
-        panel.set(title=title, xlabel="predicted (%)", xlim=(-4, 104), ylim=(-4, 104))
-    panels[0].set_ylabel("reverse accuracy (%)")
+        panel.set(title=title, xlabel="predicted reverse accuracy (%)", xlim=(-4, 104), ylim=(-4, 104))
+    panels[0].set_ylabel("measured reverse accuracy (%)")
     shown = {run["parameters"]["encoding"] for mlp in (False, True) for run in read.limit_cases(mlp).values()}
     for name in [name for name in ENCODING_STYLES if name in shown]:
         panels[0].plot([], [], label=read.ENCODING_WORDS[name], **{**ENCODING_STYLES[name], "linestyle": "none"})

@@ -55,17 +55,21 @@ def storage_routing(model: Transformer) -> Interactive:
 
 
 def _still_query(model: Transformer, mask: int) -> Figure:
-    figure, panels = plt.subplots(2, 3, figsize=(7.2, 4.2))
+    figure, panels = plt.subplots(2, 3, figsize=(7.2, 4.2), sharey="col")
+    labels = {"scores": "score", "weights": "attention weight", "contributions": "contribution (nats)"}
     length, account = model.settings.length, token_account(model, FACT + 1)
     for row, way, evidence in zip(panels, task.DIRECTIONS, (length - 1, 0), strict=True):
         found = account.answer(FACT, mask, evidence)
-        for axes, name in zip(row, ("scores", "weights", "contributions"), strict=True):
-            bars = axes.bar(range(length), getattr(found, name), color="#999999")
+        for axes, (name, label) in zip(row, labels.items(), strict=True):
+            tokens, heights = ["0"] * length, [*getattr(found, name)]
+            if name == "contributions":
+                tokens, heights = [*tokens, "rest"], [*heights, found.rest]
+            bars = axes.bar(range(len(tokens)), heights, color="#999999")
             bars[evidence].set_color(LINES[way]["color"])
-            tokens = ["0"] * length
             tokens[mask], tokens[evidence] = "_", task.ALPHABET[FACT + task.LETTERS]
-            axes.set_xticks(range(length), tokens)
+            axes.set_xticks(range(len(tokens)), tokens)
             axes.set_title(f"{way}, {name}", fontsize=9)
+            axes.set_ylabel(label, fontsize=8)
     return figure
 
 

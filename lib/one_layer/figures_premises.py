@@ -14,7 +14,7 @@ from lib.record import figures
 from lib.record.figures import LINES
 from lib.theory import premises
 
-_PARTS = {"unequal traces": "forward", "along or across": "alibi", "tilt": "bound", "planes dependent": "reverse"}
+_PARTS = {"unequal traces": "forward", "alignment": "alibi", "tilt": "bound", "planes dependent": "reverse"}
 _MEASURES = {"traces": "spread of traces", "alignment": "alignment", "roundness": "roundness of a plane",
             "forward": "variance of forward scores", "reverse": "variance of reverse scores"}
 

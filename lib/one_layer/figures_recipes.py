@@ -31,16 +31,17 @@ def reverse_by_recipe() -> Figure:
 
 def reverse_along_training() -> Figure:
     """Mean reverse accuracy of every recipe along training, a panel a length; the printed value dashed."""
-    figure, panels = plt.subplots(1, len(recipes.CROSSED_LENGTHS), figsize=(7.2, 3.2), sharey=True)
+    figure, panels = plt.subplots(1, len(recipes.CROSSED_LENGTHS), figsize=(7.2, 3.8), sharey=True)
+    marks = dict(zip(dict.fromkeys(each.words for each in recipes.recorded_recipes()), "osv^DPX<>*", strict=False))
     for panel, length in zip(panels, recipes.CROSSED_LENGTHS, strict=True):
         for recipe, run in recipes.of_length(length).items():
             mean = np.mean(run["curves"]["standard_reverse"], axis=0)
-            panel.plot(np.array(run["curves"]["steps"]) + 1, mean, linewidth=1, marker="",
-                       **{key: LINES["rope" if recipe.radd else "reverse"][key] for key in ("color", "linestyle")})
-        panel.axhline(recipes.printed_value(length), **{**LINES["bound"], "linewidth": 1})
+            look = {key: LINES["rope" if recipe.radd else "reverse"][key] for key in ("color", "linestyle")}
+            panel.plot(np.array(run["curves"]["steps"]) + 1, mean, linewidth=1, marker=marks[recipe.words],
+                       markersize=4, label=recipe.words, **look)
+        panel.axhline(recipes.printed_value(length), label="printed value", **{**LINES["bound"], "linewidth": 1})
         panel.set(title=f"$L={length}$", xscale="log", xlabel="step (plus 1)", ylim=(-4, 104))
     panels[0].set_ylabel("reverse accuracy (%), mean over seeds")
-    for words, name in (("our recipe", "reverse"), ("RADD defaults", "rope")):
-        panels[0].plot([], [], label=words, **{key: LINES[name][key] for key in ("color", "linestyle")})
-    panels[0].legend(fontsize=8)
+    handles, words = panels[0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lib.one_layer import supervision
 from lib.one_layer.figures_interventions import nothing_recorded, recorded
-from lib.record.figures import LINES, band, dot_rows, dots, legend_below
+from lib.record.figures import LINES, band, dot_rows, dots, legend_below, note_not_run
 
 #: how the parts of the loss are drawn
 PART_STYLES = {supervision.RECIPE: {"color": "#555555", "marker": "x"}, supervision.ALL_DROPPED: LINES["reverse"],
@@ -26,6 +26,7 @@ def accuracy_by_part() -> Figure:
         runs = supervision.changed(length, *supervision.SUPERVISION_CHANGES)
         dot_rows(panel, [(name, [] if run is None else supervision.reverse(run), PART_STYLES[name])
                          for name, run in runs.items()])
+        note_not_run(panel, [place for place, run in enumerate(runs.values()) if run is None])
         panel.set(title=f"$L={length}$", xlim=(-6, 106))
     figure.supxlabel("reverse accuracy (%)", fontsize=10)
     return figure
@@ -38,7 +39,7 @@ def dose_response() -> Figure:
         return nothing_recorded()
     figure, (end, along) = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True)
     for place, (weight, run) in enumerate(runs.items()):
-        shade = plt.get_cmap("viridis")(place / max(1, len(runs) - 1) * 0.9)
+        shade = plt.get_cmap("viridis")(place / max(1, len(runs) - 1) * 0.75)
         dots(end, float(place), supervision.reverse(run), color=shade, marker="o")
         band(along, np.array(run["curves"]["steps"]) + 1, run["curves"]["reverse_accuracy"], color=shade,
              label=f"{weight:g}")
@@ -63,7 +64,8 @@ def accuracy_by_questions() -> Figure:
         if run is not None:
             band(along, np.array(run["curves"]["steps"]) + 1, run["curves"]["reverse_accuracy"], label=name,
                  **line | {"marker": ""})
-    along.set(xscale="log", xlim=(100, None), ylim=(-4, 104), xlabel="step (plus 1)", title="along training")
+    along.set(xscale="log", xlim=(100, None), ylim=(-4, 104), xlabel="step (plus 1)", ylabel="reverse accuracy (%)",
+              title="along training")
     legend_below(figure, along, 2)
     return figure
 

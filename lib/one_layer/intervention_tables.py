@@ -36,7 +36,7 @@ PATCHED = (
     Change("patched: forward score", "forward", "score_forward"),
     Change("patched: forward attention distribution", "forward", "row_forward"),
     Change("patched: forward values", "forward", "values_forward"),
-    Change("patched: forward values and mask", "forward", "values_residual_forward"),
+    Change("patched: forward values and embedding", "forward", "values_residual_forward"),
     Change("control: another reverse score", "control", "score_reverse"),
 )
 

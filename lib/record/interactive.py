@@ -147,5 +147,5 @@ def _drawn(figure: Figure) -> bytes:
     """The picture as PNG in few colours: a third of the size."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=130)
-    Image.open(full).convert("RGB").quantize(32).save(small, "png", optimize=True)
+    Image.open(full).convert("RGB").quantize(64).save(small, "png", optimize=True)
     return small.getvalue()

@@ -27,10 +27,11 @@ def storage_and_routing(
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1))
     image = left.imshow(stored, cmap="viridis")
-    left.set(xlabel="evidence $B$ (capital)", ylabel="target $A$ (lowercase)", title="storage $W_{A,B}$",
-             xticks=[0, 25], yticks=[0, 25], xticklabels=["A", "Z"], yticklabels=["a", "z"])
+    left.set(xlabel="evidence $B$ (capital)", ylabel="target $A$ (lowercase)",
+             title="storage $W_{A,B}$\n(logit for one unit of attention)", xticks=[0, 25], yticks=[0, 25],
+             xticklabels=["A", "Z"], yticklabels=["a", "z"])
     left.grid(False)
-    figure.colorbar(image, ax=left, shrink=0.8, label="logit for one unit of attention")
+    figure.colorbar(image, ax=left, shrink=0.8)
     for name, (offset, weight) in attention.items():
         places = offset.unique()
         right.plot(places, [weight[offset == place].mean() for place in places], label=name, **LINES[name])

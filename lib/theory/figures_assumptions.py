@@ -93,7 +93,7 @@ def stretched_unembedding(
         axes.plot(stretches, values, label=f"shared wrong mass {overlap:g}", markevery=4, **LINES[line])
     axes.axvline(3, **_DASHED)
     _finish(axes, xlabel=r"stretch $\Lambda/\lambda$ of $UU^\top$",
-            ylabel="signals' inner product,\ndivided by their norms")
+            ylabel="signals' inner product, divided\nby the norms of the errors")
     return figure
 
 

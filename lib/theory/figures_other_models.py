@@ -86,4 +86,5 @@ def causal_losses(losses: _Curves, chance: float, every: int) -> Figure:
     figure, axes = plt.subplots(figsize=(6.4, 2.8))
     _along_training(axes, losses, ("forward", "alibi", "reverse"), chance, LN_V, every)
     axes.set(ylabel="mean loss (nats)")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

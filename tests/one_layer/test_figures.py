@@ -35,7 +35,8 @@ def test_a_window_shows_one_seed_and_the_middle_of_its_own_shares(axes):
     assert curve.get_ydata().tolist() == [0, 100, 50] and list(median.get_xdata()) == [0.4, 0.4]
     (middle,) = axes.patches
     assert middle.get_extents().transformed(axes.transData.inverted()).intervalx == pytest.approx([0.2, 0.7])
-    assert [line.get_label() for line in (curve, median)] == ["reverse queries", "reverse: what the model does"]
+    assert [line.get_label() for line in (curve, median)] == [
+        "reverse queries", "reverse: median of the model's own weights"]
 
 
 def test_readings_that_do_not_stop_everywhere_are_hatched_and_have_no_number():
