@@ -28,7 +28,8 @@ def predicted_and_answered(rule: str = "expected") -> Figure:
             point = -1 if frozen else read.learned_point(run)
             line = ENCODING_STYLES[run["parameters"]["encoding"]] | {"linestyle": "none", "markersize": 5}
             panel.plot(final(run, f"{rule}_reverse", point), read.answered(run, point), **line)
-        panel.set(title=title, xlabel="predicted reverse accuracy (%)", xlim=(-4, 104), ylim=(-4, 104))
+        panel.set(title=title, xlim=(-4, 104), ylim=(-4, 104))
+    panels[1].set_xlabel("predicted reverse accuracy (%)")
     panels[0].set_ylabel("measured reverse accuracy (%)")
     shown = {run["parameters"]["encoding"] for mlp in (False, True) for run in read.limit_cases(mlp).values()}
     for name in [name for name in ENCODING_STYLES if name in shown]:

@@ -41,7 +41,7 @@ def reverse_along_training() -> Figure:
                        markersize=4, label=recipe.words, **look)
         panel.axhline(recipes.printed_value(length), label="printed value", **{**LINES["bound"], "linewidth": 1})
         panel.set(title=f"$L={length}$", xscale="log", xlabel="step (plus 1)", ylim=(-4, 104))
-    panels[0].set_ylabel("reverse accuracy (%), mean over seeds")
+    panels[0].set_ylabel("mean reverse accuracy (%)")
     handles, words = panels[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -178,7 +178,8 @@ def grids_of_table_5(
         sizes = range(5, len(values))
         left.plot(sizes, [values[: n + 1, : n + 1].min() for n in sizes], label=f"$d={d}$", **LINES[look], markevery=5)
         if d in printed:
-            left.plot([30, 50], [printed[d]] * 2, zorder=3, **LINES["paper"] | {"color": LINES[look]["color"]})
+            stars = LINES["paper"] | {"color": LINES[look]["color"], "markeredgecolor": "black", "markersize": 11}
+            left.plot([30, 50], [printed[d]] * 2, zorder=3, **stars)
             away = [(printed[d] - least.mean()) / least.std() for least in simulated[d].values()]
             right.plot(list(simulated[d]), away, **LINES[look])
     left.set(xlabel="grid $0\\leq\\Delta_1,\\Delta_2\\leq n$", ylabel="exact minimum", ylim=(0.1, 0.8))
