@@ -6,8 +6,8 @@
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   });
-  addEventListener("load", reachable);
-  addEventListener("resize", reachable);
+  const sizes = new ResizeObserver(reachable);  // told after the layout; at the event "resize" it is not done
+  addEventListener("load", () => document.querySelectorAll(boxes).forEach((box) => sizes.observe(box)));
   addEventListener("toggle", reachable, true);
 
   // A figure opens in a dialog, as large as its points allow; without this script its link leads to the picture alone.
