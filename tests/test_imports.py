@@ -44,3 +44,12 @@ def test_every_module_of_lib_that_was_loaded_by_an_import_is_in_its_closure():
         done = subprocess.run([sys.executable, "-c", code], cwd=chapters.ROOT, capture_output=True, text=True,
                               check=True, env={**os.environ, "PYTHONPATH": str(chapters.ROOT)})
         assert set(done.stdout.split()) <= {str(path) for path in imports.closure([module])}
+
+
+def test_what_draws_recorded_results_waits_for_no_model_class():
+    """transformers takes seconds to bring its models along; only what builds or reads a model should wait."""
+    modules = ("lib.language_models.figures", "lib.language_models.figures_pretrained", "lib.language_models.tables",
+               "lib.language_models.pretrained_run", "lib.stores.edit_figures")
+    code = f"import sys, {', '.join(modules)}\nprint('transformers.modeling_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=chapters.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -224,10 +224,14 @@ def test_recall_in_a_real_model_at_a_glance_is_what_is_recorded(glance):
     assert [len(seeds) for seeds in gain["seeds"]] == [5, 3] and len(exact["seeds"]) == 5
 
 
+def recorded_check(claim, check):
+    (found,) = [each for each in ledger_rows()[claim]["checks"] if each["check"] == check]
+    return found
+
+
 def told(claim, check, name):
     """A number of the recorded ledger and its interval, as the README writes them."""
-    rows = ledger_rows()
-    (found,) = [each for each in rows[claim]["checks"] if each["check"] == check]
+    found = recorded_check(claim, check)
     low, high = found["interval"][name]
     return f"{found['ours'][name]:.0f}", f"({low:.0f} to {high:.0f})"
 
@@ -240,10 +244,12 @@ def test_the_ladder_at_a_glance_is_what_is_recorded(glance):
 
 
 def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance):
-    found = [part for check in ("p2d-above", "d2p-above", "trex-above")
-             for part in told("smollm-relations", check, "difference")]
+    checks = ("p2d-above", "d2p-above", "trex-above")
+    found = [part for check in checks for part in told("smollm-relations", check, "difference")]
+    (count,) = {len(seeds) for check in checks for seeds in recorded_check("smollm-relations", check)["seeds"]}
     assert ("ranks {} points more described persons {}, {} points more descriptions {} and {} points more capitals {} "
-            "first").format(*found) in glance["Relations told in neither order"]
+            "first than its twin, {} seeds each").format(*found, COUNTS[count]) in glance[
+                "Relations told in neither order"]
 
 
 def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):

@@ -2,8 +2,9 @@
 
 Models:
 
-* ``architectures``: the five of Table 7 in transformers' own classes; ``checkpoints``: a model from a hub id or a
-  folder, by ``checkpoint_files``, ``gguf_files`` and ``checkpoint_checks``; ``model_size``: is there room for it?
+* ``architectures``: the five of Table 7 in transformers' own classes, ``llada`` the one that these do not have;
+  ``checkpoints``: a model from a hub id or a folder, by ``checkpoint_files``, ``gguf_files`` and
+  ``checkpoint_checks``; ``model_size``: is there room for it?
 * ``random_checkpoints``: random weights in published layouts
 * ``pretrained``: SmolLM2-135M from an installed package; ``adaptation`` makes it a masked model, by way of
   ``attention_opening`` and with text of its own (``written_text``); ``compressed_weights`` and ``compression_run`` make

@@ -4,41 +4,20 @@ LLaDA is a Llama without the causal mask, under other tensor names and configura
 without the causal mask, whose logits are shifted by one position. So neither needs its authors' code: their
 configuration is translated, or refused with the field that does not fit. Llama, Qwen2 and Qwen3.5 are causal and
 are transformers' own throughout.
+
+Classes are looked up where a model is built or read: transformers takes seconds to bring them along, and most readers
+of `ARCHITECTURES` want a name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Tokenizer,
-    Qwen3_5Config,
-    Qwen3_5ForCausalLM,
-    Qwen3_5TextConfig,
-)
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import (
-    LlamaAttention,
-    LlamaRotaryEmbedding,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
+import transformers
 
 Fields = Mapping[str, Any]
 _LAYERS = 1000  # no model of these architectures has a tenth of them
@@ -52,15 +31,24 @@ class Architecture:
     title: str  # as Table 7 prints it
     repository: str  # hub id of the model the paper fine-tunes
     model_types: tuple[str, ...]  # `model_type` in config.json
-    model_class: type[PreTrainedModel]
-    tokenizer_class: Any
-    configure: Callable[[Fields], PreTrainedConfig]
+    classes: Callable[[], tuple[type[transformers.PreTrainedModel], Any]]  # of models, of tokenizers
+    configure: Callable[[Fields], transformers.PreTrainedConfig]
     causal: bool
     logits_shift: int  # 1: row i - 1 of the logits predicts position i
     left_out: str = r"$^"  # pattern of checkpoint tensors that the language model does not have
     original_name: Callable[[str], str] = str  # the checkpoint's name of a tensor of ``model_class``
 
-    def without_memory(self, config: PreTrainedConfig) -> PreTrainedModel:
+    @property
+    def model_class(self) -> type[transformers.PreTrainedModel]:
+        """The class of the model."""
+        return self.classes()[0]
+
+    @property
+    def tokenizer_class(self) -> Any:
+        """The class of the tokenizer."""
+        return self.classes()[1]
+
+    def without_memory(self, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
         """The model of a configuration with names and shapes but no weights."""
         with torch.device("meta"):
             return self.model_class(config)
@@ -91,7 +79,7 @@ _LLADA_NEEDED = ("block_type", "activation_type", "layer_norm_type", "rope", "d_
                  "vocab_size", "rope_theta", "embedding_dropout", "residual_dropout", "weight_tying", "mask_token_id")
 
 
-def llada_config(fields: Fields) -> LlamaConfig:
+def llada_config(fields: Fields) -> transformers.LlamaConfig:
     """A LLaDA configuration as a Llama's.
 
     :raises ValueError: for a model that is not a bidirectional Llama; names the field
@@ -109,7 +97,7 @@ def llada_config(fields: Fields) -> LlamaConfig:
     if width % heads or (width // heads) % 2:
         raise ValueError(f"config.json: d_model={width} does not split into n_heads={heads} of even size")
     hidden = fields.get("mlp_hidden_size")
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=fields.get("embedding_size") or fields["vocab_size"],
         hidden_size=width,
         intermediate_size=fields.get("mlp_ratio", 4) * width if hidden is None else hidden,
@@ -156,74 +144,16 @@ def _llada_key_heads(fields: Fields) -> int:
     return implied if given is None else given
 
 
-class LLaDARotaryEmbedding(LlamaRotaryEmbedding):
-    """Cosines and sines in float32, from frequencies computed afresh: no cast of the model can round them."""
+def _llada_classes() -> tuple[type[transformers.PreTrainedModel], Any]:
+    from lib.language_models.llada import LLaDAForMaskedDiffusion
 
-    @torch.no_grad()
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, (batch, length, head_dim) each, at ``position_ids``, (batch, length)."""
-        config: Any = self.config
-        size, theta = config.head_dim, config.rope_parameters["rope_theta"]
-        steps = torch.arange(0, size, 2, device=x.device, dtype=torch.float32)
-        angles = position_ids[..., None].float() * (1.0 / theta ** (steps / size))  # (batch, length, head_dim / 2)
-        angles = torch.cat((angles, angles), dim=-1)
-        dtype = torch.float32 if config.rope_full_precision else x.dtype
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-class LLaDAAttention(LlamaAttention):
-    """Llama's attention, with queries and keys rotated in the precision of the cosines."""
-
-    def forward(self, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None,
-                past_key_values: Any = None, **settings: Any) -> tuple[Tensor, Any]:
-        """Output of the layer, shaped like ``hidden_states`` (batch, length, width), and weights where there are."""
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        q, k, v = (linear(hidden_states).view(shape).transpose(1, 2)  # (batch, heads, length, head_dim)
-                   for linear in (self.q_proj, self.k_proj, self.v_proj))
-        cos, sin = position_embeddings
-        q, k = (turned.to(v.dtype) for turned in apply_rotary_pos_emb(q.to(cos.dtype), k.to(cos.dtype), cos, sin))
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **settings)
-        return self.o_proj(mixed.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
-
-
-class LLaDAForMaskedDiffusion(LlamaForCausalLM):
-    """LLaDA: `LlamaForCausalLM` with full attention (by its config) and rotation in float32."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__(config)
-        self.model.rotary_emb = LLaDARotaryEmbedding(config)
-        for layer in self.model.layers:
-            layer.self_attn.__class__ = LLaDAAttention
-
-
-_BLOCK = {"attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm", "q_proj": "self_attn.q_proj",
-          "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "attn_out": "self_attn.o_proj",
-          "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "ff_out": "mlp.down_proj"}
-_OUTSIDE = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
-
-
-def _llada_renamings() -> list[WeightConverter | WeightRenaming]:
-    """LLaDA's tensor names to Llama's. Anchored at both ends: a loose pattern would catch adapter keys as well."""
-    rules = {rf"^model\.transformer\.{theirs}\.weight$": f"^{ours}.weight$" for theirs, ours in _OUTSIDE.items()}
-    rules |= {rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.weight$": rf"^model.layers.\1.{ours}.weight$"
-              for theirs, ours in _BLOCK.items()}
-    return [WeightRenaming(theirs, ours) for theirs, ours in rules.items()]
-
-
-register_checkpoint_conversion_mapping(LLaDAForMaskedDiffusion.__name__, _llada_renamings(), overwrite=True)
+    return LLaDAForMaskedDiffusion, transformers.PreTrainedTokenizerFast
 
 
 def _llada_name(name: str) -> str:
-    """LLaDA's name of a Llama tensor."""
-    llada_names = {ours: theirs for names in (_BLOCK, _OUTSIDE) for theirs, ours in names.items()}
-    block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-    if block:
-        return f"model.transformer.blocks.{block[1]}.{llada_names[block[2]]}.weight"
-    return f"model.transformer.{llada_names[name.removesuffix('.weight')]}.weight"
+    from lib.language_models.llada import llada_tensor_name
+
+    return llada_tensor_name(name)
 
 
 # Dream and the causal models ---------------------------------------------------------------------------------
@@ -234,7 +164,7 @@ _DREAM_FIELDS = (*_SIZES, "hidden_act", "max_position_embeddings", "initializer_
                  "attention_dropout", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def dream_config(fields: Fields) -> Qwen2Config:
+def dream_config(fields: Fields) -> transformers.Qwen2Config:
     """A Dream configuration as a Qwen2's.
 
     :raises ValueError: for a model that is not a bidirectional Qwen2 with plain rotary frequencies
@@ -247,7 +177,7 @@ def dream_config(fields: Fields) -> Qwen2Config:
         if fields.get(field, accepted) != accepted:
             raise ValueError(f"config.json: {field}={fields[field]!r}, but Dream as published has {accepted!r}")
     known = {field: fields[field] for field in _DREAM_FIELDS if field in fields}
-    return Qwen2Config(**known, rope_parameters=_rope(fields), use_cache=False)
+    return transformers.Qwen2Config(**known, rope_parameters=_rope(fields), use_cache=False)
 
 
 def fields_without_code(fields: Fields) -> dict[str, Any]:
@@ -256,32 +186,35 @@ def fields_without_code(fields: Fields) -> dict[str, Any]:
     return {field: value for field, value in fields.items() if field != "auto_map"}
 
 
-def _qwen3_5_config(fields: Fields) -> PreTrainedConfig:
+def _qwen3_5_config(fields: Fields) -> transformers.PreTrainedConfig:
     """The language model's part of a Qwen3.5 configuration."""
     if fields["model_type"] == "qwen3_5_text":
-        return Qwen3_5TextConfig(**fields_without_code(fields))
+        return transformers.Qwen3_5TextConfig(**fields_without_code(fields))
     if not isinstance(fields.get("text_config"), dict):
         raise ValueError(f"config.json: text_config must hold fields and values, not {fields.get('text_config')!r}")
     _check_sizes(fields["text_config"], _SIZES)
-    return Qwen3_5Config(**fields_without_code(fields)).get_text_config()
+    return transformers.Qwen3_5Config(**fields_without_code(fields)).get_text_config()
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     each.name: each
     for each in (
-        Architecture("llada", "LLaDA-8B", "GSAI-ML/LLaDA-8B-Instruct", ("llada",), LLaDAForMaskedDiffusion,
-                     PreTrainedTokenizerFast, llada_config, causal=False, logits_shift=0, original_name=_llada_name),
-        Architecture("dream", "Dream-7B", "Dream-org/Dream-v0-Instruct-7B", ("Dream",), Qwen2ForCausalLM,
-                     Qwen2Tokenizer, dream_config, causal=False, logits_shift=1),
-        Architecture("llama", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ("llama",), LlamaForCausalLM,
-                     AutoTokenizer, lambda fields: LlamaConfig(**fields_without_code(fields)),
+        Architecture("llada", "LLaDA-8B", "GSAI-ML/LLaDA-8B-Instruct", ("llada",), _llada_classes, llada_config,
+                     causal=False, logits_shift=0, original_name=_llada_name),
+        Architecture("dream", "Dream-7B", "Dream-org/Dream-v0-Instruct-7B", ("Dream",),
+                     lambda: (transformers.Qwen2ForCausalLM, transformers.Qwen2Tokenizer), dream_config,
+                     causal=False, logits_shift=1),
+        Architecture("llama", "Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", ("llama",),
+                     lambda: (transformers.LlamaForCausalLM, transformers.AutoTokenizer),
+                     lambda fields: transformers.LlamaConfig(**fields_without_code(fields)),
                      causal=True, logits_shift=1),
-        Architecture("qwen2", "Qwen-2.5-7B", "Qwen/Qwen2.5-7B-Instruct", ("qwen2",), Qwen2ForCausalLM,
-                     AutoTokenizer, lambda fields: Qwen2Config(**fields_without_code(fields)),
+        Architecture("qwen2", "Qwen-2.5-7B", "Qwen/Qwen2.5-7B-Instruct", ("qwen2",),
+                     lambda: (transformers.Qwen2ForCausalLM, transformers.AutoTokenizer),
+                     lambda fields: transformers.Qwen2Config(**fields_without_code(fields)),
                      causal=True, logits_shift=1),
-        Architecture("qwen3_5", "Qwen-3.5-4B", "Qwen/Qwen3.5-4B", ("qwen3_5", "qwen3_5_text"), Qwen3_5ForCausalLM,
-                     AutoTokenizer, _qwen3_5_config, causal=True, logits_shift=1,
-                     left_out=r"^(mtp\.|model\.visual\.)"),
+        Architecture("qwen3_5", "Qwen-3.5-4B", "Qwen/Qwen3.5-4B", ("qwen3_5", "qwen3_5_text"),
+                     lambda: (transformers.Qwen3_5ForCausalLM, transformers.AutoTokenizer), _qwen3_5_config,
+                     causal=True, logits_shift=1, left_out=r"^(mtp\.|model\.visual\.)"),
     )
 }
 #: what a figure or a table calls a model of each, whatever its size

@@ -11,13 +11,15 @@ import re
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lib.language_models.architectures import Architecture
 
 
-def check_loaded(model: PreTrainedModel, stored: dict[str, tuple[int, ...]], architecture: Architecture) -> None:
+def check_loaded(
+    model: transformers.PreTrainedModel, stored: dict[str, tuple[int, ...]], architecture: Architecture
+) -> None:
     """All that must hold of a model before it is used; ``stored`` are the shapes of the tensors in its files.
 
     :raises ValueError: for the first of them that does not
@@ -46,7 +48,7 @@ def _check_finite(model: Any, architecture: Architecture) -> None:
 
 
 @torch.no_grad()
-def check_attention_direction(model: PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
+def check_attention_direction(model: transformers.PreTrainedModel, *, causal: bool, tokens: int = 8) -> float:
     """Change the last token and watch the first position's logits: they must move unless the model is causal.
 
     The change is from one token to another with a distant embedding, and must move its own position's logits: some
@@ -72,12 +74,12 @@ def check_attention_direction(model: PreTrainedModel, *, causal: bool, tokens: i
     return change
 
 
-def _spread(model: PreTrainedModel, count: int) -> Tensor:
+def _spread(model: transformers.PreTrainedModel, count: int) -> Tensor:
     """Tokens at even distances over the vocabulary."""
     return torch.arange(1, count + 1, device=model.device) * model.config.vocab_size // (count + 1)
 
 
-def _distant_token(model: PreTrainedModel, token: Tensor, among: int = 64) -> Tensor:
+def _distant_token(model: transformers.PreTrainedModel, token: Tensor, among: int = 64) -> Tensor:
     """Of some tokens all over the vocabulary, the one whose embedding is farthest from that of ``token``."""
     tokens, embed = _spread(model, among), model.get_input_embeddings()
     return tokens[(embed(tokens) - embed(token)).float().norm(dim=-1).argmax()]

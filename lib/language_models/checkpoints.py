@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from lib.language_models import gguf_files
 from lib.language_models.architectures import Architecture, recognise
@@ -43,7 +43,7 @@ def load(
     device: str | torch.device = "cpu",
     *,
     revision: str | None = None,
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[transformers.PreTrainedModel, Any]:
     """A model in evaluation mode, and its tokenizer, which knows the mask token where there is one.
 
     :param source: a hub id such as ``GSAI-ML/LLaDA-8B-Instruct``, a folder in the hub's layout, or the path of a
@@ -77,7 +77,7 @@ def load(
     return model, tokenizer
 
 
-def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[PreTrainedModel, Any]:
+def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> tuple[transformers.PreTrainedModel, Any]:
     """As `load`, from a GGUF file; in float32 where no precision is asked for."""
     with _naming(path):
         file = gguf_files.read_gguf(path)
@@ -111,7 +111,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise kind(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
-def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str], shard_size: str = "5GB") -> Path:
+def save(
+    model: transformers.PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str], shard_size: str = "5GB"
+) -> Path:
     """Write a loaded model back in the hub's layout: original tensor names, original config.json but for the precision.
 
     :raises ValueError: for a model that `load` did not return
@@ -158,7 +160,7 @@ def _precision(fields: dict[str, Any], chosen: torch.dtype | None) -> torch.dtyp
 def _load_weights(
     architecture: Architecture, config: Any, folder: Path | None, dtype: torch.dtype, device: torch.device,
     **weights: Any,
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Read the weights, or take a ``state_dict``; anything missing, left over or of another shape is an error."""
     config.is_causal = architecture.causal
     config.logits_shift = architecture.logits_shift

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from lib.language_models import queries
 from lib.language_models.facts import Example, is_right
@@ -237,8 +237,9 @@ def greedy(model: Any, prompt: Tokens, end: int, *, length: int = 128, attention
     time of the call the model has settings that ask for nothing.
     """
     shown = torch.ones_like(prompt) if attention_mask is None else attention_mask
-    plain = GenerationConfig(max_new_tokens=length, do_sample=False, eos_token_id=end, pad_token_id=end)
-    own, model.generation_config = model.generation_config, GenerationConfig()  # fills whatever `plain` leaves open
+    settings = transformers.GenerationConfig
+    plain = settings(max_new_tokens=length, do_sample=False, eos_token_id=end, pad_token_id=end)
+    own, model.generation_config = model.generation_config, settings()  # fills whatever `plain` leaves open
     try:
         return model.generate(input_ids=prompt, attention_mask=shown, generation_config=plain)
     finally:

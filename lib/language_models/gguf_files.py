@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 SUFFIX = ".gguf"
 #: field of the header behind ``llama.`` -> field of config.json, and its type
@@ -215,7 +215,7 @@ def tokenizer(file: GGUFFile) -> Any:
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in special])
     named = {f"{name}_token": made.id_to_token(given(f"{name}_token_id")) for name in ("bos", "eos")}
-    return PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **named)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **named)
 
 
 def _words(file: GGUFFile) -> tuple[dict[str, int], list[str]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedModel
 
 from lib.language_models import checkpoint_checks, checkpoints, compressed_weights, finetuning, queries
 from lib.record.provenance import RECORDED
@@ -36,7 +36,7 @@ END_ID, MASK_ID = 0, 16  # ids of <|endoftext|>, which begins and ends every tex
 def load(
     kind: str = "autoregressive", dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", *,
     adapter: Path | None = None,
-) -> tuple[PreTrainedModel, Any]:
+) -> tuple[transformers.PreTrainedModel, Any]:
     """The model in evaluation mode, and its tokenizer. Takes a few seconds, a tenth of it for the checksum.
 
     The tokenizer puts the start token before a text and never adds a space, so a text begins with one if its first
@@ -83,7 +83,9 @@ def _check_trained(folder: Path) -> None:
                                 f"({compressed_weights.FILE_NAME}) and no adapters (adapter_config.json)")
 
 
-def _trained(folder: Path, kind: str, dtype: torch.dtype, device: str | torch.device) -> tuple[PreTrainedModel, Any]:
+def _trained(
+    folder: Path, kind: str, dtype: torch.dtype, device: str | torch.device
+) -> tuple[transformers.PreTrainedModel, Any]:
     model, tokenizer = _with_ends(*checkpoints.load(folder, dtype, device))
     found = MODEL_KINDS[0] if queries.is_causal(model) else MODEL_KINDS[1]
     if found != kind:
@@ -115,7 +117,7 @@ def model_file() -> Path:
     return path
 
 
-def _with_ends(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+def _with_ends(model: Any, tokenizer: Any) -> tuple[transformers.PreTrainedModel, Any]:
     """The end-of-text token before and after every text, for model and tokenizer, in place."""
     end = tokenizer.convert_ids_to_tokens(END_ID)
     tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = end
@@ -127,7 +129,7 @@ def _with_ends(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
     return model, tokenizer
 
 
-def bidirectional(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+def bidirectional(model: Any, tokenizer: Any) -> tuple[transformers.PreTrainedModel, Any]:
     """Open a causal model's attention to both sides and give its tokenizer the mask token, in place.
 
     Row i - 1 of the logits still predicts position i, as in Dream, which was made from a causal model too.

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
-from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from lib.language_models import checkpoints, synthetic_facts
 from lib.language_models.architectures import ARCHITECTURES
@@ -322,8 +322,10 @@ def _write_weights(
 def _random_tensors(architecture: str, config: dict[str, Any], seed: int, scale: float) -> dict[str, torch.Tensor]:
     """Matrices drawn from a normal distribution, biases too, norms around one; original names."""
     kind = ARCHITECTURES[architecture]
-    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**config)) if architecture == "qwen3_5" else (
-        kind.model_class(kind.configure(config)))
+    if architecture == "qwen3_5":  # with the parts that a language model leaves out
+        model: Any = transformers.Qwen3_5ForConditionalGeneration(transformers.Qwen3_5Config(**config))
+    else:
+        model = kind.model_class(kind.configure(config))
     rng = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, tensor in model.state_dict().items():

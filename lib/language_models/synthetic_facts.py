@@ -18,9 +18,9 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+import transformers
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
 
 from lib.language_models.facts import (
     CAPITAL_OF,
@@ -212,7 +212,7 @@ def _frame_words() -> list[str]:
     return re.sub(TOKEN_CUT, lambda cut: f" {cut[0]} ", " ".join(["Fact: the of", *_ONE_WORD_WORKS, *forms])).split()
 
 
-def word_tokenizer(masked: bool, stock: int = 60) -> PreTrainedTokenizerFast:
+def word_tokenizer(masked: bool, stock: int = 60) -> transformers.PreTrainedTokenizerFast:
     """Whole words as tokens, and a start token. One vocabulary for all; only masked models know the mask."""
     words = dict.fromkeys([END_WORD, START_WORD, MASK_WORD, *_frame_words(), *name_words(stock)])
     inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=END_WORD))
@@ -220,4 +220,4 @@ def word_tokenizer(masked: bool, stock: int = 60) -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     inner.post_processor = processors.TemplateProcessing(single=f"{START_WORD} $A", special_tokens=[(START_WORD, 1)])
     special = {"eos_token": END_WORD} | ({"mask_token": MASK_WORD} if masked else {})
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **special)
