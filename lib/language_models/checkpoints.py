@@ -73,7 +73,7 @@ def load(
     with _naming(folder):
         model = _load_weights(architecture, config, folder, chosen, device)
         check_loaded(model, stored, architecture)
-    model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
+    model.original_config, model.architecture = fields, architecture.name
     return model, tokenizer
 
 
@@ -91,7 +91,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None, device: torch.device) -> t
         model = _load_weights(architecture, config, None, chosen, device, state_dict=state)
         check_loaded(model, file.shapes, architecture)
     model.config.name_or_path = model.name_or_path = path.name
-    model.original_config, model.architecture = fields, architecture.name  # type: ignore[assignment]
+    model.original_config, model.architecture = fields, architecture.name
     return model, tokenizer
 
 
@@ -128,7 +128,7 @@ def save(
         draft.mkdir()
         model.save_pretrained(draft, max_shard_size=shard_size)
         tokenizer.save_pretrained(draft)
-        fields = _with_dtype(model.original_config, model.dtype)  # type: ignore[arg-type]
+        fields = _with_dtype(model.original_config, model.dtype)
         (draft / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     return folder
 
