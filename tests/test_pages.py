@@ -17,6 +17,21 @@ PAGES = pdf.entries(chapters.ROOT / "_toc.yml")
 MODES = [(380, "dark"), (1200, "light")]  # each width and each theme
 LARGEST = 1_000_000  # bytes of a page with all that it loads
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 100_000}  # 1.6 Mbit/s
+# one element with text of each colour, size, weight and background: contrast is the same for all that share them
+SAMPLE = """() => {
+  const behind = new Map([[null, ""]]), seen = new Set();
+  const plain = "rgba(0, 0, 0, 0) none 1";
+  for (const each of document.querySelectorAll("html, body, body :not(math > *, math > * *)")) {
+    const look = getComputedStyle(each), paint = `${look.backgroundColor} ${look.backgroundImage} ${look.opacity}`;
+    behind.set(each, behind.get(each.parentElement) + (paint == plain ? "" : paint + "; "));
+    const writes = [...each.childNodes].some(node => node.nodeType == 3 && node.data.trim());
+    const kind = [look.color, look.fontSize, look.fontWeight, look.textShadow, behind.get(each)].join("; ");
+    const asked = each.checkVisibility() && (each.matches("input, select, textarea") || writes && !seen.has(kind));
+    each.toggleAttribute("data-sampled", asked);
+    if (asked) seen.add(kind);
+  }
+  axe.configure({rules: [{id: "color-contrast", selector: "[data-sampled]"}]});
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +226,16 @@ def test_nothing_keeps_anyone_from_reading(opened, axe, name):
     assert not any(found.values()), found
 
 
+@pytest.mark.parametrize("fault", ["color: #888", "background: #888", "opacity: .5", "font-size: 20px; color: #a0a0a0"])
+def test_text_that_is_hard_to_tell_from_its_background_is_found(opened, axe, fault):
+    """The last of a page's paragraphs alike, as only one element of each kind is asked for its contrast."""
+    page = opened("setup", *MODES[1])
+    page.evaluate(axe)
+    assert not _hindrances(page, *MODES[1])
+    page.locator("article p:visible").last.evaluate("(each, fault) => each.style.cssText = fault", fault)
+    assert list(_hindrances(page, *MODES[1])) == ["color-contrast"]
+
+
 def _fits(page):
     width = page.viewport_size["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width, f"scrolls sideways at {width}"
@@ -223,6 +248,7 @@ def _hindrances(page, width, theme):
     page.wait_for_function("theme => document.documentElement.dataset.theme == theme", arg=theme)
     page.wait_for_timeout(300)  # colours change gradually
     _fits(page)
+    page.evaluate(SAMPLE)
     # of a formula as a whole, not of its thousands of parts, which have its colour
     asked = "axe.run({exclude: [['math > *']]}, {resultTypes: ['violations'], preload: false})"
     violations = page.evaluate(asked)["violations"]
