@@ -7,6 +7,7 @@ many as the name has tokens, the rest of the sentence stands behind them, and th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ FILLING_ORDERS = ("at once", "most certain first", "left to right")
 FILLINGS = {**{order: (order, 0) for order in FILLING_ORDERS}, "first token given": ("most certain first", 1)}
 #: how a result calls the share of each, behind the direction asked
 FILLING_METRICS = {way: f"length_{way.replace(' ', '_')}" for way in FILLINGS}
+#: what stands in place of the question, to tell what a name's own tokens bring about the rest of it
+REPLACED_QUESTIONS = ("question masked", "question of another")
 
 
 @torch.no_grad()
@@ -77,9 +80,36 @@ def _next(
 
 def exact_shares(model: Any, tokenizer: Any, asked: Sequence[Question]) -> dict[str, float]:
     """Percent of the questions in which every token of the name is right, by each of `FILLINGS`."""
-    found = {}
-    for name, (order, given) in FILLINGS.items():
-        written = filled_names(model, tokenizer, asked, order=order, given=given)
-        right = [each == question.right for each, question in zip(written, asked, strict=True)]
-        found[name] = 100 * sum(right) / len(right)
-    return found
+    return {name: _exact_share(model, tokenizer, asked, order, given) for name, (order, given) in FILLINGS.items()}
+
+
+def _exact_share(model: Any, tokenizer: Any, asked: Sequence[Question], order: str, given: int) -> float:
+    written = filled_names(model, tokenizer, asked, order=order, given=given)
+    right = [each == question.right for each, question in zip(written, asked, strict=True)]
+    return 100 * sum(right) / len(right)
+
+
+def replaced_questions(asked: Sequence[Question], mask: int) -> dict[str, list[Question]]:
+    """The same names asked for without their questions, by each of `REPLACED_QUESTIONS`.
+
+    Masked, all of the question but the start token is a mask; of another, each is the next one's.
+
+    :param mask: the mask token
+    """
+    masked = [dataclasses.replace(each, before=(each.before[0], *[mask] * (len(each.before) - 1))) for each in asked]
+    others = [dataclasses.replace(other, right=each.right)
+              for each, other in zip(asked, [*asked[1:], *asked[:1]], strict=True)]
+    return dict(zip(REPLACED_QUESTIONS, (masked, others), strict=True))
+
+
+def shares_by_name_alone(model: Any, tokenizer: Any, asked: Sequence[Question]) -> dict[str, float]:
+    """Percent of names written exactly, the first token given and the question replaced (`REPLACED_QUESTIONS`).
+
+    What is written with the question masked is known of the name, not of the fact.
+
+    :raises ValueError: for a model without a mask token
+    """
+    if tokenizer.mask_token_id is None:
+        raise ValueError("only a masked model can be asked so; this tokenizer has no mask token")
+    return {name: _exact_share(model, tokenizer, questions, *FILLINGS["first token given"])
+            for name, questions in replaced_questions(asked, tokenizer.mask_token_id).items()}

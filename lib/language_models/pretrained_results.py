@@ -38,7 +38,7 @@ RUN_CONDITIONS |= {f"masked, {words}": {"conversion": name} for name, words in C
 FROM_KEPT = f"masked, {CONVERTED['adapter']}"  # the condition that starts from the model in the repository
 #: of each condition
 RUN_SEEDS = {name: UNSEEN_SETS if {"conversion", "dataset"} & change.keys() and change.get("dataset") != "c2p" else SETS
-             for name, change in RUN_CONDITIONS.items()} | {"published": 2}
+             for name, change in RUN_CONDITIONS.items()} | {FROM_KEPT: SETS, "published": 2}
 _STANDARD = {"kind": "masked", "dataset": "p2c", "masking": "any", "replay": 0.5, "data": "published"}
 
 
@@ -173,8 +173,8 @@ def length_gains(
 
 
 def _gaps(runs: RecordedRuns, more: str, less: str, condition: str) -> Float[np.ndarray, " seed"]:
-    """One metric less another, in each run that measured the first."""
-    metrics = [run["metrics"] for run in runs.measured(more, condition).values()]
+    """One metric less another, in each run that measured both."""
+    metrics = [run["metrics"] for run in runs.measured(more, condition).values() if less in run["metrics"]]
     return np.array([each[more][0] - each[less][0] for each in metrics], dtype=float)
 
 
@@ -192,6 +192,26 @@ def length_gains_told(runs: RecordedRuns) -> dict[str, Any]:
 def first_token_suffices(runs: RecordedRuns, when: str = "") -> bool:
     """With the first token of the name shown, is the rest written exactly in at least 90 percent of the questions?"""
     return bool(runs.metric(f"{when}reverse_length_first_token_given").mean() >= 90)
+
+
+def _question_gains(runs: RecordedRuns, without: str, when: str = "") -> Float[np.ndarray, " seed"]:
+    """Points by which more names are written, the first token given, with their question than with it replaced.
+
+    :param without: one of `lib.language_models.filled_names.REPLACED_QUESTIONS`
+    """
+    return _gaps(runs, f"{when}reverse_length_first_token_given",
+                 f"{when}reverse_first_token_{without.replace(' ', '_')}", FROM_KEPT)
+
+
+def question_adds(runs: RecordedRuns, without: str, *, when: str = "", points: float | int = 10) -> bool:
+    """Does the question bring at least so many points more names, first token given, and is the interval above 0?"""
+    return report.is_ahead(_question_gains(runs, without, when), points)
+
+
+def question_gains_told(runs: RecordedRuns, without: str) -> dict[str, Any]:
+    """What `lib.record.claims.verify` is told of `question_adds`."""
+    told = runs.evidence({without: (f"reverse_first_token_{without.replace(' ', '_')}", FROM_KEPT)})
+    return told | told_means(lambda: {"gain": _question_gains(runs, without)})
 
 
 def too_long_to_write(runs: RecordedRuns, condition: str, direction: str = "reverse") -> bool:

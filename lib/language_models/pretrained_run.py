@@ -249,9 +249,14 @@ def length_metrics(model: Any, tokenizer: Any, data: Dataset) -> dict[str, float
     """Percent written exactly where the answer's length is known; of a causal model, which has no masks, nothing."""
     if tokenizer.mask_token_id is None:
         return {}
-    return {f"{direction}_{filled_names.FILLING_METRICS[way]}": share for direction in _DIRECTIONS
-            for way, share in filled_names.exact_shares(
-                model, tokenizer, name_ranks.name_questions(data, direction, tokenizer)).items()}
+    found: dict[str, float] = {}
+    for direction in _DIRECTIONS:
+        asked = name_ranks.name_questions(data, direction, tokenizer)
+        found |= {f"{direction}_{filled_names.FILLING_METRICS[way]}": share
+                  for way, share in filled_names.exact_shares(model, tokenizer, asked).items()}
+        found |= {f"{direction}_first_token_{name.replace(' ', '_')}": share
+                  for name, share in filled_names.shares_by_name_alone(model, tokenizer, asked).items()}
+    return found
 
 
 def quoted_answers(data: Dataset, written: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -65,6 +65,25 @@ def test_a_model_that_knows_the_sentences_writes_all_of_them(monkeypatch):
         **dict.fromkeys(FILLING_ORDERS, lost), "first token given": 100.0}
 
 
+@torch.no_grad()
+def test_names_are_asked_for_without_their_question(monkeypatch):
+    model, words = small("llada")
+    questions, mask = name_ranks.name_questions(DATA, "reverse", words), words.mask_token_id
+    replaced = filled_names.replaced_questions(questions, mask)
+    masked, others = replaced["question masked"], replaced["question of another"]
+    assert [each.right for each in masked] == [each.right for each in others] == [each.right for each in questions]
+    assert all(set(each.before[1:]) == {mask} and each.after == own.after and len(each.before) == len(own.before)
+               for each, own in zip(masked, questions, strict=True))
+    assert [each.before for each in others] == [each.before for each in (*questions[1:], questions[0])]
+    seen = []
+    monkeypatch.setattr(filled_names, "filled_names", lambda model, words, asked, **settings: seen.append(
+        (asked, settings)) or [each.right for each in asked[:1]] + [()] * (len(asked) - 1))
+    assert filled_names.shares_by_name_alone(model, words, questions) == dict.fromkeys(replaced, 100 / len(questions))
+    assert seen == [(each, {"order": "most certain first", "given": 1}) for each in replaced.values()]
+    with pytest.raises(ValueError, match="no mask token"):
+        filled_names.shares_by_name_alone(*small("llama"), questions)
+
+
 def test_what_cannot_be_asked_is_named():
     causal, words = small("llama")
     questions = name_ranks.name_questions(DATA, "reverse", words)

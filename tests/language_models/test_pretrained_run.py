@@ -26,7 +26,7 @@ from lib.language_models import (
     unseen_relations,
 )
 from lib.language_models.facts import Example
-from lib.language_models.filled_names import FILLINGS
+from lib.language_models.filled_names import FILLINGS, REPLACED_QUESTIONS
 from lib.language_models.training_loop import TrainingRun
 from lib.language_models.unseen_relations import UNSEEN_DATASETS
 from lib.language_models.wrong_answers import PIECE_SHARES
@@ -91,7 +91,8 @@ def test_every_kind_is_measured_before_and_after(tmp_path, capsys, kind, dataset
     answers = [f"{name}_{each.replace(' ', '_')}" for name in ANSWERS for each in name_ranks.ANSWER_KINDS]
     patching = [f"patching_gap_{score}" for score in pretrained_run.SCORES] if masked else []
     scored = [f"{side}_{name}" for side in ("forward", "reverse") for name in ("contained", "token_accuracy")]
-    length = [f"{side}_length_{way.replace(' ', '_')}" for side in ("forward", "reverse") for way in FILLINGS]
+    length = [f"{side}_{name.replace(' ', '_')}" for side in ("forward", "reverse") for name in (
+        *[f"length_{way}" for way in FILLINGS], *[f"first_token_{way}" for way in REPLACED_QUESTIONS])]
     both = {*RANKS, *answers, *scored, *SIGNATURES, "kept_accuracy", *(length if masked else [])}
     wrong = {f"{asked}_wrong_{name}" for asked in ("forward", "reverse", "before_forward", "before_reverse")
              if metrics[f"{asked}_free_right"][0] + metrics[f"{asked}_free_nothing"][0] < 100 - 1e-6
