@@ -199,7 +199,7 @@ def test_a_real_model_at_a_glance_is_what_is_recorded(glance):
     rows = ledger_rows()
     above, across = (rows[name]["checks"][0]["ours"] for name in ("smollm-guarantee", "smollm-alignment"))
     text = glance["Theorem 4.3 in a real model (SmolLM2-135M)"]
-    for words in (f"at least {above['trained']:.1f} % of the 270 heads",
+    for words in (f"in {above['trained']:.0f} % of the 270 heads",
                   f"(untrained weights: {above['untrained']:.0f} %)",
                   f"in {across['trained']:.0f} % of the heads (untrained {across['untrained']:.0f} %)"):
         assert words in text, words
@@ -254,10 +254,26 @@ def test_relations_told_in_neither_order_at_a_glance_are_what_is_recorded(glance
 
 def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
     runs = RecordedRuns(provenance.RECORDED)
-    third, plain = (runs.metric("reverse_accuracy", f"masked, {CONVERTED[name]}") for name in ("third", "plain"))
-    assert (f"({third.mean():.0f} % written, two seeds); with any token asked for in it, in place of whole names, "
-            f"{plain.mean():.0f} %.") in glance["What the real model has to be asked for"]
-    assert len(third) == len(plain) == 2
+    of = lambda metric, name: runs.metric(metric, f"masked, {CONVERTED[name]}")
+    written = {name: of("reverse_accuracy", name) for name in ("third", "low_rank", "plain")}
+    first = {name: f"{of('reverse_first_without_prior', name).mean():.0f} %" for name in written}
+    (seeds,) = {len(found) for found in written.values()}
+    shares = {name: f"{found.mean():.0f} %" for name, found in written.items()}
+    assert (f"A third of the conversion writes {shares['third']} and ranks {first['third']} first; by adapters alone it "
+            f"writes {shares['low_rank']} and ranks {first['low_rank']} first; with any token asked for in it, in place "
+            f"of whole names, {shares['plain']} and {first['plain']} ({COUNTS[seeds]} seeds each).") in glance[
+                "What the real model has to be asked for"]
+
+
+def test_what_a_first_token_brings_at_a_glance_is_what_is_recorded(glance):
+    length = recorded_check("smollm-length", "first-token")
+    masked, other = (recorded_check("smollm-first-token", name) for name in (
+        "above-masked-question", "above-other-question"))
+    assert (f"it writes {length['ours']['names']:.0f} % ({COUNTS[len(length['seeds'])]} seeds). Much of that is the "
+            f"first token's: from the kept model {masked['ours']['with the question']:.0f} %, with the question masked "
+            f"{masked['ours']['question masked']:.0f} %, with another fact's question "
+            f"{other['ours']['question of another']:.0f} % ({COUNTS[len(masked['seeds'])]} seeds)."
+            ) in glance["What it lacks to write the rest"]
 
 
 def test_wrong_names_and_the_kept_model_at_a_glance_are_what_is_recorded(glance):

@@ -65,6 +65,7 @@ def families(source: str, tokenizer: Any, invented: int = 150, folder: Path | No
     :param invented: pairs of invented names that are told besides
     :param folder: of the published file, see `lib.language_models.published_facts.load`
     :raises ValueError: for another source, too few pairs, or more invented names than the words of the told ones make
+    :raises ConnectionError: if the published file is not there and cannot be fetched; says what to do without it
     """
     if source not in FACT_SOURCES:
         raise ValueError(f"data must be one of {', '.join(FACT_SOURCES)}, not {source!r}")
@@ -72,7 +73,11 @@ def families(source: str, tokenizer: Any, invented: int = 150, folder: Path | No
         pairs = synthetic_facts.recombined_worlds({"all": _GENERATED}, seed=0)["all"].p2c.facts
         found = [fact for fact in pairs if not _words(fact.left) & _words(fact.right)]
     else:
-        found = usable(published_facts.load("p2c", folder).facts, tokenizer)
+        try:
+            published = published_facts.load("p2c", folder)
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; or take people of made-up names: --data generated") from None
+        found = usable(published.facts, tokenizer)
     if len(found) <= SETS * HELD:
         raise ValueError(f"data: {len(found)} of the pairs can be used, but {SETS * HELD} are held out")
     random.Random(0).shuffle(found)

@@ -27,13 +27,18 @@ PREMISE_MEASURES = {
 
 
 def above_guarantee(found: ScorePremises) -> Float[np.ndarray, " distance"]:
-    """Share of heads whose measured correlation is above T_d(2 Delta)."""
+    """Share of heads whose measured correlation is above T_d(2 Delta), distance by distance."""
     return np.asarray((found.measured > found.guarantee).mean((0, 1)))
 
 
+def always_above_guarantee(found: ScorePremises) -> float:
+    """Share of heads whose measured correlation is above T_d(2 Delta) at all distances that were measured."""
+    return float((found.measured > found.guarantee).all(2).mean())
+
+
 def most_heads_exceed_guarantee(found: ScorePremises, share: float = 0.7) -> bool:
-    """Whether more than this share of heads lies above T_d at every distance."""
-    return bool(above_guarantee(found).min() > share)
+    """Whether more than this share of heads lies above T_d at all distances."""
+    return always_above_guarantee(found) > share
 
 
 def keys_vary_across_queries(found: ScorePremises, share: float = 0.7) -> bool:

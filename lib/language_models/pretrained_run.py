@@ -11,10 +11,11 @@ of the adaptation. A run that is interrupted goes on from its checkpoint; one th
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ class PretrainedRunOptions:
         if self.training.seed >= sets:
             raise ValueError(f"seed {self.training.seed}: {self.dataset} has {sets} sets of facts that were never "
                              "told, from 0 on")
+        if self.start and self.kind == "published":
+            raise ValueError(f"--start {self.start}: the kind 'published' starts from the package's own weights; "
+                             "name a kind that was trained, or leave --start out")
         if self.conversion != "standard" and (self.start or self.kind != "masked"):
             raise ValueError(f"conversion {self.conversion!r}: takes the place of --start, for the kind 'masked'")
 
@@ -130,8 +134,15 @@ def start_of(options: PretrainedRunOptions) -> tuple[Any, Any]:
     kind, folder = "autoregressive" if published else options.kind, options.start
     if folder is None and not published:
         folder = adaptation.weights_of(kind, options.device, options.conversion)
-    try:
+    with _start_named(options):
         return pretrained.load(kind, device=device_named(options.device), adapter=folder)
+
+
+@contextlib.contextmanager
+def _start_named(options: PretrainedRunOptions) -> Iterator[None]:
+    """What is wrong with the weights to start from is said of the option, where one was given."""
+    try:
+        yield
     except (FileNotFoundError, ValueError) as error:
         if options.start is None:
             raise
@@ -309,10 +320,19 @@ def run_parameters(options: PretrainedRunOptions) -> dict[str, Any]:
     """What is recorded of a run and known before its model is."""
     fields = {"kind", "dataset", "data", "invented", "probed"}
     training = {field: value for field, value in dataclasses.asdict(options.training).items() if field != "seed"}
-    made = options.kind if options.conversion == "standard" else f"{options.kind}_{options.conversion}"
     along = {"along": True} if options.along else {}  # older results do not hold it
     return {**{field: getattr(options, field) for field in sorted(fields)}, **along,
-            "start": options.start.name if options.start else made, **training}
+            "start": _recorded_start(options), **training}
+
+
+def _recorded_start(options: PretrainedRunOptions) -> str:
+    """What a result says of the weights it started from: a folder of one's own by its name and its weights' digest."""
+    if options.start is None:
+        return options.kind if options.conversion == "standard" else f"{options.kind}_{options.conversion}"
+    if pretrained.is_kept(options.start):  # the change that the repository keeps, whose checksum is compared
+        return options.start.name
+    with _start_named(options):
+        return f"{options.start.name} {pretrained.trained_digest(options.start)[:16]}"
 
 
 main = command(PretrainedRunOptions, finetune_and_measure)

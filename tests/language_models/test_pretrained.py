@@ -233,7 +233,6 @@ def test_the_masked_model_has_the_adapter_in_its_weights_and_looks_ahead(loaded,
 
 
 @needs_package
-@needs_package
 def test_the_kept_masked_model_reads_what_stands_behind_a_mask():
     """A door is opened and walked through; without the words behind the mask it is one of many things."""
     model, tokenizer = pretrained.load("masked")
@@ -346,8 +345,23 @@ def test_a_file_cut_off_is_refused_with_and_without_the_checksum(monkeypatch, tm
 
 @needs_package
 def test_a_missing_adapter_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none: missing; `python -m lib\.language_models\.adaptation` m"):
+    with pytest.raises(FileNotFoundError, match=r"none: missing; `python -m lib\.language_models\.adaptation --w"):
         pretrained.load("masked", adapter=tmp_path / "none")
+
+
+@needs_package
+@pytest.mark.parametrize("place", [100, 5_000_000], ids=["in its header", "in its weights"])
+def test_a_kept_change_that_was_damaged_is_refused_though_it_could_be_read(monkeypatch, tmp_path, place):
+    folder = Path(shutil.copytree(pretrained.ADAPTER, tmp_path / "kept"))
+    with (folder / compressed_weights.FILE_NAME).open("r+b") as content:
+        content.seek(place)
+        byte = content.read(1)[0]
+        content.seek(place)
+        content.write(bytes([byte ^ 1]))
+    monkeypatch.setattr(pretrained, "ADAPTER", folder)
+    for adapter in (None, folder, str(folder)):
+        with pytest.raises(ValueError, match=r"change\.safetensors: damaged, 10996584 bytes with SHA-256 \w{12}\.\.\."):
+            pretrained.load("masked", adapter=adapter)
 
 
 def test_what_is_pinned_is_what_is_asked_for():

@@ -209,7 +209,8 @@ def test_every_prompt_is_answered_once_and_all_that_is_said_of_answers_is_of_the
 def test_without_replay_nothing_is_kept_and_other_weights_are_another_run(folders, tmp_path, capsys):
     first = run(tmp_path / "first.json", "--replay", "0", "--start", str(folders["masked"]))
     assert not {"kept_accuracy", "before_kept_accuracy"} & first["metrics"].keys()
-    assert (first["parameters"]["start"], first["parameters"]["replay"]) == ("masked", 0)
+    digest = pretrained.trained_digest(folders["masked"])[:16]
+    assert (first["parameters"]["start"], first["parameters"]["replay"]) == (f"masked {digest}", 0)
     model, _ = pretrained.load("masked", adapter=folders["masked"])
     assert first["parameters"]["weights"] == finetuning.fingerprint(model)[:16]
     with pytest.raises(SystemExit):
@@ -254,7 +255,6 @@ def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path
     assert "run.json: this run is done, and its result stays" in capsys.readouterr().out
     for change, message in ((["--seed", "1"], "seeds="), (["--dataset", "c2p"], "dataset='p2c', not 'c2p'"),
                             (["--kind", "masked"], "kind='published', not 'masked'"),
-                            (["--start", "elsewhere"], "start='published', not 'elsewhere'"),
                             (["--no-autocast"], "autocast=True, not False"), (["--probed", "3"], "probed=2, not 3")):
         with pytest.raises(SystemExit) as ended:
             run(out, "--kind", "published", *change)
@@ -274,7 +274,8 @@ def test_a_result_that_is_there_stays_and_one_of_another_run_is_refused(tmp_path
     (["--seed", "-1"], "--seed must be at least 0, not -1"), (["--rank", "-1"], "--rank must be at least 0, not -1"),
     (["--data", "wiki"], "--data: 'wiki' is none of published, generated"),
     (["--epochs", "0"], "--epochs must be at least 1, not 0"),
-    (["--start", "nowhere"], "--start nowhere: missing; `python -m lib.language_models.adaptation` makes it"),
+    (["--start", "nowhere"], "--start nowhere: missing; `python -m lib.language_models.adaptation --weights nowhere"),
+    (["--start", ".", "--kind", "published"], "--start .: the kind 'published' starts from the package's own weights"),
     (["--out", "run"], "name one that ends in .json"), (["--replayed"], "there is no option --replayed")])
 def test_options_that_cannot_be_are_named(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
