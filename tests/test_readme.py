@@ -256,13 +256,12 @@ def test_shorter_conversions_at_a_glance_are_what_is_recorded(glance):
     runs = RecordedRuns(provenance.RECORDED)
     of = lambda metric, name: runs.metric(metric, f"masked, {CONVERTED[name]}")
     written = {name: of("reverse_accuracy", name) for name in ("third", "low_rank", "plain")}
-    first = {name: f"{of('reverse_first_without_prior', name).mean():.0f} %" for name in written}
     (seeds,) = {len(found) for found in written.values()}
-    shares = {name: f"{found.mean():.0f} %" for name, found in written.items()}
-    assert (f"A third of the conversion writes {shares['third']} and ranks {first['third']} first; by adapters alone it "
-            f"writes {shares['low_rank']} and ranks {first['low_rank']} first; with any token asked for in it, in place "
-            f"of whole names, {shares['plain']} and {first['plain']} ({COUNTS[seeds]} seeds each).") in glance[
-                "What the real model has to be asked for"]
+    shares = [f"{found.mean():.0f} %" for name in written
+              for found in (written[name], of("reverse_first_without_prior", name))]
+    assert ("A third of the conversion writes {} and ranks {} first; by adapters alone it writes {} and ranks {} "
+            "first; with any token asked for in it, in place of whole names, {} and {} ({} seeds each).").format(
+                *shares, COUNTS[seeds]) in glance["What the real model has to be asked for"]
 
 
 def test_what_a_first_token_brings_at_a_glance_is_what_is_recorded(glance):

@@ -58,13 +58,19 @@ class RecordedRuns:
         self.results = [result for result in found if result["experiment"] == "pretrained"]
 
     def find(self, condition: str) -> dict[int, Result]:
-        """Runs of one of `RUN_CONDITIONS` by seed; none where there is but one, of which nothing could be concluded."""
+        """Runs of one of `RUN_CONDITIONS` by seed; none where there is but one, of which nothing could be concluded.
+
+        :raises ValueError: for two runs of one seed
+        """
         wanted = {**_STANDARD, **RUN_CONDITIONS[condition]}
         conversion = wanted.pop("conversion", "")
         start = f"{wanted['kind']}_{conversion}" if conversion else wanted["kind"]
-        found = {result["seeds"][0]: result for result in self.results
-                 if all(result["parameters"].get(name) == value for name, value in wanted.items())
-                 and result["parameters"]["start"] == start}
+        like = [result for result in self.results
+                if all(result["parameters"].get(name) == value for name, value in wanted.items())
+                and result["parameters"]["start"] == start]
+        found = {result["seeds"][0]: result for result in like}
+        if len(found) < len(like):
+            raise ValueError(f"{condition}: two recorded runs have one seed; keep one of them in results/pretrained")
         return dict(sorted(found.items())) if len(found) > 1 else {}
 
     def measured(self, metric: str, condition: str = "masked") -> dict[int, Result]:

@@ -35,6 +35,15 @@ def people(facts):
     return [name for fact in facts for name in (fact.left, fact.right)]
 
 
+def test_without_a_network_made_up_names_are_offered(monkeypatch):
+    def unreachable(*_):
+        raise ConnectionError("no line; fetch it by hand")
+
+    monkeypatch.setattr(published_facts, "load", unreachable)
+    with pytest.raises(ConnectionError, match="no line; fetch it by hand; or take people of made-up names: --data gen"):
+        families("published", WORDS)
+
+
 # Who ---------------------------------------------------------------------------------------------------------
 
 

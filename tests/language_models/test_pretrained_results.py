@@ -34,6 +34,9 @@ def test_the_runs_of_a_condition_are_those_and_no_others():
     assert converted.find(CONDITIONS[-1])[1]["parameters"]["start"] == "masked_adapter"
     assert runs_of(made("masked", 3, MASKED)).recorded(CONDITIONS) == []  # one seed says nothing
     assert runs.curves("step").shape == (5, 2) and runs.curves("step", "published").shape == (0, 0)
+    twice = runs_of(*(made("masked", seed, MASKED) for seed in (0, 1, 1)))
+    with pytest.raises(ValueError, match="masked: two recorded runs have one seed"):
+        twice.find("masked")
 
 
 def test_every_planned_run_is_of_a_condition():
@@ -48,6 +51,19 @@ def test_every_planned_run_is_of_a_condition():
             each["conversion"] = each.pop("start").rpartition("_")[2]
     wanted = [{**standard, **change} for change in RUN_CONDITIONS.values()]
     assert all(each in wanted for each in asked) and all(each in asked for each in wanted)
+
+
+@pytest.mark.parametrize(("when", "gains"), [("", [30.0, 10.0]), ("before_", [0.0, 0.0])])
+def test_what_the_question_adds_to_a_first_token_is_asked_of_runs_that_measured_both(when, gains):
+    asked, replaced = f"{when}reverse_length_first_token_given", f"{when}reverse_first_token_question_masked"
+    runs = runs_of(*(made(results.FROM_KEPT, seed, MASKED | {asked: 90.0} | (
+        {replaced: 90.0 - gains[seed - 3]} if seed > 2 else {})) for seed in range(5)))
+    adds = lambda points: results.question_adds(runs, "question masked", when=when, points=points)
+    assert adds(19) == (not when) and not adds(21)
+    if not when:
+        told = results.question_gains_told(runs, "question masked")
+        assert told["ours"]() == pytest.approx(  # `made` adds a tenth a seed
+            {"with the question": 90.35, "question masked": 70.35, "gain": 20.0})
 
 
 @pytest.mark.parametrize(("check", "masked", "twin"), [
