@@ -279,9 +279,9 @@ def test_wrong_names_and_the_kept_model_at_a_glance_are_what_is_recorded(glance)
     runs = RecordedRuns(provenance.RECORDED)
     of = lambda name: f"{runs.metric(name, FROM_KEPT).mean():.0f} %"
     pieces = [of(f"reverse_wrong_{name}") for name in ("of_right", "of_shown", "of_others")]
-    assert ("Of the pieces of a wrong name {} stand in the right name, {} in the shown one, {} in those of another "
-            "fact").format(*pieces) in glance["What it lacks to write the rest"]
     seeds = COUNTS[len(runs.find(FROM_KEPT))]
+    assert ("Of the pieces of a wrong name {} stand in the right name, {} in the shown one, {} in those of another "
+            "fact ({} seeds)").format(*pieces, seeds) in glance["What it lacks to write the rest"]
     written, first = of("reverse_accuracy"), of("reverse_first_without_prior")
     assert (f"writes {written} of the names in reverse and ranks {first} first ({seeds} seeds)"
             in glance["A masked model to start from"])
