@@ -57,12 +57,15 @@ def compress(options: CompressionOptions) -> None:
         whole, tokenizer = pretrained.load(options.kind, adapter=options.weights)
         told = families.families(options.data, tokenizer, options.invented)
         metrics = {f"whole_{name}": value for name, value in _measured(whole, tokenizer, told, options.asked).items()}
-        start, _ = pretrained.load()
+        small, words = pretrained.load()
         change = compressed_weights.compressed_change(
-            dict(start.named_parameters()), dict(whole.named_parameters()), options.rank,
+            dict(small.named_parameters()), dict(whole.named_parameters()), options.rank,
             told_tokens(told, tokenizer))
         compressed_weights.save_change(change, options.folder, options.kind, pretrained.SHA256)
-        small, tokenizer = pretrained.load(options.kind, adapter=options.folder)
+        compressed_weights.add_change(
+            small, compressed_weights.load_change(options.folder, options.kind, pretrained.SHA256))
+        if options.kind == "masked":
+            pretrained.bidirectional(small, words)
         metrics |= {f"compressed_{name}": value
                     for name, value in _measured(small, tokenizer, told, options.asked).items()}
         content = (options.folder / compressed_weights.FILE_NAME).read_bytes()

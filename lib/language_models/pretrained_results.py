@@ -210,8 +210,8 @@ def _first_token_metrics(without: str) -> tuple[str, str]:
 
 def question_adds(runs: RecordedRuns, without: str, *, when: str = "", points: float | int = 10) -> bool:
     """Does the question bring at least so many points more names, first token given, and is the interval above 0?"""
-    both = (f"{when}{metric}" for metric in _first_token_metrics(without))
-    return report.is_ahead(_gaps(runs, *both, FROM_KEPT), points)
+    asked, replaced = (f"{when}{metric}" for metric in _first_token_metrics(without))
+    return report.is_ahead(_gaps(runs, asked, replaced, FROM_KEPT), points)
 
 
 def question_gains_told(runs: RecordedRuns, without: str) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def test_a_change_of_low_rank_comes_back_and_one_of_high_rank_does_not(folders):
         model, _ = pretrained.load()
 
 
-def test_the_kept_model_is_the_trained_one_but_for_rounding(folders, tmp_path, capsys):
+def test_the_kept_model_is_the_trained_one_but_for_rounding(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretrained, "ADAPTER", tmp_path / "kept")  # made anew, where no checksum is recorded yet
+    monkeypatch.setattr(pretrained, "COMPRESSED", tmp_path / "run.json")
     options = ["--weights", str(folders[1]), "--data", "generated", "--invented", "2", "--asked", "5", "--rank", "32",
                "--folder", str(tmp_path / "kept"), "--out", str(tmp_path / "run.json")]
     compression_run.main(options)
