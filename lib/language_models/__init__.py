@@ -20,7 +20,7 @@ Training and answers:
 
 * ``objectives``: what a batch asks for; ``training_loop``, ``pretraining``, ``finetuning`` (App. D.2)
 * ``decoding``: how each model answers; ``answer_scores``, ``name_ranks``, ``filled_names``: how near the right name
-  was; ``wrong_answers``: what wrong ones are made of
+  was; ``wrong_answers``: what wrong ones are made of; ``general_text``: ordinary sentences, token by token
 
 Probes:
 

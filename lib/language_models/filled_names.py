@@ -90,7 +90,7 @@ def _exact_share(model: Any, tokenizer: Any, asked: Sequence[Question], order: s
 
 
 def replaced_questions(asked: Sequence[Question], mask: int) -> dict[str, list[Question]]:
-    """The same names asked for without their questions, by each of `REPLACED_QUESTIONS`.
+    """Each name asked for without its question, by each of `REPLACED_QUESTIONS`.
 
     Masked, all of the question but the start token is a mask; of another, each is the next one's.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.language_models import pretrained, table_7
+from lib.language_models import table_7
 from lib.language_models.pretrained_results import CHANCE, RUN_CONDITIONS, RecordedRuns, patch_share
 from lib.record import provenance, report
 from lib.record.provenance import Result
@@ -72,9 +72,9 @@ def patch_with_interval(runs: RecordedRuns, patch: str = "weights_matched") -> s
     return f"{shares.mean():.0f} ({low:.0f} to {high:.0f})"
 
 
-def compression() -> Result:
-    """The recorded result of `lib.language_models.compression_run`."""
-    return provenance.load(pretrained.COMPRESSED)
+def compression(folder: Path) -> Result:
+    """The recorded result of `lib.language_models.compression_run`, in a folder of results."""
+    return provenance.load(folder / "pretrained" / "full_compression_masked.json")
 
 
 def run_minutes(runs: RecordedRuns) -> tuple[float, float, float]:

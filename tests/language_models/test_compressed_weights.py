@@ -78,8 +78,7 @@ def test_a_change_of_low_rank_comes_back_and_one_of_high_rank_does_not(folders):
 
 
 def test_the_kept_model_is_the_trained_one_but_for_rounding(folders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pretrained, "ADAPTER", tmp_path / "kept")  # made anew, where no checksum is recorded yet
-    monkeypatch.setattr(pretrained, "COMPRESSED", tmp_path / "run.json")
+    monkeypatch.setattr(pretrained, "ADAPTER", tmp_path / "kept")  # made anew, and not yet with the known checksum
     options = ["--weights", str(folders[1]), "--data", "generated", "--invented", "2", "--asked", "5", "--rank", "32",
                "--folder", str(tmp_path / "kept"), "--out", str(tmp_path / "run.json")]
     compression_run.main(options)
@@ -90,6 +89,7 @@ def test_the_kept_model_is_the_trained_one_but_for_rounding(folders, tmp_path, c
     assert result["metrics"]["megabytes"] == [size / 1e6]
     content = (tmp_path / "kept" / FILE_NAME).read_bytes()
     assert result["parameters"]["sha256"] == hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(pretrained, "ADAPTER_SHA256", result["parameters"]["sha256"])
     for when in ("whole", "compressed"):
         assert {f"{when}_told_accuracy", f"{when}_held_reverse_first"} <= result["metrics"].keys()
 

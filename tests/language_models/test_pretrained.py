@@ -238,7 +238,8 @@ def test_the_kept_masked_model_reads_what_stands_behind_a_mask():
     model, tokenizer = pretrained.load("masked")
     content = (pretrained.ADAPTER / compressed_weights.FILE_NAME).read_bytes()
     result = provenance.load(RECORDED / "pretrained" / "full_compression_masked.json")
-    assert result["parameters"]["sha256"] == hashlib.sha256(content).hexdigest() and len(content) < 12e6
+    assert pretrained.ADAPTER_SHA256 == result["parameters"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert len(content) < 12e6
     before, after, door, window = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (
         " She opened the", " and walked in.", " door", " window"))
     leads = []
