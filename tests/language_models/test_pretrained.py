@@ -317,14 +317,18 @@ def test_a_package_without_its_file_is_refused(monkeypatch):
         pretrained.load()
 
 
+def flip_a_bit(path, place):
+    with path.open("r+b") as content:
+        content.seek(place)
+        byte = content.read(1)[0]
+        content.seek(place)
+        content.write(bytes([byte ^ 1]))
+
+
 @needs_package
 def test_a_damaged_file_is_refused_by_its_checksum_though_it_could_be_read(monkeypatch, tmp_path):
     path = Path(shutil.copy(pretrained.model_file(), tmp_path))
-    with path.open("r+b") as content:
-        content.seek(50_000_000)
-        byte = content.read(1)[0]
-        content.seek(50_000_000)
-        content.write(bytes([byte ^ 1]))
+    flip_a_bit(path, 50_000_000)
     changed, _ = checkpoints.load(path)  # another model, and nothing in it says so
     assert changed.architecture == "llama"
     pretend(monkeypatch, folder=tmp_path)
@@ -354,11 +358,7 @@ def test_a_missing_adapter_is_named_with_the_command_that_makes_it(tmp_path):
 @pytest.mark.parametrize("place", [100, 5_000_000], ids=["in its header", "in its weights"])
 def test_a_kept_change_that_was_damaged_is_refused_though_it_could_be_read(monkeypatch, tmp_path, place):
     folder = Path(shutil.copytree(pretrained.ADAPTER, tmp_path / "kept"))
-    with (folder / compressed_weights.FILE_NAME).open("r+b") as content:
-        content.seek(place)
-        byte = content.read(1)[0]
-        content.seek(place)
-        content.write(bytes([byte ^ 1]))
+    flip_a_bit(folder / compressed_weights.FILE_NAME, place)
     monkeypatch.setattr(pretrained, "ADAPTER", folder)
     for adapter in (None, folder, str(folder)):
         with pytest.raises(ValueError, match=r"change\.safetensors: damaged, 10996584 bytes with SHA-256 \w{12}\.\.\."):
